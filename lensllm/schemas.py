@@ -34,7 +34,7 @@ TABLES: dict[str, pa.Schema] = {
         ("role", _s),  # train | validation | test
         ("rank", _i),  # place in the seeded permutation of its role; subset D = train ranks < D
     ),
-    "sample/drift": _schema(
+    "drift/sizes": _schema(
         ("size", _i),  # D; the last row is the full training set
         ("mean_target_bytes", _f),
         ("median_target_bytes", _f),
@@ -64,7 +64,10 @@ TABLES: dict[str, pa.Schema] = {
         ("steps", _i),
         ("epochs", _i),
         ("best_epoch", _i),  # 0 when no epoch beats the pretrained model
-        ("learning_rate_integral", _f),  # sum of learning rates up to the best step: gradient-flow time
+        (
+            "learning_rate_integral",
+            _f,
+        ),  # Σ up to the best step: gradient-flow time
         ("parameters", _i),
         ("train_flops", _f),
         ("evaluation_flops", _f),

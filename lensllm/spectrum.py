@@ -1,4 +1,4 @@
-"""The residual's decay in the kernel's eigenbasis: F(Θ, t) as a closed form (Zeng et al. 2025, eqs. 8–9)."""
+"""F(Θ, t), the residual's decay in the kernel's eigenbasis (Zeng et al. 2025, eqs. 8–9)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Spectrum:
         residual that the tangent space cannot reach.
         """
         times = np.asarray(t, dtype=float)[..., None]
-        return (np.exp(-2.0 * self.eigenvalues * times) * self.projections_squared).sum(-1)
+        left: Array = (np.exp(-2.0 * self.eigenvalues * times) * self.projections_squared).sum(-1)
+        return left
 
 
 def spectrum(kernel: Array, residual_norms: Array) -> Spectrum:

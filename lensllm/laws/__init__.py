@@ -1,0 +1,1 @@
+"""Parametric learning curves, one law per file."""

@@ -34,7 +34,9 @@ class Batch:
     """Examples padded on the right, and where their target tokens are."""
 
     inputs: dict[str, Tensor]  # keyword arguments of the model's forward
-    positions: Tensor  # (N,) rows of the flattened (batch * time) hidden states that predict a target
+    positions: (
+        Tensor  # (N,) rows of the flattened (batch * time) hidden states that predict a target
+    )
     targets: Tensor  # (N,) target token ids
     owner: Tensor  # (N,) the example, 0 … batch - 1, of each target
     size: int  # examples in the batch

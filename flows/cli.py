@@ -1,0 +1,215 @@
+"""The command line: ``lensllm plan|run|status|report|ui|gc``.
+
+Every command has ``--help`` with an example and ``--json`` for machines. A mistake the user can mend
+is one sentence and exit code 2; cells that failed while others went on, exit code 1; an
+interruption, 130.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from flows import environment
+from lensllm import config
+from lensllm.config import Pipeline
+from lensllm.errors import LensError
+from lensllm.store import Store
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Decide which pretrained language model to fine-tune on your data.",
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Name = Annotated[str, typer.Argument(help="A pipeline of the configuration file.")]
+File = Annotated[Path, typer.Option("--file", "-f", help="Configuration file.")]
+Artifacts = Annotated[
+    Path, typer.Option(envvar="LENSLLM_ARTIFACTS", help="Folder of all results.")
+]
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a setting.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+FILE = Path("pipelines.yaml")
+ARTIFACTS = Path("artifacts")
+
+
+@app.command()
+def plan(
+    name: Name,
+    file: File = FILE,
+    artifacts: Artifacts = ARTIFACTS,
+    overrides: Overrides = [],  # noqa: B006 (typer copies it)
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run would compute, reuse and cost, before a second of training.
+
+    Example: [cyan]lensllm plan demo --set sweep.max=3200[/cyan]
+    """
+    from flows import screens
+    from tasks import estimate
+    from tasks.plan import make_plan
+
+    settings, store = _open(file, name, overrides, artifacts)
+    forecast = estimate.forecast(make_plan(settings, store), store)
+    _print(as_json, forecast.as_dict, lambda: screens.plan(name, forecast))
+
+
+@app.command()
+def run(
+    name: Name,
+    file: File = FILE,
+    artifacts: Artifacts = ARTIFACTS,
+    overrides: Overrides = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Rank the candidates; finished work is reused, interrupted work goes on.
+
+    Example: [cyan]lensllm run demo --set sweep.seeds=3[/cyan]
+    """
+    settings, store = _open(file, name, overrides, artifacts)
+    with _interruptible(f"lensllm run {name}"):
+        from flows import screens
+        from flows.launch import launch
+        from flows.summary import summarise
+
+        console = err if as_json else out
+        outcome, tally = launch(name, settings, file, store, overrides, console)
+        summary = summarise(name, outcome, store, tally)
+        _print(as_json, lambda: summary.as_dict, lambda: screens.ranking(summary))
+    raise typer.Exit(1 if outcome.failures else 0)
+
+
+@app.command()
+def status(
+    name: Name,
+    file: File = FILE,
+    artifacts: Artifacts = ARTIFACTS,
+    overrides: Overrides = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Show which cells are done, running or still to come; works beside a running command.
+
+    Example: [cyan]lensllm status demo[/cyan]
+    """
+    from flows import screens
+    from flows.summary import grid
+    from tasks.plan import make_plan
+
+    settings, store = _open(file, name, overrides, artifacts)
+    cells = grid(make_plan(settings, store), store)
+    _print(as_json, lambda: cells.as_dict, lambda: screens.status(name, cells))
+
+
+@app.command()
+def report(
+    name: Name,
+    file: File = FILE,
+    artifacts: Artifacts = ARTIFACTS,
+    overrides: Overrides = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Print the last ranking again and where its report page is.
+
+    Example: [cyan]lensllm report demo[/cyan]
+    """
+    from flows import screens
+    from flows.summary import reread
+
+    settings, store = _open(file, name, overrides, artifacts)
+    summary = reread(name, settings, store)
+    _print(as_json, lambda: summary.as_dict, lambda: screens.ranking(summary))
+
+
+@app.command()
+def ui(
+    artifacts: Artifacts = ARTIFACTS,
+    prefect_port: Annotated[int | None, typer.Option(help="Default: a free port.")] = None,
+    mlflow_port: Annotated[int | None, typer.Option(help="Default: a free port.")] = None,
+) -> None:
+    """Serve the Prefect and MLflow pages on this machine until Ctrl-C.
+
+    Example: [cyan]lensllm ui --prefect-port 4200[/cyan]
+    """
+    store = Store(artifacts)
+    store.prepare()
+    environment.prepare(artifacts)
+    from flows.ui import serve
+
+    serve(artifacts, prefect_port, mlflow_port)
+
+
+@app.command()
+def gc(
+    file: File = FILE,
+    artifacts: Artifacts = ARTIFACTS,
+    delete: Annotated[bool, typer.Option(help="Delete; otherwise only list.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List (or --delete) artefacts that no pipeline of the configuration file refers to.
+
+    Example: [cyan]lensllm gc --delete[/cyan]
+    """
+    from flows import screens
+    from flows.summary import garbage
+
+    store = Store(artifacts)
+    store.prepare()
+    found = garbage(file, store)
+    if delete:
+        for ref in found.refs:
+            store.remove(ref)
+    _print(as_json, lambda: found.as_dict, lambda: screens.garbage(found, deleted=delete))
+
+
+def _open(file: Path, name: str, overrides: list[str], artifacts: Path) -> tuple[Pipeline, Store]:
+    settings = config.load(file, name, overrides)
+    store = Store(artifacts.absolute())
+    store.prepare()
+    environment.prepare(store.root)
+    return settings, store
+
+
+def _print(as_json: bool, machine: Any, person: Any) -> None:
+    if as_json:
+        print(json.dumps(machine(), indent=2, allow_nan=False))
+    else:
+        out.print(person())
+
+
+@contextmanager
+def _interruptible(command: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM stop the run where it is; finished cells are kept."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print(f"\nStopped. Every finished cell is kept: go on with [bold]{command}[/bold]")
+        raise typer.Exit(130) from None
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app()
+    except LensError as error:
+        err.print(f"[bold red]error:[/bold red] {error}", soft_wrap=True, markup=True)
+        sys.exit(2)

@@ -1,0 +1,43 @@
+"""What Prefect, MLflow and the model libraries are told before they are imported.
+
+They read the environment once, at import: so call ``prepare`` before the first ``import prefect``
+or ``import mlflow``. Whatever the user has set stays. Importing this module imports none of them.
+"""
+
+import os
+from pathlib import Path
+
+
+def settings(artifacts: Path) -> dict[str, str]:
+    """The settings for runs that keep their outputs under ``artifacts``, by variable name."""
+    return {
+        # Prefect: its database and logs stand beside the outputs, and no process but the one
+        # server we start ever becomes a server (each would cost 15 s and 225 MB).
+        "PREFECT_HOME": str(artifacts.resolve() / "prefect"),
+        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
+        # Limits kept in memory leak when their holder is killed; those in files expire.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+            "prefect.server.concurrency.lease_storage.filesystem"
+        ),
+        # Our artefacts are the cache; Prefect's has neither checksum nor lock.
+        "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
+        # The console is ours; states still reach the web page, which does not read logs for them.
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        # MLflow: threads that write at once would exhaust SQLAlchemy's connection pool.
+        "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
+        # Nobody is told who runs what.
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        # The model libraries: no threads that a fork would break, no progress bars across ours.
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+
+
+def prepare(artifacts: Path) -> None:
+    """Put ``settings`` into this process's environment where the user has set nothing."""
+    for name, value in settings(artifacts).items():
+        os.environ.setdefault(name, value)

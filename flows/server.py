@@ -1,0 +1,208 @@
+"""One Prefect server on this machine's loopback for all commands on one artifacts folder.
+
+Prefect by itself would start one server PER PROCESS (15 s, 225 MB each, left behind by
+``kill -9``). Here the first command starts one child, later ones find and share it, and the last
+to end takes it down (``flows.server_child``). The files in ``home``:
+
+    server.turn   locked while a command looks for the server and, if there is none, starts it
+    server.users  locked, shared, by every command that uses the server
+    server.json   where it listens and which process it is
+    server.log    what it printed
+"""
+
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+from lensllm.errors import ConfigError, LensError
+from lensllm.processes import alive, started
+
+_START_SECONDS = 180.0  # 4-8 s on an idle machine; the first start also builds the database
+_STOP_SECONDS = 15.0
+
+
+class ServerError(LensError):
+    """The embedded server could not be started."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server process: where it listens and which process it is."""
+
+    url: str  # of the API, ending in /api
+    pid: int
+    start: float  # seconds since 1970, tells it from a later process with the same number
+
+
+@contextmanager
+def embedded_server(home: Path, port: int | None = None) -> Iterator[str]:
+    """Within the context there is a Prefect server; its API's URL is yielded and announced.
+
+    A server that the user names in PREFECT_API_URL is used as it is and none is started. A server
+    that another command runs for ``home`` is shared, whatever ``port`` says.
+
+    Args:
+        home: folder of the server's database and log; created.
+        port: of the loopback interface, for a server that has to be started; None: a free one.
+
+    Raises:
+        ConfigError: the port is in use.
+        ServerError: the server did not come up.
+    """
+    named = os.environ.get("PREFECT_API_URL")
+    if named:
+        yield named
+        return
+    home = home.resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "server.users").open("a") as users:
+        with (home / "server.turn").open("a") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            fcntl.flock(users, fcntl.LOCK_SH)  # waits for a server that is just going down
+            server = _running(home)
+            child = None if server else _start(home, listener(port))
+            server = server or _running(home)
+        if server is None:
+            raise ServerError(_why_not(home))
+        try:
+            with _announced(server.url):
+                yield server.url
+        finally:
+            _leave(users, child)
+
+
+def listener(port: int | None) -> socket.socket:
+    """A socket bound to a loopback port, to be handed to the process that will listen there.
+
+    Bound here, so that nobody can take the port in between, and a port in use is known at once.
+    """
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind(("127.0.0.1", port or 0))
+    except OSError as error:
+        bound.close()
+        raise ConfigError(
+            f"Port {port} of 127.0.0.1 cannot be used ({error.strerror}): "
+            "choose another one, or leave it out to get a free one."
+        ) from error
+    return bound
+
+
+def answers(url: str) -> bool:
+    """Whether a GET of ``url`` gives 200. Asked directly: a proxy has no business on loopback."""
+    parts = urlsplit(url)
+    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=10)
+    try:
+        connection.request("GET", parts.path or "/")
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def wait_until_up(url: str, pid: int, start: float) -> bool:
+    """Whether ``url`` answers before its process dies or the time is up."""
+    deadline = time.monotonic() + _START_SECONDS
+    while alive(pid, start) and time.monotonic() < deadline:
+        if answers(url):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _running(home: Path) -> Server | None:
+    """The server noted in ``home``, once it answers; None if there is none or it died."""
+    try:
+        server = Server(**json.loads((home / "server.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    up = wait_until_up(f"{server.url}/health", server.pid, server.start)
+    return server if up else None
+
+
+def _start(home: Path, bound: socket.socket) -> subprocess.Popen[bytes]:
+    """Start the child and note it at once: whoever comes next, even if we die now, finds it."""
+    host, port = bound.getsockname()
+    with bound, (home / "server.log").open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "flows.server_child", str(bound.fileno()), home / "server.users"],
+            pass_fds=[bound.fileno()],
+            env=_environment(home, host, port),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is for the commands that use the server
+        )
+    server = Server(f"http://{host}:{port}/api", child.pid, started(child.pid) or 0.0)
+    draft = home / "server.json.new"
+    draft.write_text(json.dumps(asdict(server)))
+    draft.replace(home / "server.json")
+    return child
+
+
+def _environment(home: Path, host: str, port: int) -> dict[str, str]:
+    """The child's environment: ours, and what must be so for this server."""
+    return os.environ | {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_API_HOST": host,  # the web page is told where the API is from these two
+        "PREFECT_SERVER_API_PORT": str(port),
+        # By default the page's files are copied into site-packages, which may be read-only.
+        "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home / "ui"),
+    }
+
+
+def _why_not(home: Path) -> str:
+    log = home / "server.log"
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
+    return f"The Prefect server did not start; its log {log} ends with: {last}"
+
+
+@contextmanager
+def _announced(url: str) -> Iterator[None]:
+    """Name the server in the environment, for Prefect in this process and in those we start."""
+    os.environ["PREFECT_API_URL"] = url
+    _reread_settings()
+    try:
+        yield
+    finally:
+        del os.environ["PREFECT_API_URL"]
+        _reread_settings()
+
+
+def _reread_settings() -> None:
+    """Prefect reads the environment at its import; if that is past, have it read once more."""
+    context = sys.modules.get("prefect.context")
+    if context is not None:
+        context.refresh_global_settings_context()
+
+
+def _leave(users: IO[str], child: subprocess.Popen[bytes] | None) -> None:
+    """Give up our share. The last one, if it started the server, sees it off.
+
+    If another command is the last one, the server notices by itself.
+    """
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    if child is not None:
+        child.terminate()
+        try:
+            child.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()

@@ -1,0 +1,57 @@
+"""The Prefect server's own process: ``python -m flows.server_child SOCKET_FD USERS_FILE``.
+
+It serves as long as any command holds the shared lock on USERS_FILE. The kernel drops a process's
+locks however it ends, so when the last command is gone, be it by ``kill -9``, the server goes too;
+and a command that finishes first does not take the server from one that still runs.
+"""
+
+import fcntl
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+
+_LOOK_SECONDS = 0.3
+_GRACE_SECONDS = 10.0  # for open requests and the background services; SQLite needs none
+
+
+def main() -> None:
+    """Serve until the last user is gone, or SIGTERM."""
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    config = uvicorn.Config(
+        "prefect.server.api.server:create_app",
+        factory=True,
+        log_level="warning",
+        timeout_graceful_shutdown=2,  # web pages keep sockets open for ever
+    )
+    server = uvicorn.Server(config)
+
+    def stop() -> None:
+        server.should_exit = True
+
+    watch = threading.Thread(target=_when_unused, args=(Path(sys.argv[2]), stop), daemon=True)
+    watch.start()
+    server.run(sockets=[listener])
+
+
+def _when_unused(users: Path, stop: Callable[[], None]) -> None:
+    """Call ``stop`` once nobody shares the lock, and keep it so that nobody can join any more."""
+    with users.open("a") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(_LOOK_SECONDS)
+        stop()
+        time.sleep(_GRACE_SECONDS)
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

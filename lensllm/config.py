@@ -1,0 +1,343 @@
+"""pipelines.yaml as typed configuration: the one source of parameters and schedules.
+
+A file holds ``defaults`` and named ``pipelines``; a pipeline overrides the defaults section by
+section, and ``--set sweep.max=3200`` overrides both. Unknown keys are refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from lensllm.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A frozen section that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Data(Section):
+    """What the candidates are fine-tuned on."""
+
+    source: str = "builtin:docstrings"
+    """``builtin:docstrings``, or a .jsonl, .csv or .parquet file with a row per example."""
+    prompt: str = "prompt"
+    """Column the model reads."""
+    completion: str = "completion"
+    """Column the model must produce; only its tokens carry loss."""
+    packages: tuple[str, ...] = ("stdlib",)
+    """Builtin data only: installed packages whose docstrings are mined."""
+    validation_examples: int = Field(200, ge=1)
+    """Held out of training to choose the best epoch."""
+    test_examples: int = Field(500, ge=2)
+    """Held out to measure the loss the ranking is about."""
+    max_tokens: int = Field(128, ge=8)
+    """Longer examples are cut by the same rule for every candidate, and counted."""
+
+
+class Candidate(Section):
+    """A pretrained model that might be fine-tuned."""
+
+    name: str = Field(pattern=r"^[\w.\-]+$", max_length=80)
+    """How tables and figures call it."""
+    model: str
+    """``builtin:NAME`` of the embedded zoo, or a folder with a transformers checkpoint."""
+
+
+class Sweep(Section):
+    """Which subsets every candidate is fine-tuned on."""
+
+    min: int = Field(100, ge=2)
+    """Smallest training subset."""
+    max: int = Field(800, ge=2)
+    """Largest training subset paid for: the budget."""
+    growth: float = Field(2.0, gt=1.0)
+    """Factor from one subset to the next."""
+    zero_shot: bool = True
+    """Measure the pretrained model too (D = 0)."""
+    target: int | Literal["full"] = "full"
+    """Training-set size the ranking is for; ``full`` is every training example."""
+    measure_target: bool = False
+    """Fine-tune every candidate at the target as well, to see whether the ranking was right."""
+    seeds: int = Field(1, ge=1)
+    """Repeats with another permutation of the data and another order of batches."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The subset sizes paid for, ascending, without 0 and without the target."""
+        sizes, size = [], float(self.min)
+        while round(size) <= self.max:
+            sizes.append(round(size))
+            size *= self.growth
+        return tuple(dict.fromkeys(sizes))
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) is above max ({self.max})")
+        if self.target != "full" and self.target < self.max:
+            raise ValueError(
+                f"target ({self.target}) is below the budget max ({self.max}); "
+                "nothing is left to predict, raise target or lower max"
+            )
+        return self
+
+
+class FineTune(Section):
+    """The recipe of a cell, the same for every candidate."""
+
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    batch_size: int = Field(16, ge=1)
+    epochs: int = Field(3, ge=1)
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps with a rising learning rate; it then falls linearly to 0."""
+    clip: float = Field(1.0, gt=0)
+    """Largest norm of a gradient."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """``auto`` takes bfloat16 where it is faster and says why."""
+
+
+class Kernel(Section):
+    """The neural tangent kernel at the pretrained weights."""
+
+    enabled: bool = True
+    probes: int = Field(64, ge=4)
+    """Training examples whose gradients span the kernel."""
+
+
+class Curvature(Section):
+    """The Hessian bound of chosen cells: a diagnostic, never a ranking."""
+
+    sizes: tuple[int, ...] = ()
+    """Subset sizes whose cells are examined; each must be one of the sweep's."""
+    examples: int = Field(32, ge=1)
+    """Training examples the Hessian is averaged over."""
+    lanczos_steps: int = Field(12, ge=2)
+    trace_probes: int = Field(4, ge=2)
+
+
+class Law(Section):
+    """How the kernel's F enters the LensLLM law."""
+
+    scale: Literal["scaled", "literal"] = "scaled"
+    """``literal``: F of the probe set, as in the paper; ``scaled``: one factor per data set."""
+
+
+class Ranking(Section):
+    """How curves become a decision."""
+
+    predictor: str = "rectified"
+    """The predictor whose ranking is the answer; all others are reported beside it."""
+    metric: Literal["bits_per_byte", "nats_per_token"] = "bits_per_byte"
+    draws: int = Field(4000, ge=100)
+    """Random draws behind P(best) and the intervals."""
+
+
+class Engine(Section):
+    """Where cells run."""
+
+    slots: int | Literal["auto"] = "auto"
+    """Cells at a time; ``auto`` is one per core, or one per GPU."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    cell_timeout_minutes: float = Field(720.0, gt=0)
+    """A cell that takes longer is stopped and reported as failed."""
+
+
+class Tracking(Section):
+    """MLflow."""
+
+    enabled: bool = True
+    uri: str | None = None
+    """Tracking server; the default is a SQLite file in the artifacts folder."""
+
+
+class Schedule(Section):
+    """When a deployed pipeline runs again."""
+
+    cron: str | None = None
+    timezone: str = "UTC"
+
+
+class Pipeline(Section):
+    """One pipeline, complete."""
+
+    description: str = ""
+    seed: int = Field(0, ge=0)
+    """The one seed every random stream is derived from."""
+    data: Data = Data()
+    candidates: Annotated[tuple[Candidate, ...], Field(min_length=1)]
+    sweep: Sweep = Sweep()
+    finetune: FineTune = FineTune()
+    kernel: Kernel = Kernel()
+    curvature: Curvature = Curvature()
+    law: Law = Law()
+    ranking: Ranking = Ranking()
+    engine: Engine = Engine()
+    tracking: Tracking = Tracking()
+    schedule: Schedule = Schedule()
+
+    @field_validator("candidates", mode="before")
+    @classmethod
+    def _named(cls, entries: Any) -> Any:
+        """A plain string is a model whose name is its last part."""
+        if not isinstance(entries, list | tuple):
+            return entries
+        if not entries:
+            raise ValueError("name at least one model")
+        return [
+            {"name": e.rstrip("/").replace(":", "/").rsplit("/", 1)[-1], "model": e}
+            if isinstance(e, str)
+            else e
+            for e in entries
+        ]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [c.name for c in self.candidates]
+        if twice := sorted({n for n in names if names.count(n) > 1}):
+            raise ValueError(
+                f"candidates: {', '.join(twice)} is listed twice; give it another name"
+            )
+        if stray := [s for s in self.curvature.sizes if s not in self.sweep.sizes]:
+            raise ValueError(
+                f"curvature.sizes: {stray[0]} is not a size of the sweep; "
+                f"choose from {', '.join(map(str, self.sweep.sizes))}"
+            )
+        return self
+
+
+def load(path: Path, name: str, overrides: Sequence[str] = ()) -> Pipeline:
+    """Pipeline ``name`` of the file at ``path`` with ``KEY.PATH=VALUE`` overrides.
+
+    Raises ``ConfigError`` naming file, key path, what is allowed and the nearest right spelling.
+    """
+    content = _read(path)
+    pipelines = content.get("pipelines") or {}
+    if name not in pipelines:
+        hint = suggestion(name, pipelines)
+        raise ConfigError(f"{path}: no pipeline '{name}'{hint}; it has {', '.join(pipelines)}")
+    merged = _merge(content.get("defaults") or {}, pipelines[name] or {})
+    for override in overrides:
+        merged = _override(merged, override)
+    try:
+        return Pipeline.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: pipeline '{name}': {_sentence(error)}") from None
+
+
+def names(path: Path) -> dict[str, str]:
+    """The file's pipelines and their descriptions."""
+    return {
+        n: (p or {}).get("description", "") for n, p in _read(path).get("pipelines", {}).items()
+    }
+
+
+def suggestion(word: str, known: Sequence[str] | Any) -> str:
+    """`` (did you mean 'x'?)`` for the nearest known spelling, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+# --- reading and merging -----------------------------------------------------------------------
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key written twice, which YAML would silently overwrite."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
+    keys = [loader.construct_object(k) for k, _ in node.value]
+    for place, (key, (key_node, _)) in enumerate(zip(keys, node.value, strict=True)):
+        if key in keys[:place]:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key '{key}' is written twice", key_node.start_mark
+            )
+    return dict(
+        zip(keys, [loader.construct_object(v, deep=True) for _, v in node.value], strict=True)
+    )
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; name one with --file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{where}: {getattr(error, 'problem', None) or error}") from None
+    allowed = ("defaults", "pipelines")
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected the keys {' and '.join(allowed)} at the top")
+    for key in content:
+        if key not in allowed:
+            hint = suggestion(str(key), allowed)
+            raise ConfigError(f"{path}: unknown key '{key}'{hint}; allowed: {', '.join(allowed)}")
+    for section in content.values():
+        if section is not None and not isinstance(section, dict):
+            raise ConfigError(f"{path}: defaults and pipelines must be mappings")
+    return content
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``over`` on top of ``base``, section by section; lists are replaced whole."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = (
+            _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        )
+    return merged
+
+
+def _override(content: dict[str, Any], text: str) -> dict[str, Any]:
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set {text}: write it as KEY.PATH=VALUE, e.g. --set sweep.max=3200")
+    try:
+        nested: Any = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {text}: the value is not YAML") from None
+    for key in reversed(path.strip().split(".")):
+        nested = {key: nested}
+    return _merge(content, nested)
+
+
+# --- errors as sentences -----------------------------------------------------------------------
+def _sentence(error: ValidationError) -> str:
+    # A misspelt key comes first: it is also why another one is missing.
+    found = sorted(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
+    first = found[0]
+    where = ".".join(str(part) for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        allowed = _keys_at(first["loc"][:-1])
+        hint = suggestion(str(first["loc"][-1]), allowed)
+        return f"unknown key '{where}'{hint}; allowed: {', '.join(allowed)}{more}"
+    if first["type"] == "value_error":
+        return f"{where + ': ' if where else ''}{first['ctx']['error']}{more}"
+    if first["type"] == "missing":
+        return f"'{where}' is missing{more}"
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"'{where}': {message}, not {first['input']!r}{more}"
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    """The keys allowed in the section at ``location``."""
+    section: type[BaseModel] = Pipeline
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = Candidate if part == "candidates" else section.model_fields[part].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            section = annotation
+    return list(section.model_fields)

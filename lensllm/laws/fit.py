@@ -1,0 +1,139 @@
+"""The result of fitting a law to every curve, as arrays and as the table ``law/fits``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from lensllm.curves import Curves
+from lensllm.laws.descent import BETAS
+from lensllm.laws.linear import Array, Mask
+from lensllm.laws.varpro import Solution
+from lensllm.schemas import schema
+
+
+@dataclass(frozen=True)
+class LawFit:
+    """L(D) = B / (offset + D^β) + E for M curves; (M,) arrays, NaN where a curve was too short.
+
+    Standard errors are of the Gauss-Newton covariance of the log residuals. They are NaN without a
+    degree of freedom, and for a parameter that was given or lies on its bound.
+    """
+
+    law: str  # vanilla | rectified | lensllm | lensllm_phase
+    candidates: tuple[str, ...]
+    B: Array
+    beta: Array
+    E: Array
+    offset: Array
+    t: Array  # gradient-flow time of LensLLM's F; inf where F has run out, NaN for other laws
+    scale: Array  # s of F = s φ(t); NaN for other laws
+    rmse_log: Array  # root mean squared residual in log loss
+    B_stderr: Array
+    beta_stderr: Array
+    E_stderr: Array
+    offset_stderr: Array
+    sizes: NDArray[np.int64]  # points fitted
+
+    @property
+    def transition_size(self) -> Array:
+        """(M,) D* = offset^(1/β), where the pre-power phase gives way to the power phase."""
+        with np.errstate(over="ignore"):  # a nearly flat curve has none: inf
+            size: Array = self.offset ** (1 / self.beta)
+        return size
+
+    def predict(self, sizes: ArrayLike) -> Array:
+        """(M, len(sizes)) loss at ``sizes``, all > 0."""
+        D = np.atleast_1d(np.asarray(sizes, dtype=float))
+        B, beta, E, offset = (x[:, None] for x in (self.B, self.beta, self.E, self.offset))
+        return _law(D, B, beta, E, offset)
+
+
+def law_fit(
+    law: str,
+    curves: Curves,
+    losses: Array,
+    found: Solution,
+    *,
+    parameters: int,
+    offset_free: Mask | bool,
+    t: Array | float = np.nan,
+    scale: Array | float = np.nan,
+) -> LawFit:
+    """Dress the solution for ``losses`` (M, S), of a law with ``parameters`` per curve."""
+    points = np.isfinite(losses).sum(1)
+    fitted = np.isfinite(found.B)
+    return LawFit(
+        law,
+        curves.candidates,
+        found.B,
+        found.beta,
+        found.E,
+        found.offset,
+        np.where(fitted, t, np.nan),
+        np.where(fitted, scale, np.nan),
+        np.sqrt(found.sum_squares / np.maximum(points, 1)),
+        *_standard_errors(curves.sizes, losses, found, points - parameters, offset_free),
+        points,
+    )
+
+
+def fits_frame(fits: Iterable[LawFit]) -> pd.DataFrame:
+    """The table ``law/fits``: one row per law and candidate."""
+    columns = schema("law/fits").names
+    frames: list[pd.DataFrame] = []
+    for fit in fits:
+        rows = pd.DataFrame({"candidate": fit.candidates, "law": fit.law})
+        values = {name: getattr(fit, name) for name in columns if name not in rows}
+        frames.append(rows.assign(**values)[columns])
+    table: pd.DataFrame = pd.concat(frames, ignore_index=True)
+    return table
+
+
+def evaluate(row: Mapping[str, float] | pd.Series, sizes: ArrayLike) -> Array:
+    """The fitted loss at ``sizes``, all > 0, from one row of ``law/fits``: the line of a plot."""
+    B, beta, E, offset = (float(row[name]) for name in ("B", "beta", "E", "offset"))
+    return _law(np.asarray(sizes, dtype=float), B, beta, E, offset)
+
+
+def _law(
+    D: Array, B: Array | float, beta: Array | float, E: Array | float, offset: Array | float
+) -> Array:
+    loss: Array = B / (offset + D**beta) + E
+    return loss
+
+
+def _standard_errors(
+    sizes: Array,
+    losses: Array,
+    found: Solution,
+    freedom: NDArray[np.int64],
+    offset_free: Mask | bool,
+) -> tuple[Array, Array, Array, Array]:
+    """Of B, β, E and the offset, (M,) each: √diag(σ² (JᵀJ)⁻¹), J the Jacobian of ln L."""
+    B, beta, E, offset = (x[:, None] for x in (found.B, found.beta, found.E, found.offset))
+    power = sizes**beta
+    x = 1 / (offset + power)
+    by = np.stack([x, -B * x**2 * power * np.log(sizes), np.ones_like(x), -B * x**2], -1)
+    J = by / (B * x + E)[..., None]  # (M, S, 4)
+    J = np.where(np.isfinite(losses)[..., None], J, 0.0)
+    inside = (found.beta > BETAS[0] * 1.001) & (found.beta < BETAS[1] / 1.001)
+    falls = found.B > 0
+    free = np.stack(
+        [falls, falls & inside, found.E > 0, falls & (found.offset > 0) & offset_free], -1
+    )
+    J = np.where(free[:, None], J, 0.0)
+    norm = np.sqrt((J**2).sum(1))  # (M, 4)
+    norm[norm == 0] = 1.0
+    J = J / norm[:, None]
+    values, vectors = np.linalg.eigh(J.swapaxes(1, 2) @ J + ~free[:, None] * np.eye(4))
+    # directions that the data do not see get huge errors, not zero
+    inverse = (vectors**2 / np.maximum(values, 1e-15)[:, None]).sum(-1)
+    variance = np.where(freedom > 0, found.sum_squares / np.maximum(freedom, 1), np.nan)
+    errors = np.sqrt(variance[:, None] * inverse) / norm
+    errors = np.where(free, errors, np.nan)
+    return errors[:, 0], errors[:, 1], errors[:, 2], errors[:, 3]

@@ -1,0 +1,150 @@
+"""The LensLLM law L(D) = B / (F(Θ, t) + D^β) + E (Zeng et al. 2025, equation 10).
+
+F is how much of the pretrained model's residual gradient flow leaves after time t, from the kernel
+(equations 8–9). It only sets the offset of the rectified law, so that
+
+- *prediction* frees t: the offset is fitted anywhere in F's range [F(∞), F(0)], and t, along which
+  F falls, is read off;
+- *phase* fixes t to the candidate's measured early-stopping time: the MEDIAN over the sizes of
+  the sum of learning rates up to the best step, so that one odd cell does not set it.
+
+F(0) = Σρ² grows with the number of probes, so that taken *literal* it caps the offset at about
+that number. The default is *scaled*: F = s φ(t), φ = F(t)/F(0), with one s for all candidates,
+fitted. In prediction mode with φ(∞) = 0 a larger s never fits worse; s is then the smallest that
+the data do not reject.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from scipy.optimize import brentq
+
+from lensllm.curves import Curves
+from lensllm.errors import DataError
+from lensllm.laws.fit import LawFit, law_fit
+from lensllm.laws.linear import Array
+from lensllm.laws.varpro import grid, solve
+from lensllm.spectrum import Spectrum
+
+PARAMETERS = {"prediction": 4, "phase": 3}  # per curve; the shared scale comes on top
+Mode = Literal["prediction", "phase"]
+Scale = Literal["scaled", "literal"]
+
+
+def fit(curves: Curves, mode: Mode = "prediction", scale: Scale = "scaled") -> LawFit:
+    """Fit every curve that has enough sizes: 4 for *prediction*, 3 for *phase*.
+
+    Raises DataError when no curve has, when the candidates have no kernels, or, in *phase*, no
+    stopping times.
+    """
+    who = f"The LensLLM law ({mode})"
+    losses = curves.with_points(PARAMETERS[mode], who)
+    spectra = curves.spectra
+    if spectra is None:
+        raise DataError(f"{who} needs the kernel of every candidate: switch the kernel stage on.")
+    initial = np.array([float(spectrum.residual(0.0)) for spectrum in spectra])
+    if mode == "phase":
+        t = _stopping_times(curves, who)
+        losses = np.where(np.isfinite(t)[:, None], losses, np.nan)
+        times = np.nan_to_num(t)
+        least = _each(spectra, lambda s, time: float(s.residual(time)), times) / initial
+        most = least
+    else:
+        least = np.array([_unreachable(spectrum) for spectrum in spectra]) / initial
+        most = np.ones(len(spectra))
+    s = initial
+    if scale == "scaled":
+        s = np.full_like(initial, np.exp(_log_scale(curves.sizes, losses, least, most)))
+    found = solve(curves.sizes, losses, s * least, s * most)
+    if mode == "prediction":
+        t = _each(spectra, _time_of, found.offset / s * initial)
+    return law_fit(
+        "lensllm" if mode == "prediction" else "lensllm_phase",
+        curves,
+        losses,
+        found,
+        parameters=PARAMETERS[mode],
+        offset_free=(found.offset > s * least) & (found.offset < s * most * (1 - 1e-9)),
+        t=t,
+        scale=s,
+    )
+
+
+def _each(
+    spectra: tuple[Spectrum, ...], function: Callable[[Spectrum, float], float], values: Array
+) -> Array:
+    return np.array([function(*pair) for pair in zip(spectra, values, strict=True)])
+
+
+def _stopping_times(curves: Curves, who: str) -> Array:
+    """(M,) median over the sizes; NaN where none was recorded. Raises DataError if all are NaN."""
+    if curves.stop_times is None:
+        raise DataError(f"{who} needs early-stopping times, and no cell recorded one.")
+    rows = [row[np.isfinite(row)] for row in curves.stop_times]
+    return np.array([np.median(row) if len(row) else np.nan for row in rows])
+
+
+def _smallest_nonzero(spectrum: Spectrum) -> float:
+    """The threshold below which an eigenvalue is zero to rounding."""
+    return float(len(spectrum.eigenvalues) * np.finfo(float).eps * spectrum.eigenvalues[0])
+
+
+def _unreachable(spectrum: Spectrum) -> float:
+    """F(∞): the residual in the kernel's null space."""
+    null = spectrum.eigenvalues <= _smallest_nonzero(spectrum)
+    return float(spectrum.projections_squared[null].sum())
+
+
+def _time_of(spectrum: Spectrum, remaining: float) -> float:
+    """t with F(t) = ``remaining``, by bisection on ln t; 0 above F(0), inf below F(∞)."""
+    if np.isnan(remaining):
+        return np.nan
+    if remaining >= spectrum.residual(0.0):
+        return 0.0
+    if remaining <= _unreachable(spectrum):
+        return np.inf
+    earliest = np.log(1e-20 / spectrum.eigenvalues[0])
+    latest = np.log(400 / _smallest_nonzero(spectrum))  # exp(−2 λ t) < 1e-300 for any λ > 0
+
+    def excess(log_t: float) -> float:
+        return float(spectrum.residual(np.exp(log_t))) - remaining
+
+    return float(np.exp(brentq(excess, earliest, latest, xtol=1e-12)))
+
+
+def _log_scale(sizes: Array, losses: Array, least: Array, most: Array) -> float:
+    """ln s: the scale whose offsets, each within s·[least, most] (M,), fit all the curves best.
+
+    Read from every curve's sum of squares by offset, (B, β, E) being at their best. Where a larger
+    s only widens the ranges, the smallest s within one unit of log-likelihood of the best.
+    """
+    surface = grid(sizes, losses, betas=80, offsets=160)
+    v, profile = surface.log_offsets, surface.profile()
+    low, high = (np.log(np.maximum(x, 1e-12)) for x in (least, most))
+    scales = np.arange(v[0], v[-1] - high.min(), v[1] - v[0])
+    total = np.zeros(len(scales))
+    for i in np.flatnonzero(np.isfinite(losses).any(1)):
+        ends = np.array([low[i], high[i]])[:, None] + scales
+        within = (v >= ends[0][:, None]) & (v <= ends[1][:, None])
+        inner = np.where(within, profile[:, i], np.inf).min(1)
+        total += np.minimum(np.interp(ends, v, profile[:, i]).min(0), inner)
+    points = np.isfinite(losses).sum()
+    # log residuals below 1e-4 are as good as none
+    misfit = points * np.log(np.maximum(total, 0.0) / points + 1e-8)
+    if np.all(least < most):
+        return float(scales[np.argmax(misfit <= misfit.min() + 1.0)])
+    return _parabola(scales, misfit)
+
+
+def _parabola(x: Array, y: Array) -> float:
+    """Where the parabola through the lowest point of y and its neighbours is lowest."""
+    best = int(y.argmin())
+    if best in (0, len(y) - 1):
+        return float(x[best])
+    before, at, after = y[best - 1 : best + 2]
+    bend = before - 2 * at + after
+    shift = 0.5 * (before - after) / bend if bend > 0 else 0.0
+    return float(x[best] + shift * (x[1] - x[0]))

@@ -1,0 +1,148 @@
+"""Fit L(D) = B / (offset + D^β) + E to many curves at once, by variable projection.
+
+Given (β, offset) the law is linear in (B, E), so these two are solved in closed form and only the
+other two are searched (Golub and Pereyra 1973): first on a grid shared by all curves, where the
+sums over sizes are matrix products, then downhill from the best point of each band of β.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lensllm.laws.descent import BETAS, State, descend, project
+from lensllm.laws.linear import Array, basis, non_negative
+
+BANDS = 6  # of β, each gives a start: curves with a jump have minima far apart
+NO_OFFSET = 1e-30  # D^β ≥ 1, so this is exactly 0 in double precision and has a logarithm
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Least squares of the log loss, (M,) each; NaN for a curve without cells."""
+
+    B: Array
+    beta: Array
+    E: Array
+    offset: Array
+    sum_squares: Array  # of the log residuals
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The sum of squares of every curve, (B, E) projected out, at shared points (β, offset).
+
+    Of the relative residual p/y − 1, which equals that of the logs to first order.
+    """
+
+    log_betas: Array  # (K,)
+    log_offsets: Array  # (N,)
+    sum_squares: Array  # (K, N, M)
+
+    def profile(self) -> Array:
+        """(N, M): the best over β at every offset."""
+        best: Array = self.sum_squares.min(0)
+        return best
+
+
+def grid(sizes: Array, losses: Array, betas: int = 40, offsets: int = 120) -> Grid:
+    """Evaluate all curves; ``sizes`` (S,) ascending, ``losses`` (M, S) with NaN for missing cells.
+
+    The offsets reach 30 D_max to the power of the largest β: beyond, E ≥ 0 leaves no slope.
+    """
+    log_betas = np.linspace(np.log(BETAS[0]), np.log(BETAS[1]), betas)
+    log_offsets = np.linspace(np.log(1e-3), BETAS[1] * np.log(30 * sizes[-1]), offsets)
+    u, v = np.meshgrid(log_betas, log_offsets, indexing="ij")
+    z, kappa = basis(sizes, u.ravel(), v.ravel())
+    weight = np.where(np.isfinite(losses), 1 / losses, 0.0).T  # (S, M)
+    squared = weight**2
+    _, _, gain = non_negative(
+        kappa[:, None],
+        squared.sum(0),
+        z @ squared,
+        z**2 @ squared,
+        weight.sum(0),
+        z @ weight,
+        no_floor=None,
+    )
+    total = np.isfinite(losses).sum(1)  # Σ w²y²
+    return Grid(log_betas, log_offsets, (total - gain).reshape(betas, offsets, -1))
+
+
+def solve(
+    sizes: Array,
+    losses: Array,
+    lower: Array | float = 0.0,
+    upper: Array | float = np.inf,
+    on: Grid | None = None,
+) -> Solution:
+    """Fit every curve with lower ≤ offset ≤ upper (scalars or (M,)); equal bounds fix the offset.
+
+    ``losses`` is (M, S), positive, NaN for missing cells. ``on`` is the grid of the same curves, to
+    share between calls with different bounds.
+    """
+    on = on or grid(sizes, losses)
+    count = len(losses)
+    ceiling = np.exp(on.log_offsets[-1])
+    low = np.log(np.clip(np.broadcast_to(lower, count), NO_OFFSET, ceiling))
+    high = np.maximum(np.log(np.clip(np.broadcast_to(upper, count), NO_OFFSET, ceiling)), low)
+    log_losses = np.log(losses)
+    at = _race(sizes, log_losses, *_starts(on, low, high), low, high)
+    # The optimum has either E > 0, where the problem is smooth, or E = 0, where it is smooth once
+    # E is fixed: a walk along the border between the two would take hundreds of steps.
+    ends = []
+    for no_floor in (False, True):
+        pinned = np.full(at.E.shape, no_floor)
+        start = project(sizes, log_losses, at.log_beta, at.log_offset, at.loss, pinned)
+        ends.append(descend(sizes, log_losses, start, low, high, steps=60))
+    return _solution(sizes, *ends)
+
+
+def _race(sizes: Array, log_losses: Array, u: Array, v: Array, low: Array, high: Array) -> State:
+    """The best two of the (P, M) starts after a few steps."""
+    around = np.exp(np.where(np.isfinite(log_losses), log_losses, 0.0))
+    around = np.broadcast_to(around, (*u.shape, len(sizes)))
+    at = project(sizes, log_losses, u, v, around, np.zeros(u.shape, bool))
+    at = descend(sizes, log_losses, at, low, high, steps=10)
+    return at.take(at.sum_squares.argsort(0)[:2])
+
+
+def _starts(on: Grid, low: Array, high: Array) -> tuple[Array, Array]:
+    """(P, M) starts: per band of β the best grid point inside the bounds, and both bounds.
+
+    On a bound the value is read at the nearest grid offset: good enough to choose β.
+    """
+    offsets = on.log_offsets[:, None]
+    step = on.log_offsets[1] - on.log_offsets[0]
+    inside = (offsets >= low - step) & (offsets <= high + step)
+    u, v = [], []
+    for betas, values in zip(
+        np.array_split(on.log_betas, BANDS),
+        np.array_split(np.where(inside, on.sum_squares, np.inf), BANDS),
+        strict=True,
+    ):
+        row, column = np.unravel_index(values.reshape(-1, len(low)).argmin(0), values.shape[:2])
+        u.append(betas[row])
+        v.append(on.log_offsets[column])
+    for bound in (low, high):
+        nearest = np.abs(offsets - bound).argmin(0)
+        u.append(on.log_betas[on.sum_squares[:, nearest, np.arange(len(low))].argmin(0)])
+        v.append(bound)
+    return np.array(u), np.clip(np.array(v), low, high)
+
+
+def _solution(sizes: Array, free: State, pinned: State) -> Solution:
+    """The lowest end of every curve, in the law's own parameters; at a tie, E = 0."""
+    free, pinned = (end.take(end.sum_squares.argmin(0)[None]) for end in (free, pinned))
+    at = pinned.where(pinned.sum_squares <= free.sum_squares, free)
+    beta, offset = np.exp(at.log_beta[0]), np.exp(at.log_offset[0])
+    found = np.isfinite(at.loss[0, :, 0])
+    values = (
+        at.falling[0, :, 0] * (offset + sizes[0] ** beta),
+        beta,
+        at.E[0],
+        np.where(offset > 2 * NO_OFFSET, offset, 0.0),
+        at.sum_squares[0],
+    )
+    return Solution(*(np.where(found, value, np.nan) for value in values))

@@ -1,0 +1,70 @@
+"""Processes of this machine: who may outlive whom, who is still alive, on how many cores."""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+
+import psutil
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_WATCH_SECONDS = 0.5  # how late the portable watchdog may notice; Linux notices at once
+
+# A start time is derived from the system clock, which time servers nudge; a reused process
+# number whose owner started within this many seconds of the dead one does not occur in practice.
+_START_TOLERANCE_SECONDS = 5.0
+
+
+def die_with_parent(parent: int) -> None:
+    """Have this process killed as soon as its parent is gone, even by ``kill -9``.
+
+    On Linux the kernel does it (``prctl(PR_SET_PDEATHSIG, SIGKILL)``), so it also works while we
+    are inside a long native call. Beware that the kernel watches the THREAD that started us, not
+    the whole parent process: start such children from a thread that lives as long as they should.
+    Elsewhere a daemon thread watches the parent's process number.
+
+    Args:
+        parent: process number of the parent, as the parent knows it. Should the parent have died
+            before this call, we exit here: no signal would ever come.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    else:
+        threading.Thread(target=_watch, args=(parent,), name="die-with-parent", daemon=True).start()
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_WATCH_SECONDS)
+    os._exit(1)
+
+
+def started(pid: int) -> float | None:
+    """When process ``pid`` started, in seconds since 1970; None if it is no more (or a zombie)."""
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.Error:
+        return None
+
+
+def alive(pid: int, start: float) -> bool:
+    """Whether the process that had number ``pid`` and began at ``start`` still runs.
+
+    The start time tells it from a later process that was given the same number.
+    """
+    now = started(pid)
+    return now is not None and abs(now - start) < _START_TOLERANCE_SECONDS
+
+
+def cores() -> int:
+    """Processor cores this process may use: those of its affinity mask where there is one."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,295 @@
+"""The rows of the page's tables, computed here so that the template only lays them out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from lensllm.report import style
+from lensllm.report.data import ReportData
+from lensllm.spectrum import Spectrum
+
+LAYERS_SHOWN = 12  # the largest terms; the artefact's table has every layer
+
+
+@dataclass(frozen=True)
+class Bar:
+    """An interval on a scale from 0 to 100, and the marks on it; None where there is nothing."""
+
+    low: float | None
+    high: float | None
+    predicted: float | None
+    measured: float | None
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One line of the ranking."""
+
+    rank: int
+    candidate: str
+    colour: int | None
+    parameters: float
+    predicted: float
+    low: float
+    high: float
+    p_best: float
+    measured: float
+    measured_rank: int
+    bar: Bar
+
+    @property
+    def relative_error(self) -> float:
+        """Predicted minus measured loss, over measured."""
+        return (self.predicted - self.measured) / self.measured
+
+
+def scale(data: ReportData) -> tuple[float, float]:
+    """The losses at both ends of the ranking's bars; one very wide interval does not set them."""
+    rows = data.ranking
+    middle = pd.concat([rows["predicted"], rows["measured"]]).dropna()
+    if middle.empty:
+        return 0.0, 1.0
+    low, high = float(middle.min()), float(middle.max())
+    room = max(high - low, 0.05 * abs(high))
+    ends = max(rows["low"].min(), low - room), min(rows["high"].max(), high + room)
+    return float(np.nanmin([low, ends[0]])), float(np.nanmax([high, ends[1]]))
+
+
+def ranking(data: ReportData) -> list[Ranked]:
+    """The default predictor's ranking, best first."""
+    low, high = scale(data)
+    looks = style.looks(data)
+    sizes = parameters(data)
+
+    def place(value: float) -> float | None:
+        if not math.isfinite(value):
+            return None
+        return round(100 * float(np.clip((value - low) / max(high - low, 1e-12), 0, 1)), 2)
+
+    return [
+        Ranked(
+            rank=int(row["rank"]),
+            candidate=row["candidate"],
+            colour=looks[row["candidate"]].index,
+            parameters=sizes.get(row["candidate"], math.nan),
+            predicted=row["predicted"],
+            low=row["low"],
+            high=row["high"],
+            p_best=row["p_best"],
+            measured=row["measured"],
+            measured_rank=int(row["measured_rank"]),
+            bar=Bar(*(place(row[key]) for key in ("low", "high", "predicted", "measured"))),
+        )
+        for _, row in data.ranking.iterrows()
+    ]
+
+
+def parameters(data: ReportData) -> dict[str, float]:
+    """Weights of each candidate that has a cell."""
+    return {str(name): float(n) for name, n in data.cells.groupby("candidate")["parameters"].max().items()}
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """One line of the comparison: what a predictor would have chosen, and how it scored."""
+
+    name: str
+    chosen: str
+    predicted: float
+    p_best: float
+    scores: Mapping[str, float]
+
+
+SCORES = {  # column → heading, and whether the best value is the largest, smallest or neither
+    "rel_acc": ("RelAcc", max),
+    "regret": ("Regret", min),
+    "pearson": ("Pearson", max),
+    "spearman": ("Spearman", max),
+    "kendall": ("Kendall", max),
+    "rmse_log": ("RMSE, log", min),
+    "coverage_80": ("Coverage", None),
+    "p_best_log_score": ("Log score", min),
+}
+
+
+def predictors(data: ReportData) -> list[Predictor]:
+    """Every predictor, the default first, the others by the regret of their choice."""
+    scores = data.scores.set_index("predictor")
+    lines = []
+    for name, rows in data.predictions.groupby("predictor"):
+        best = rows.sort_values(["rank", "candidate"]).iloc[0]
+        known = scores.loc[name].to_dict() if name in scores.index else {}
+        lines.append(Predictor(str(name), best["candidate"], best["predicted"], best["p_best"], known))
+
+    def order(line: Predictor) -> tuple[bool, float, str]:
+        regret = line.scores.get("regret", math.nan)
+        return line.name != data.default_predictor, regret if regret == regret else math.inf, line.name
+
+    return sorted(lines, key=order)
+
+
+def best_scores(lines: list[Predictor]) -> dict[str, float]:
+    """The best value of each score that has one."""
+    best = {}
+    for column, (_, choose) in SCORES.items():
+        values = [v for line in lines if math.isfinite(v := line.scores.get(column, math.nan))]
+        if choose is not None and values:
+            best[column] = choose(values)
+    return best
+
+
+@dataclass(frozen=True)
+class Law:
+    """One fitted law, and where its transition lies."""
+
+    candidate: str
+    law: str
+    fit: Mapping[str, float]  # the columns of law/fits
+    phase: str
+
+
+def laws(data: ReportData) -> tuple[list[Law], list[Law]]:
+    """The fits of the drawn law, and those of all other laws, in the order of the ranking."""
+    place = {name: index for index, name in enumerate(data.candidates)}
+    order = data.fits["candidate"].map(place)
+    lines = [
+        Law(row["candidate"], row["law"], row, _phase(row["transition_size"], data.budget))
+        for row in data.fits.assign(place=order).sort_values(["law", "place"]).to_dict("records")
+    ]
+    drawn = [line for line in lines if line.law == data.drawn_law]
+    return drawn, [line for line in lines if line.law != data.drawn_law]
+
+
+def _phase(transition: float, budget: int) -> str:
+    if not math.isfinite(transition):
+        return "unknown"
+    return "power" if transition <= budget else "pre-power"
+
+
+def incomplete(data: ReportData) -> list[str]:
+    """Candidates with fewer sizes than the sweep has up to the budget, in words."""
+    paid = data.cells[data.cells["size"] <= data.budget]
+    wanted = paid["size"].nunique()
+    found = paid.groupby("candidate")["size"].nunique()
+    return [
+        f"{name} ({found.get(name, 0)} of {wanted} sizes)"
+        for name in data.candidates
+        if found.get(name, 0) < wanted
+    ]
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What one candidate cost, and what fine-tuning it on everything would have."""
+
+    candidate: str
+    spent_flops: float
+    full_flops: float
+    seconds: float
+    peak_memory_bytes: float
+
+    @property
+    def share(self) -> float:
+        """Spent over full."""
+        return self.spent_flops / self.full_flops if self.full_flops > 0 else math.nan
+
+
+def cost(data: ReportData) -> list[Spent]:
+    """One line per candidate; seconds and memory are those of the cells up to the budget."""
+    paid = data.machine[data.machine["size"] <= data.budget].groupby("candidate")
+    time, memory = paid["seconds"].sum(), paid["peak_memory_bytes"].max()
+    flops = data.cost.set_index("candidate")
+    return [
+        Spent(
+            name,
+            float(flops.at[name, "spent_flops"]),
+            float(flops.at[name, "full_flops"]),
+            float(time.get(name, math.nan)),
+            float(memory.get(name, math.nan)),
+        )
+        for name in data.candidates
+        if name in flops.index
+    ]
+
+
+def total(lines: list[Spent]) -> Spent:
+    """The sum over candidates, and the largest peak."""
+    seconds = [line.seconds for line in lines if math.isfinite(line.seconds)]
+    memory = [line.peak_memory_bytes for line in lines if math.isfinite(line.peak_memory_bytes)]
+    return Spent(
+        "all candidates",
+        sum(line.spent_flops for line in lines),
+        sum(line.full_flops for line in lines),
+        sum(seconds) if seconds else math.nan,
+        max(memory, default=math.nan),
+    )
+
+
+@dataclass(frozen=True)
+class KernelRow:
+    """One spectrum in three numbers."""
+
+    candidate: str
+    probes: int
+    residual: float  # F(0)
+    effective_rank: float  # (Σλ)² / Σλ²
+    left: float  # F(t)/F(0) at the candidate's longest measured flow time
+    time: float
+
+
+def kernels(data: ReportData) -> list[KernelRow]:
+    """A line per candidate with a kernel, in the order of the ranking."""
+    stopped = data.cells.groupby("candidate")["learning_rate_integral"].max()
+    lines = []
+    for name in data.candidates:
+        if name in data.kernels:
+            lines.append(_kernel(name, data.kernels[name], float(stopped.get(name, math.nan))))
+    return lines
+
+
+def _kernel(name: str, spectrum: Spectrum, time: float) -> KernelRow:
+    values = spectrum.eigenvalues
+    start = float(spectrum.residual(0.0))
+    square = float((values**2).sum())
+    return KernelRow(
+        candidate=name,
+        probes=len(values),
+        residual=start,
+        effective_rank=float(values.sum()) ** 2 / square if square > 0 else math.nan,
+        left=float(spectrum.residual(time)) / start if start > 0 else math.nan,
+        time=time,
+    )
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The layers of one cell with the largest terms, and how many are not shown."""
+
+    candidate: str
+    size: int
+    seed: int
+    shown: pd.DataFrame  # curvature/layers
+    hidden: int
+    hidden_share: float  # of Σ √h over all layers
+
+
+def layers(data: ReportData) -> list[Layers]:
+    """The cell with most data of each candidate, in the order of the ranking."""
+    tables = []
+    for name in data.candidates:
+        cells = sorted((-size, seed) for who, size, seed in data.layers if who == name)
+        if not cells:
+            continue
+        size, seed = -cells[0][0], cells[0][1]
+        frame = data.layers[name, size, seed]
+        frame = frame.sort_values("vhv_positive_max", ascending=False, kind="stable")
+        terms = np.sqrt(np.maximum(frame["vhv_positive_max"].to_numpy(dtype=float), 0))
+        rest = float(terms[LAYERS_SHOWN:].sum()) / (float(terms.sum()) or 1.0)
+        shown = frame.head(LAYERS_SHOWN)
+        tables.append(Layers(name, size, seed, shown, len(frame) - len(shown), rest))
+    return tables

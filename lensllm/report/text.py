@@ -1,0 +1,115 @@
+"""Numbers as people read them; the template's filters."""
+
+from __future__ import annotations
+
+import math
+
+MISSING = "–"
+# decimal prefixes: FLOPs and parameters are counted in thousands, never in 1,024s
+_SHORT_SCALE = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+_SI_SCALE = ((1e24, "Y"), (1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
+
+
+def loss(value: float) -> str:
+    """A loss with three decimals, or three significant digits where that would say too little."""
+    if not math.isfinite(value):
+        return MISSING
+    return score(value) if 0.1 <= abs(value) < 1000 or value == 0 else significant(value)
+
+
+def score(value: float) -> str:
+    """Three decimals."""
+    return f"{value:.3f}".replace("-", "−") if math.isfinite(value) else MISSING
+
+
+def change(share: float) -> str:
+    """A relative difference in percent, with its sign."""
+    return f"{100 * share:+.1f} %".replace("-", "−") if math.isfinite(share) else MISSING
+
+
+def rough(value: float) -> str:
+    """Two significant digits: what an uncertainty deserves."""
+    return significant(value, digits=2)
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """So many significant digits, a power of ten where the number is very large or small."""
+    if not math.isfinite(value):
+        return MISSING
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(value)))
+    if -3 <= exponent < 5:
+        return f"{value:,.{max(0, digits - 1 - exponent)}f}".replace("-", "−")
+    mantissa = value / 10.0**exponent
+    return f"{mantissa:.{digits - 1}f} × 10{_superscript(exponent)}".replace("-", "−")
+
+
+def _superscript(exponent: int) -> str:
+    return str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def percent(share: float) -> str:
+    """A share of one as a percentage; never 0 or 100 unless it is exactly that."""
+    if not math.isfinite(share):
+        return MISSING
+    if 0 < share < 0.005:
+        return "< 1 %"
+    if 0.995 <= share < 1:
+        return "> 99 %"
+    return f"{100 * share:.0f} %".replace("-", "−")
+
+
+def size(examples: float) -> str:
+    """A number of training examples, short enough for an axis."""
+    return f"{examples:,.0f}" if examples < 1e5 else short(examples)
+
+
+def short(value: float) -> str:
+    """A count with three significant digits: 890k, 1.24M, 7.2B."""
+    if not math.isfinite(value):
+        return MISSING
+    for factor, letter in _SHORT_SCALE:
+        if value >= factor:
+            return f"{value / factor:.3g}{letter}"
+    return f"{value:.0f}"
+
+
+def flops(value: float) -> str:
+    """Floating-point operations with an SI prefix."""
+    if not math.isfinite(value):
+        return MISSING
+    for factor, letter in _SI_SCALE:
+        if value >= factor:
+            return f"{value / factor:.3g} {letter}FLOP"
+    return f"{value:.0f} FLOP"
+
+
+def memory(value: float) -> str:
+    """Bytes in decimal megabytes or gigabytes."""
+    if not math.isfinite(value):
+        return MISSING
+    return f"{value / 1e9:.3g} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
+
+
+def seconds(value: float) -> str:
+    """A duration in the largest unit that keeps it above one."""
+    if not math.isfinite(value):
+        return MISSING
+    for factor, unit in ((3600.0, "h"), (60.0, "min")):
+        if value >= factor:
+            return f"{value / factor:.1f} {unit}"
+    return f"{value:.1f} s"
+
+
+def shorten(name: str, width: int) -> str:
+    """A name in at most ``width`` characters; both ends stay, for names differ at either."""
+    if len(name) <= width:
+        return name
+    tail = 2 * (width - 1) // 5
+    return f"{name[: width - 1 - tail]}…{name[len(name) - tail :]}"
+
+
+def without_owner(name: str) -> str:
+    """``gpt2`` of ``openai-community/gpt2``; a path keeps its last part."""
+    return name.rstrip("/").rsplit("/", 1)[-1]

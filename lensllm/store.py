@@ -1,0 +1,307 @@
+"""The store: content-addressed artefacts, ``<root>/<stage>/<key>/`` with Parquet tables inside.
+
+An artefact's key is the SHA-256 of its *recipe*: stage, stage version, the parameters that matter
+and the keys it was made from. It is published by renaming a complete directory, so it exists whole or
+not at all; a manifest of checksums is verified on the first read; a kernel lock per key keeps two
+processes from computing the same thing, and is freed by the kernel when its holder dies.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lensllm import schemas
+from lensllm.errors import StoreError
+
+log = logging.getLogger("lensllm.store")
+MANIFEST = "manifest.json"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The name of an artefact: what stages pass to each other instead of its content."""
+
+    stage: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.stage}/{self.key[:12]}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that determines an artefact; equal recipes are the same artefact."""
+
+    stage: str
+    version: int  # raised when the stage's meaning changes
+    params: Mapping[str, Any] = field(default_factory=dict)  # JSON values only
+    upstream: Mapping[str, Ref] = field(default_factory=dict)
+
+    def describe(self) -> dict[str, Any]:
+        """The recipe as JSON values, as the key hashes it and the manifest records it."""
+        return {
+            "stage": self.stage,
+            "version": self.version,
+            "params": dict(self.params),
+            "upstream": {role: [ref.stage, ref.key] for role, ref in self.upstream.items()},
+        }
+
+    @cached_property
+    def ref(self) -> Ref:
+        text = json.dumps(self.describe(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return Ref(self.stage, hashlib.sha256(text.encode()).hexdigest()[:32])
+
+
+def write_table(folder: Path, table: str, rows: pd.DataFrame | list[dict[str, Any]]) -> None:
+    """Write ``rows`` as the documented table ``stage/table`` into ``folder``.
+
+    Raises ``KeyError`` when a column is missing: a stage and its schema must agree.
+    """
+    schema = schemas.schema(table)
+    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows, columns=schema.names)
+    content = pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False)
+    content = content.replace_schema_metadata(schema.metadata)
+    pq.write_table(content, folder / f"{table.split('/')[1]}.parquet")
+
+
+class Store:
+    """Artefacts under one root folder, shared by any number of processes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._verified: set[Ref] = set()
+
+    def prepare(self) -> None:
+        """Create the root and remove what interrupted processes left behind.
+
+        Raises ``StoreError`` when the folder cannot be written.
+        """
+        with _explained(self.root):
+            for name in (".tmp", ".locks"):
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+            probe = self.root / ".tmp" / f".writable-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+            self._collect_leftovers()
+
+    # --- reading ---------------------------------------------------------------------------
+    def path(self, ref: Ref) -> Path:
+        return self.root / ref.stage / ref.key
+
+    def has(self, ref: Ref) -> bool:
+        """Whether ``ref`` is there and undamaged; a damaged artefact is named in a warning."""
+        if ref in self._verified:
+            return True
+        folder = self.path(ref)
+        if not folder.is_dir():
+            return False
+        if fault := _fault(folder):
+            log.warning("artefact %s is damaged (%s); it will be computed again", ref, fault)
+            return False
+        self._verified.add(ref)
+        return True
+
+    def in_progress(self, ref: Ref) -> bool:
+        """Whether some process holds the artefact's lock now."""
+        if not (self.root / ".locks" / f"{ref.stage}-{ref.key}").exists():
+            return False
+        with self._lock(ref, wait=False) as free:
+            return not free
+
+    def manifest(self, ref: Ref) -> dict[str, Any]:
+        self._require(ref)
+        content: dict[str, Any] = json.loads((self.path(ref) / MANIFEST).read_text())
+        return content
+
+    def table(self, ref: Ref, name: str) -> pd.DataFrame:
+        """Read one Parquet table of an artefact, checksums verified first."""
+        self._require(ref)
+        frame: pd.DataFrame = pq.read_table(self.path(ref) / f"{name}.parquet").to_pandas()
+        return frame
+
+    def _require(self, ref: Ref) -> None:
+        if not self.has(ref):
+            raise StoreError(f"artefact {ref} is missing or damaged; run the pipeline again")
+
+    # --- writing ---------------------------------------------------------------------------
+    def make(self, recipe: Recipe, build: Callable[[Path], None]) -> bool:
+        """Make the artefact unless it is there; True when it was. ``build`` fills a fresh folder.
+
+        Two processes that want the same artefact compute it once: the second waits and finds it.
+        """
+        ref = recipe.ref
+        if self.has(ref):
+            return True
+        with _explained(self.root), self._lock(ref):
+            if self.has(ref):
+                return True
+            self._discard(self.path(ref))
+            folder = self.root / ".tmp" / f"{ref.stage}-{ref.key}"
+            shutil.rmtree(folder, ignore_errors=True)  # ours by the lock: its maker is dead
+            folder.mkdir(parents=True)
+            try:
+                build(folder)
+                self._publish(folder, recipe)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        self._verified.add(ref)
+        return False
+
+    def _publish(self, folder: Path, recipe: Recipe) -> None:
+        files = {}
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            files[path.relative_to(folder).as_posix()] = {
+                "bytes": path.stat().st_size,
+                "sha256": _sha256(path),
+            }
+            _fsync(path)
+        manifest = folder / MANIFEST
+        manifest.write_text(json.dumps({**recipe.describe(), "files": files}, indent=1))
+        _fsync(manifest)
+        _fsync(folder)
+        final = self.path(recipe.ref)
+        final.parent.mkdir(exist_ok=True)
+        folder.rename(final)
+        _fsync(final.parent)
+
+    # --- locks and leftovers -----------------------------------------------------------------
+    @contextmanager
+    def _lock(self, ref: Ref, *, wait: bool = True) -> Iterator[bool]:
+        """Hold the kernel lock of ``ref``; yields False when ``wait`` is off and it is taken.
+
+        The file is removed on release. A waiter may then hold a lock on a removed file, so it
+        checks that the name still leads to the file it locked.
+        """
+        path = self.root / ".locks" / f"{ref.stage}-{ref.key}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                os.close(handle)
+                yield False
+                return
+            if _same_file(handle, path):
+                break
+            os.close(handle)
+        try:
+            yield True
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(handle)
+
+    def _collect_leftovers(self) -> None:
+        """Remove temporary folders and lock files whose makers are dead (their lock is free)."""
+        names = {p.name for sub in (".tmp", ".locks") for p in (self.root / sub).iterdir()}
+        for name in names:
+            stage, _, key = name.rpartition("-")
+            if not stage or stage.startswith("."):
+                continue
+            with self._lock(Ref(stage, key), wait=False) as free:
+                if free:
+                    shutil.rmtree(self.root / ".tmp" / name, ignore_errors=True)
+
+    def _discard(self, folder: Path) -> None:
+        """Remove an artefact so that no reader ever sees half of it."""
+        if folder.exists():
+            grave = self.root / ".tmp" / f"{folder.parent.name}-{folder.name}"
+            shutil.rmtree(grave, ignore_errors=True)
+            folder.rename(grave)
+            shutil.rmtree(grave, ignore_errors=True)
+
+    def unreferenced(self, wanted: set[Ref]) -> list[Ref]:
+        """Artefacts that none of ``wanted`` names, for ``lensllm gc``."""
+        present = [
+            Ref(manifest.parent.parent.name, manifest.parent.name)
+            for manifest in sorted(self.root.glob(f"*/*/{MANIFEST}"))
+        ]
+        return [ref for ref in present if ref not in wanted]
+
+    def remove(self, ref: Ref) -> int:
+        """Delete an artefact; the bytes freed."""
+        with self._lock(ref):
+            freed = self.size_bytes(ref)
+            self._discard(self.path(ref))
+            self._verified.discard(ref)
+        return freed
+
+    def size_bytes(self, ref: Ref) -> int:
+        return sum(p.stat().st_size for p in self.path(ref).rglob("*") if p.is_file())
+
+
+def _fault(folder: Path) -> str:
+    """What is wrong with the artefact in ``folder``; empty when nothing is."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+        for name, entry in files.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != entry["bytes"]:
+                return f"{name} has {path.stat().st_size} bytes instead of {entry['bytes']}"
+            if _sha256(path) != entry["sha256"]:
+                return f"{name} does not match its checksum"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "its manifest cannot be read"
+    return ""
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_CHUNK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _same_file(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _explained(root: Path) -> Iterator[None]:
+    """Turn what the file system refuses into a sentence for the user."""
+    try:
+        yield
+    except OSError as error:
+        elsewhere = error.filename and not Path(os.fsdecode(error.filename)).is_relative_to(root)
+        if elsewhere:
+            raise
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = "no space is left on its disk; free some and run the same command again"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
+            reason = "it cannot be written; choose another with --artifacts or change its mode"
+        elif error.errno in (errno.ENOTDIR, errno.EEXIST):
+            reason = "it is not a folder; choose another with --artifacts"
+        else:
+            raise
+        raise StoreError(f"artifacts folder {root}: {reason}") from error

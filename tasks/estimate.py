@@ -1,0 +1,151 @@
+"""What a run will compute and cost, told before a second of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lensllm.models import cost
+from lensllm.models.batch import Example
+from lensllm.store import Ref, Store
+from tasks import models, sample
+from tasks.finetune import TRAIN_SAMPLE
+from tasks.models import Model
+from tasks.plan import Cell, Plan
+from tasks.stage import Step
+
+# Before any cell was measured: of one CPU core on models of about a million weights.
+_FLOPS_PER_SECOND = 1.5e10
+# Tokens of prompt and completion of the embedded data, where no tokens are at hand yet.
+_USUAL_TOKENS = (28, 21)
+# Weights, gradients, two moments of AdamW and the best weights kept, in float32.
+_BYTES_PER_WEIGHT = 20
+_BYTES_OF_A_WORKER = 600e6  # torch, transformers and the tokenised data
+
+
+@dataclass(frozen=True)
+class CandidateForecast:
+    """One candidate's share of a run."""
+
+    name: str
+    parameters: int
+    cells: int
+    cached: int
+    flops_to_run: float
+    flops_sweep: float  # of all cells up to the budget, cached or not
+    flops_full: float  # of fine-tuning on the target once
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What ``lensllm plan`` prints."""
+
+    target: int
+    steps: Mapping[str, tuple[int, int]]  # stage → (artefacts, of which cached)
+    candidates: tuple[CandidateForecast, ...]
+    slots: int
+    flops_per_second: float  # of one slot
+    measured_pace: bool  # from finished cells rather than assumed
+    peak_bytes: float  # of all slots together
+    to_pretrain: int  # embedded candidates that must be made first
+
+    @property
+    def minutes(self) -> float:
+        """Of the cells still to run."""
+        flops = sum(c.flops_to_run for c in self.candidates)
+        return flops / self.flops_per_second / self.slots / 60
+
+    @property
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "target": self.target,
+            "stages": {s: {"artefacts": n, "cached": c} for s, (n, c) in self.steps.items()},
+            "candidates": [vars(c) for c in self.candidates],
+            "to_run": sum(n - c for n, c in self.steps.values()),
+            "flops_to_run": sum(c.flops_to_run for c in self.candidates),
+            "flops_sweep": sum(c.flops_sweep for c in self.candidates),
+            "flops_full": sum(c.flops_full for c in self.candidates),
+            "expected_minutes": self.minutes,
+            "expected_peak_bytes": self.peak_bytes,
+            "slots": self.slots,
+        }
+
+
+def forecast(plan: Plan, store: Store, slots: int) -> Forecast:
+    """Forecast a run of ``plan`` from shapes, token lengths and the pace of finished cells."""
+    shapes = {model.name: _shape(model) for model in plan.models}
+    examples = {model.name: _usual_example(plan, model, store) for model in plan.models}
+    steps: dict[str, tuple[int, int]] = {}
+    for step in plan.steps:
+        made, cached = steps.get(step.stage, (0, 0))
+        steps[step.stage] = (made + 1, cached + store.has(step.ref))
+    pace = _pace(plan, store)
+    candidates = tuple(
+        _candidate(plan, store, model, *shapes[model.name], examples[model.name])
+        for model in plan.models
+    )
+    largest = sorted((c.parameters for c in candidates), reverse=True)[:slots]
+    return Forecast(
+        target=plan.target,
+        steps=steps,
+        candidates=candidates,
+        slots=slots,
+        flops_per_second=pace or _FLOPS_PER_SECOND,
+        measured_pace=pace is not None,
+        peak_bytes=sum(_BYTES_PER_WEIGHT * p + _BYTES_OF_A_WORKER for p in largest),
+        to_pretrain=sum(not store.has(s.ref) for m in plan.models for s in m.steps[-1:]),
+    )
+
+
+def _candidate(
+    plan: Plan, store: Store, model: Model, shape: cost.Shape, parameters: int, example: Example
+) -> CandidateForecast:
+    cells = {c: s for c, s in plan.cells.items() if c.candidate == model.name}
+    flops = {cell: _flops(plan, shape, cell.size, example) for cell in cells}
+    missing = [cell for cell, step in cells.items() if not store.has(step.ref)]
+    return CandidateForecast(
+        name=model.name,
+        parameters=parameters,
+        cells=len(cells),
+        cached=len(cells) - len(missing),
+        flops_to_run=sum(flops[cell] for cell in missing),
+        flops_sweep=sum(f for c, f in flops.items() if c.size <= plan.config.sweep.max),
+        flops_full=_flops(plan, shape, plan.target, example),
+    )
+
+
+def _flops(plan: Plan, shape: cost.Shape, size: int, example: Example) -> float:
+    epochs = plan.config.finetune.epochs if size else 0
+    data = plan.config.data
+    evaluated = data.test_examples + min(size, TRAIN_SAMPLE)
+    evaluated += data.validation_examples * (epochs + 1) if size else 0
+    one = cost.forward_flops(shape, [example])
+    return one * (3 * epochs * size + evaluated)
+
+
+def _shape(model: Model) -> tuple[cost.Shape, int]:
+    empty = models.empty(model)
+    return cost.shape_of(empty), sum(p.numel() for p in empty.parameters())
+
+
+def _usual_example(plan: Plan, model: Model, store: Store) -> Example:
+    """An example of the mean prompt and completion length."""
+    step = plan.tokens[model.name]
+    prompt, completion = _USUAL_TOKENS
+    if store.has(step.ref):
+        table = store.table(step.ref, "examples")
+        prompt = round(table["prompt_ids"].map(len).mean())
+        completion = round(table["completion_ids"].map(len).mean())
+    return Example([0] * prompt, [0] * completion)
+
+
+def _pace(plan: Plan, store: Store) -> float | None:
+    """FLOPs per second of the finished cells; None when there are none."""
+    cells = [store.table(s.ref, "cell") for s in plan.cells.values() if store.has(s.ref)]
+    flops = sum(float((c["train_flops"] + c["evaluation_flops"]).iloc[0]) for c in cells)
+    seconds = sum(float(c["seconds"].iloc[0]) for c in cells)
+    return flops / seconds if seconds else None

@@ -1,0 +1,122 @@
+"""Run steps as Prefect tasks: one task run per artefact, *Cached* where the store has it."""
+
+from __future__ import annotations
+
+import queue
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
+from prefect.states import Completed, Failed, State
+
+from lensllm.errors import LensError
+from lensllm.store import Ref, Store
+from lensllm.workers import Workers
+from tasks.stage import Step, make
+
+
+class Observer(Protocol):
+    """Who wants to know how a run goes: the terminal, Prefect's artefacts, MLflow."""
+
+    def planned(self, steps: Sequence[Step]) -> None: ...
+    def started(self, step: Step) -> None: ...
+    def finished(self, step: Step, seconds: float, *, cached: bool) -> None: ...
+    def failed(self, step: Step, reason: str) -> None: ...
+
+
+class Run:
+    """What every task of one pipeline run shares. A plain class, so Prefect passes it untouched."""
+
+    def __init__(self, store: Store, workers: Workers, observers: Sequence[Observer]) -> None:
+        self.store = store
+        self.workers = workers
+        self.observers = observers
+        self.failures: dict[Ref, tuple[str, str]] = {}  # label and reason, in order of failing
+
+    def tell(self, event: str, *args: Any, **kwargs: Any) -> None:
+        for observer in self.observers:
+            getattr(observer, event)(*args, **kwargs)
+
+    def fail(self, step: Step, reason: str) -> None:
+        self.failures[step.ref] = (step.label, reason)
+        self.tell("failed", step, reason)
+
+
+def _perform(run: Run, step: Step) -> State[Ref]:
+    """Make one artefact, or find it. A failure is a state, not an exception: the others go on."""
+    begin = time.perf_counter()
+    if run.store.has(step.ref):
+        run.tell("finished", step, 0.0, cached=True)
+        return Completed(name="Cached", message=f"artefact {step.ref}", data=step.ref)
+    run.tell("started", step)
+    try:
+        _make(run, step)
+    except LensError as error:
+        run.fail(step, str(error))
+        return Failed(message=str(error))
+    except Exception as error:
+        notes = "\n".join(getattr(error, "__notes__", ()))
+        run.fail(step, f"{type(error).__name__}: {error}")
+        return Failed(message=f"{traceback.format_exc()}\n{notes}")
+    run.tell("finished", step, time.perf_counter() - begin, cached=False)
+    return Completed(message=f"artefact {step.ref}", data=step.ref)
+
+
+def _make(run: Run, step: Step) -> None:
+    arguments = (run.store.root, step.recipe, dict(step.hints))
+    if step.in_worker:
+        run.workers.call(
+            make, *arguments, timeout_seconds=step.timeout_seconds, label=step.label
+        )
+    else:
+        make(*arguments)
+
+
+def stage_task(stage: str) -> Task[..., Any]:
+    """The Prefect task of a stage. Prefect's own result cache stays off: the store is the cache."""
+    return task(
+        _perform,
+        name=stage,
+        task_run_name="{step.label}",
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
+
+
+def run_steps(run: Run, steps: Sequence[Step], parents: Mapping[Ref, PrefectFuture[Any]]) -> (
+    dict[Ref, PrefectFuture[Any]]
+):
+    """Submit each step as soon as what it is made of is there; return the futures.
+
+    Must be called inside a flow. A step whose upstream failed is not submitted; it is told as
+    failed. ``parents`` are futures of earlier calls, so that the UI can draw the whole graph.
+    """
+    waiting = {step.ref: step for step in steps if step.ref not in parents}
+    run.tell("planned", list(waiting.values()))
+    tasks = {stage: stage_task(stage) for stage in {step.stage for step in steps}}
+    futures = dict(parents)
+    done: queue.SimpleQueue[Step] = queue.SimpleQueue()
+    finished = set(parents)
+    pending = 0
+    while waiting or pending:
+        for step in list(waiting.values()):
+            needs = set(step.recipe.upstream.values())
+            if broken := next((ref for ref in needs if ref in run.failures), None):
+                del waiting[step.ref]
+                run.fail(step, f"needs {run.failures[broken][0]}, which failed")
+            elif all(ref in finished or ref not in waiting and ref not in futures for ref in needs):
+                del waiting[step.ref]
+                future = tasks[step.stage].submit(
+                    run, step, wait_for=[futures[ref] for ref in needs if ref in futures]
+                )
+                futures[step.ref] = future
+                future.add_done_callback(lambda _, step=step: done.put(step))
+                pending += 1
+        if pending:
+            finished.add(done.get().ref)
+            pending -= 1
+    return futures

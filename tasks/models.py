@@ -1,0 +1,77 @@
+"""Candidates as models: where each lies, what it is identified by, and its tokenizer."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lensllm.config import Candidate, suggestion
+from lensllm.errors import ModelError
+from lensllm.models import checkpoint, specs
+from lensllm.store import Ref, Store
+from tasks import pretext, pretrain, tokenizer
+from tasks.stage import Step
+
+BUILTIN = "builtin:"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A candidate whose identity is known before its weights need exist."""
+
+    name: str
+    folder: Path  # a transformers checkpoint, once ``steps`` are made
+    tokenizer: Ref | str  # its artefact, or the checksum of its files
+    params: Mapping[str, Any] = field(default_factory=dict)  # of every recipe that uses the model
+    upstream: Mapping[str, Ref] = field(default_factory=dict)
+    steps: tuple[Step, ...] = ()  # what makes it, in order; none for a folder
+
+
+def resolve(candidate: Candidate, store: Store) -> Model:
+    """The model of a candidate. Raises ``ModelError`` when there is no such model."""
+    if candidate.model.startswith(BUILTIN):
+        return _builtin(candidate, store)
+    folder = Path(candidate.model).expanduser()
+    checkpoint.check(folder)
+    weights, tokens = _fingerprints(folder)
+    return Model(candidate.name, folder, tokens, {"model": weights})
+
+
+def _builtin(candidate: Candidate, store: Store) -> Model:
+    name = candidate.model.removeprefix(BUILTIN)
+    if name not in specs.SPECS:
+        raise ModelError(
+            f"candidates: no builtin '{name}'{suggestion(name, specs.SPECS)}; "
+            f"there are {', '.join(specs.SPECS)}"
+        )
+    text = pretext.step()
+    bpe = tokenizer.step(text.ref)
+    model = pretrain.step(name, specs.SPECS[name].describe(), text.ref, bpe.ref)
+    return Model(
+        candidate.name,
+        store.path(model.ref) / "model",
+        bpe.ref,
+        upstream={"model": model.ref},
+        steps=(text, bpe, model),
+    )
+
+
+@functools.cache
+def _fingerprints(folder: Path) -> tuple[str, str]:
+    """Checksums of the weights with their configuration, and of the tokenizer."""
+    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json", ".model"))
+    model = [p for p in files if p.suffix == ".safetensors" or p.name == "config.json"]
+    words = [p for p in files if "token" in p.name or p.name in ("vocab.json", "merges.txt")]
+    return _checksum(model), _checksum(words)
+
+
+def _checksum(files: list[Path]) -> str:
+    total = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as stream:
+            total.update(path.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()

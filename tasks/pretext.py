@@ -1,0 +1,19 @@
+"""pretext: the text the embedded candidates are pretrained on, first paragraphs left out.
+
+Key: the packages' versions. Table: ``texts``.
+"""
+
+from lensllm.data import docstrings
+from lensllm.store import Recipe, write_table
+from tasks.stage import Step, Work
+
+VERSION = 1
+
+
+def step() -> Step:
+    packages = docstrings.fingerprint((*docstrings.TEXT_PACKAGES, *docstrings.METADATA_OF))
+    return Step("pretraining text", Recipe("pretext", VERSION, {"packages": packages}))
+
+
+def build(work: Work) -> None:
+    write_table(work.folder, "pretext/texts", docstrings.texts())

@@ -1,0 +1,89 @@
+"""MLflow shows what the store holds: a parent run per pipeline run, a child per cell."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lensllm.config import Pipeline
+from lensllm.store import Store
+from tasks.plan import Conclusion, Plan
+from tasks.stage import Step, module
+from tasks.tracking import Tracker
+
+# Columns of a stage's table that describe it; the other numbers are its metrics.
+_DESCRIBES = {"candidate", "size", "seed", "precision", "versions"}
+
+
+class MlflowProjection:
+    """Observer that logs each finished artefact of a tracked stage, once.
+
+    A stage is tracked when its module has a ``tracked(store, ref)`` that returns one flat row.
+    """
+
+    def __init__(self, pipeline: str, settings: Pipeline, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+        self._pipeline = pipeline
+        self._tracker: Tracker | None = None
+        self._parent = ""
+
+    def __enter__(self) -> MlflowProjection:
+        if self._settings.tracking.enabled:
+            uri = self._settings.tracking.uri or f"sqlite:///{self._store.root / 'mlflow.db'}"
+            text = self._settings.model_dump_json(exclude={"engine", "tracking", "schedule"})
+            key = hashlib.sha256(text.encode()).hexdigest()[:16]
+            self._tracker = Tracker(uri, f"lensllm/{self._pipeline}")
+            self._parent = self._tracker.parent(key, self._pipeline, _flat(json.loads(text)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._tracker:
+            self._tracker.close()
+
+    def planned(self, steps: Sequence[Step]) -> None:
+        """Nothing to log yet."""
+
+    def started(self, step: Step) -> None:
+        """Nothing to log yet."""
+
+    def failed(self, step: Step, reason: str) -> None:
+        """Failures are shown by Prefect; MLflow holds results."""
+
+    def finished(self, step: Step, seconds: float, *, cached: bool) -> None:
+        tracked = getattr(module(step.stage), "tracked", None)
+        if self._tracker and tracked and not self._tracker.has(self._parent, step.ref.key):
+            row: dict[str, Any] = tracked(self._store, step.ref)
+            self._tracker.child(
+                self._parent,
+                step.ref.key,
+                step.label,
+                {name: value for name, value in row.items() if name in _DESCRIBES},
+                {name: float(v) for name, v in row.items() if name not in _DESCRIBES},
+            )
+
+    def conclude(self, plan: Plan, conclusion: Conclusion, folder: Path) -> None:
+        """The ranking as metrics of the parent, the figure and the report as its files."""
+        if not self._tracker:
+            return
+        predictions = self._store.table(conclusion.ranking.ref, "predictions")
+        chosen = predictions[predictions["predictor"] == plan.config.ranking.predictor]
+        metrics = {
+            f"{column}/{row.candidate}": float(getattr(row, column))
+            for row in chosen.itertuples()
+            for column in ("predicted", "p_best", "measured")
+        }
+        self._tracker.finish(self._parent, metrics, [folder / "curves.png", folder / "report.html"])
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as ``section.key`` parameters."""
+    if not isinstance(content, dict):
+        return {prefix: content}
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return flat

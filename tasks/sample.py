@@ -1,0 +1,35 @@
+"""sample: who is trained on, validated on and tested on, for one repeat.
+
+Key: the data set, the held-out sizes, seed and repeat, but no subset size: a longer sweep keeps
+every finished cell. Table: ``roles``.
+"""
+
+from lensllm.config import Pipeline
+from lensllm.data import sampling
+from lensllm.store import Recipe, Ref, Store, write_table
+from tasks.stage import Step, Work
+
+VERSION = 1
+
+
+def step(config: Pipeline, repeat: int, dataset: Ref) -> Step:
+    params = {
+        "validation": config.data.validation_examples,
+        "test": config.data.test_examples,
+        "seed": config.seed,
+        "repeat": repeat,
+    }
+    recipe = Recipe("sample", VERSION, params, {"dataset": dataset})
+    return Step(f"sample · seed {repeat}", recipe, in_worker=False)
+
+
+def build(work: Work) -> None:
+    split = work.store.table(work.upstream["dataset"], "examples")["split"]
+    write_table(work.folder, "sample/roles", sampling.roles(split, **work.params))
+
+
+def rows(store: Store, sample: Ref, role: str) -> list[int]:
+    """Indices into the data set of one role, in subset order."""
+    table = store.table(sample, "roles")
+    chosen = table[table["role"] == role].sort_values("rank")
+    return [int(row) for row in chosen["row"]]

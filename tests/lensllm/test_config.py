@@ -1,0 +1,111 @@
+"""pipelines.yaml: merging, overrides, and mistakes met with a sentence."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lensllm import config
+from lensllm.config import Sweep
+from lensllm.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+TEXT = """
+defaults:
+  seed: 7
+  candidates: [a/one, {name: two, model: b/two}]
+  finetune: {epochs: 2, batch_size: 8}
+pipelines:
+  p:
+    finetune: {epochs: 5}
+    sweep: {max: 400, target: 1000}
+  q: {}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "pipelines.yaml"
+    path.write_text(TEXT)
+    return path
+
+
+def test_a_pipeline_overrides_defaults_and_set_overrides_both(file: Path):
+    loaded = config.load(file, "p", ["finetune.batch_size=4", "sweep.seeds=3"])
+    assert (7, 5, 4, 3) == (
+        loaded.seed,
+        loaded.finetune.epochs,
+        loaded.finetune.batch_size,
+        loaded.sweep.seeds,
+    )
+    assert ["one", "two"] == [c.name for c in loaded.candidates]
+
+
+def test_every_pipeline_of_this_checkout_loads():
+    file = ROOT / "pipelines.yaml"
+    assert {"demo", "bench", "smoke"} <= set(config.names(file))
+    for name in config.names(file):
+        assert config.load(file, name).candidates
+
+
+def test_sizes_are_geometric():
+    assert (100, 200, 400, 800) == Sweep(min=100, max=800).sizes
+    assert (100, 150, 225) == Sweep(min=100, max=300, growth=1.5).sizes
+
+
+@given(st.integers(2, 500), st.integers(0, 5000), st.floats(1.01, 8))
+def test_sizes_ascend_within_the_budget(low: int, more: int, growth: float):
+    sizes = Sweep(min=low, max=low + more, growth=growth).sizes
+    assert low == sizes[0]
+    assert sizes[-1] <= low + more
+    assert list(sizes) == sorted(set(sizes))
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "sentence"),
+    [
+        ("pp", [], r"pipelines.yaml: no pipeline 'pp' \(did you mean 'p'\?\); it has p, q"),
+        ("p", ["sweep.maxx=3"], r"unknown key 'sweep.maxx' \(did you mean 'max'\?\); allowed: min"),
+        ("p", ["swep.max=3"], r"unknown key 'swep' \(did you mean 'sweep'\?\)"),
+        ("p", ["candidates=[{name: a, modell: b}]"], r"candidates.0.modell.*did you mean 'model'"),
+        ("p", ["finetune.learning_rate=fast"], r"'finetune.learning_rate'.*not 'fast'"),
+        ("p", ["finetune.epochs=0"], r"'finetune.epochs'.*greater than or equal to 1, not 0"),
+        ("p", ["sweep.target=100"], r"target \(100\) is below the budget max \(400\)"),
+        ("p", ["sweep.min=900"], r"min \(900\) is above max \(400\)"),
+        ("p", ["candidates=[]"], r"name at least one model"),
+        ("p", ["candidates=[x/m, y/m]"], r"m is listed twice"),
+        ("p", ["candidates=[../../etc/x y]"], r"candidates.0.name"),
+        ("p", ["curvature.sizes=[150]"], r"150 is not a size of the sweep; choose from 100, 200"),
+        ("p", ["sweep.max"], r"write it as KEY.PATH=VALUE"),
+        ("p", ["sweep.max={"], r"the value is not YAML"),
+        ("p", ["ranking.metric=accuracy"], r"'ranking.metric'.*'bits_per_byte' or 'nats_per_token'"),
+    ],
+)
+def test_a_mistake_is_one_sentence(file: Path, name: str, override: list[str], sentence: str):
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        config.load(file, name, override)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("pipelines: [", "pipelines.yaml, line 1"),
+        ("pipeline: {}", r"unknown key 'pipeline' \(did you mean 'pipelines'\?\)"),
+        ("pipelines:\n  p: {}\n  p: {}", "line 3: key 'p' is written twice"),
+        ("- a", "expected the keys defaults and pipelines"),
+        ("pipelines: 3", "must be mappings"),
+        ("pipelines:\n  p: !!python/object/apply:os.system ['true']", "line 2"),
+    ],
+)
+def test_a_bad_file_is_one_sentence(tmp_path: Path, text: str, sentence: str):
+    path = tmp_path / "pipelines.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=sentence):
+        config.load(path, "p")
+
+
+def test_a_missing_file_is_one_sentence(tmp_path: Path):
+    with pytest.raises(ConfigError, match="no such file; name one with --file"):
+        config.load(tmp_path / "nowhere.yaml", "p")

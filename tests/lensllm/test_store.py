@@ -1,0 +1,204 @@
+"""The store: keys, atomic publication, damage, locks, leftovers."""
+
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lensllm import schemas
+from lensllm.errors import StoreError
+from lensllm.store import MANIFEST, Recipe, Ref, Store, write_table
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(tmp_path / "artifacts")
+    store.prepare()
+    return store
+
+
+def note(text: str):
+    return lambda folder: (folder / "note.txt").write_text(text)
+
+
+@given(st.dictionaries(st.text(), json_values, max_size=4), st.randoms())
+def test_key_ignores_the_order_of_parameters(params, random):
+    shuffled = list(params.items())
+    random.shuffle(shuffled)
+    assert Recipe("s", 1, params).ref == Recipe("s", 1, dict(shuffled)).ref
+
+
+def test_key_changes_with_everything_it_is_made_of():
+    up = {"a": Ref("x", "1")}
+    recipes = [
+        Recipe("s", 1, {"p": 1}, up),
+        Recipe("t", 1, {"p": 1}, up),
+        Recipe("s", 2, {"p": 1}, up),
+        Recipe("s", 1, {"p": 2}, up),
+        Recipe("s", 1, {"p": 1}, {"a": Ref("x", "2")}),
+        Recipe("s", 1, {"p": 1}, {"b": Ref("x", "1")}),
+    ]
+    assert len({r.ref.key for r in recipes}) == len(recipes)
+
+
+def test_made_once_and_read_back(store: Store):
+    recipe = Recipe("sample", 1, {"d": 3})
+    rows = [{"row": 4, "role": "train", "rank": 0}]
+
+    assert not store.make(recipe, lambda folder: write_table(folder, "sample/roles", rows))
+    assert store.make(recipe, lambda _: pytest.fail("it is there"))
+
+    pd.testing.assert_frame_equal(store.table(recipe.ref, "roles"), pd.DataFrame(rows))
+    assert store.manifest(recipe.ref)["params"] == {"d": 3}
+
+
+def test_a_table_must_have_its_schemas_columns(tmp_path: Path):
+    with pytest.raises(KeyError):
+        write_table(tmp_path, "sample/roles", pd.DataFrame({"row": [1]}))
+
+
+def test_every_schema_carries_its_version():
+    versions = {s.metadata[b"lensllm.schema_version"] for s in schemas.TABLES.values()}
+    assert versions == {str(schemas.VERSION).encode()}
+
+
+def test_a_failed_build_leaves_nothing(store: Store):
+    recipe = Recipe("s", 1)
+
+    def build(folder: Path) -> None:
+        (folder / "half").write_text("x")
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError):
+        store.make(recipe, build)
+    assert not store.has(recipe.ref)
+    assert [] == [p for p in (store.root / ".tmp").iterdir()]
+    assert [] == [p for p in (store.root / ".locks").iterdir()]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "manifest"])
+def test_damage_is_named_and_mended(store: Store, damage: str, caplog):
+    recipe = Recipe("s", 1)
+    store.make(recipe, note("hello"))
+    path = store.path(recipe.ref) / "note.txt"
+    match damage:
+        case "truncate":
+            path.write_text("hell")
+        case "flip":
+            path.write_text("hallo")
+        case "delete":
+            path.unlink()
+        case "manifest":
+            (path.parent / MANIFEST).write_text("{")
+    fresh = Store(store.root)
+
+    with caplog.at_level(logging.WARNING):
+        assert not fresh.has(recipe.ref)
+    assert f"{recipe.ref} is damaged" in caplog.text
+    with pytest.raises(StoreError, match="missing or damaged"):
+        fresh.table(recipe.ref, "x")
+    assert not fresh.make(recipe, note("hello"))
+    assert "hello" == path.read_text()
+
+
+def _slow_make(root: Path, log: Path) -> None:
+    def build(folder: Path) -> None:
+        with log.open("a") as stream:
+            stream.write("built\n")
+        time.sleep(1.0)
+        (folder / "note.txt").write_text("x")
+
+    Store(root).make(Recipe("s", 1), build)
+
+
+def _start(target, *args) -> multiprocessing.Process:
+    process = multiprocessing.get_context("fork").Process(target=target, args=args)
+    process.start()
+    return process
+
+
+def _wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 20
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_two_processes_compute_once(store: Store, tmp_path: Path):
+    log = tmp_path / "log"
+    both = [_start(_slow_make, store.root, log) for _ in range(2)]
+    for process in both:
+        process.join(30)
+    assert [0, 0] == [p.exitcode for p in both]
+    assert "built\n" == log.read_text()
+
+
+def test_a_killed_maker_leaves_no_lock_and_its_folder_is_collected(store: Store, tmp_path: Path):
+    recipe, log = Recipe("s", 1), tmp_path / "log"
+    maker = _start(_slow_make, store.root, log)
+    _wait_for(log)
+    assert store.in_progress(recipe.ref)
+    os.kill(maker.pid or 0, signal.SIGKILL)
+    maker.join()
+    assert not store.in_progress(recipe.ref)
+    assert 1 == len(list((store.root / ".tmp").iterdir()))
+
+    Store(store.root).prepare()
+    assert [] == list((store.root / ".tmp").iterdir())
+    assert [] == list((store.root / ".locks").iterdir())
+
+
+def test_collection_spares_a_living_maker(store: Store, tmp_path: Path):
+    log = tmp_path / "log"
+    maker = _start(_slow_make, store.root, log)
+    _wait_for(log)
+    Store(store.root).prepare()
+    maker.join(30)
+    assert 0 == maker.exitcode
+    assert Store(store.root).has(Recipe("s", 1).ref)
+
+
+def test_unreferenced_and_remove(store: Store):
+    kept, left = Recipe("s", 1, {"p": 1}), Recipe("s", 1, {"p": 2})
+    for recipe in (kept, left):
+        store.make(recipe, note("x"))
+    assert [left.ref] == store.unreferenced({kept.ref})
+    assert store.remove(left.ref) > 0
+    assert [] == store.unreferenced({kept.ref})
+
+
+def test_the_manifest_lists_every_file(store: Store):
+    recipe = Recipe("s", 1)
+
+    def build(folder: Path) -> None:
+        (folder / "model").mkdir()
+        (folder / "model" / "a").write_text("1")
+        (folder / "b").write_text("22")
+
+    store.make(recipe, build)
+    files = json.loads((store.path(recipe.ref) / MANIFEST).read_text())["files"]
+    assert {"b": 2, "model/a": 1} == {name: entry["bytes"] for name, entry in files.items()}
+
+
+def test_a_file_in_place_of_the_folder_is_a_sentence(tmp_path: Path):
+    (tmp_path / "artifacts").write_text("")
+    with pytest.raises(StoreError, match="not a folder"):
+        Store(tmp_path / "artifacts").prepare()
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence():
+    with pytest.raises(StoreError, match="cannot be written"):
+        Store(Path("/proc/self/lensllm")).prepare()
