@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
+from flows import recorder
 from lensllm.errors import ConfigError, LensError
 from lensllm.processes import alive, started
 
@@ -79,7 +80,7 @@ def embedded_server(home: Path, port: int | None = None) -> Iterator[str]:
             with _announced(server.url):
                 yield server.url
         finally:
-            _leave(users, child)
+            _leave(users, server, child)
 
 
 def listener(port: int | None) -> socket.socket:
@@ -155,7 +156,7 @@ def _start(home: Path, bound: socket.socket) -> subprocess.Popen[bytes]:
 
 def _environment(home: Path, host: str, port: int) -> dict[str, str]:
     """The child's environment: ours, and what must be so for this server."""
-    return os.environ | {
+    return recorder.SETTINGS | os.environ | {
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_API_HOST": host,  # the web page is told where the API is from these two
         "PREFECT_SERVER_API_PORT": str(port),
@@ -179,6 +180,7 @@ def _announced(url: str) -> Iterator[None]:
     try:
         yield
     finally:
+        recorder.send_everything()
         del os.environ["PREFECT_API_URL"]
         _reread_settings()
 
@@ -190,8 +192,8 @@ def _reread_settings() -> None:
         context.refresh_global_settings_context()
 
 
-def _leave(users: IO[str], child: subprocess.Popen[bytes] | None) -> None:
-    """Give up our share. The last one, if it started the server, sees it off.
+def _leave(users: IO[str], server: Server, child: subprocess.Popen[bytes] | None) -> None:
+    """Give up our share. The last one waits for the records and, if it started it, sees it off.
 
     If another command is the last one, the server notices by itself.
     """
@@ -199,6 +201,7 @@ def _leave(users: IO[str], child: subprocess.Popen[bytes] | None) -> None:
         fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return
+    recorder.wait_until_written(server.url)
     if child is not None:
         child.terminate()
         try:

@@ -7,6 +7,7 @@ section, and ``--set sweep.max=3200`` overrides both. Unknown keys are refused.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -231,6 +232,14 @@ def load(path: Path, name: str, overrides: Sequence[str] = ()) -> Pipeline:
         return Pipeline.model_validate(merged)
     except ValidationError as error:
         raise ConfigError(f"{path}: pipeline '{name}': {_sentence(error)}") from None
+
+
+def public(pipeline: Pipeline) -> dict[str, Any]:
+    """The resolved configuration as plain values, without the credentials of a tracking server."""
+    content = pipeline.model_dump(mode="json")
+    if uri := content["tracking"]["uri"]:
+        content["tracking"]["uri"] = re.sub(r"//[^/@]*@", "//***@", uri)
+    return content
 
 
 def names(path: Path) -> dict[str, str]:

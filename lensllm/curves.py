@@ -44,6 +44,13 @@ class Curves:
         """(M, S) mean over the seeds that finished; NaN where none did."""
         return nan_mean(self.losses, axis=-1)
 
+    @property
+    def last_losses(self) -> Array:
+        """(M,) mean loss at the largest size that the candidate finished; NaN if it has none."""
+        losses = self.mean_losses
+        last = losses.shape[1] - 1 - np.isfinite(losses)[:, ::-1].argmax(1)
+        return losses[np.arange(len(losses)), last]
+
     def with_points(self, needed: int, who: str) -> Array:
         """``mean_losses``, all NaN for a candidate with fewer than ``needed`` of them.
 

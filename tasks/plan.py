@@ -138,32 +138,23 @@ def make_plan(config: Pipeline, store: Store) -> Plan:
 
 def conclude(name: str, plan: Plan, store: Store, failed: Iterable[tuple[str, str]]) -> Conclusion:
     """Curve, laws, ranking and report of ``name`` over what is in the store."""
-    cells = {c: s for c, s in plan.cells.items() if store.has(s.ref)}
-    kernels = {n: s for n, s in plan.kernels.items() if store.has(s.ref)}
-    curvatures = {c: s for c, s in plan.curvatures.items() if store.has(s.ref)}
-    curve_step = curve.step(
-        {str(cell): (cell.candidate, step.ref) for cell, step in cells.items()}
-    )
-    kernel_refs = {n: s.ref for n, s in kernels.items()}
-    curvature_refs = {str(c): s.ref for c, s in curvatures.items()}
-    law_step = law.step(plan.config, curve_step.ref, kernel_refs)
-    ranking_step = ranking.step(
-        plan.config, plan.target, curve_step.ref, kernel_refs, curvature_refs
-    )
-    report_step = report.step(
-        name,
-        plan.config,
-        plan.target,
-        curve_step.ref,
-        law_step.ref,
-        ranking_step.ref,
-        plan.drift.ref,
-        {str(c): s.ref for c, s in cells.items()},
-        kernel_refs,
-        curvature_refs,
-        list(failed),
-    )
-    return Conclusion(curve_step, law_step, ranking_step, report_step)
+    cells = {c: s.ref for c, s in plan.cells.items() if store.has(s.ref)}
+    kernels = {n: s.ref for n, s in plan.kernels.items() if store.has(s.ref)}
+    curvatures = {str(c): s.ref for c, s in plan.curvatures.items() if store.has(s.ref)}
+    curves = curve.step({str(cell): (cell.candidate, ref) for cell, ref in cells.items()})
+    laws = law.step(plan.config, curves.ref, kernels)
+    ranks = ranking.step(plan.config, plan.target, curves.ref, kernels, curvatures)
+    upstream = {
+        "curve": curves.ref,
+        "law": laws.ref,
+        "ranking": ranks.ref,
+        "drift": plan.drift.ref,
+        **{f"cell:{cell}": ref for cell, ref in cells.items()},
+        **{f"kernel:{name}": ref for name, ref in kernels.items()},
+        **{f"curvature:{cell}": ref for cell, ref in curvatures.items()},
+    }
+    page = report.step(name, plan.config, plan.target, upstream, list(failed))
+    return Conclusion(curves, laws, ranks, page)
 
 
 def _sizes(config: Pipeline, target: int) -> list[int]:

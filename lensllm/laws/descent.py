@@ -118,7 +118,7 @@ def _log_jacobian(sizes: Array, at: State, mask: Mask) -> list[Array]:
     """
     exponent = np.exp(at.log_beta)[..., None] * np.log(sizes)
     ratio: Array = np.exp(np.minimum(at.log_offset[..., None] - exponent, 700.0))  # offset / D^β
-    relative: Array = at.falling / at.loss * mask
+    relative = at.falling / at.loss * mask
     return [
         relative,
         np.where(at.E[..., None] > 0, mask / at.loss, 0.0),

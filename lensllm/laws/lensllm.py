@@ -26,7 +26,7 @@ from lensllm.curves import Curves
 from lensllm.errors import DataError
 from lensllm.laws.fit import LawFit, law_fit
 from lensllm.laws.linear import Array
-from lensllm.laws.varpro import grid, solve
+from lensllm.laws.varpro import grid, profile, solve
 from lensllm.spectrum import Spectrum
 
 PARAMETERS = {"prediction": 4, "phase": 3}  # per curve; the shared scale comes on top
@@ -102,7 +102,7 @@ def _time_of(spectrum: Spectrum, remaining: float) -> float:
     """t with F(t) = ``remaining``, by bisection on ln t; 0 above F(0), inf below F(∞)."""
     if np.isnan(remaining):
         return np.nan
-    if remaining >= spectrum.residual(0.0):
+    if remaining >= spectrum.residual(0.0) * (1 - 1e-12):
         return 0.0
     if remaining <= _unreachable(spectrum):
         return np.inf
@@ -121,19 +121,19 @@ def _log_scale(sizes: Array, losses: Array, least: Array, most: Array) -> float:
     Read from every curve's sum of squares by offset, (B, β, E) being at their best. Where a larger
     s only widens the ranges, the smallest s within one unit of log-likelihood of the best.
     """
-    surface = grid(sizes, losses, betas=80, offsets=160)
-    v, profile = surface.log_offsets, surface.profile()
+    surface = grid(sizes, losses, offsets=160)
+    v, squares = surface.log_offsets, profile(sizes, losses, surface)
     low, high = (np.log(np.maximum(x, 1e-12)) for x in (least, most))
     scales = np.arange(v[0], v[-1] - high.min(), v[1] - v[0])
     total = np.zeros(len(scales))
     for i in np.flatnonzero(np.isfinite(losses).any(1)):
         ends = np.array([low[i], high[i]])[:, None] + scales
         within = (v >= ends[0][:, None]) & (v <= ends[1][:, None])
-        inner = np.where(within, profile[:, i], np.inf).min(1)
-        total += np.minimum(np.interp(ends, v, profile[:, i]).min(0), inner)
+        inner = np.where(within, squares[:, i], np.inf).min(1)
+        total += np.minimum(np.interp(ends, v, squares[:, i]).min(0), inner)
     points = np.isfinite(losses).sum()
     # log residuals below 1e-4 are as good as none
-    misfit = points * np.log(np.maximum(total, 0.0) / points + 1e-8)
+    misfit = points * np.log(total / points + 1e-8)
     if np.all(least < most):
         return float(scales[np.argmax(misfit <= misfit.min() + 1.0)])
     return _parabola(scales, misfit)

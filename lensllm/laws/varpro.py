@@ -40,11 +40,6 @@ class Grid:
     log_offsets: Array  # (N,)
     sum_squares: Array  # (K, N, M)
 
-    def profile(self) -> Array:
-        """(N, M): the best over β at every offset."""
-        best: Array = self.sum_squares.min(0)
-        return best
-
 
 def grid(sizes: Array, losses: Array, betas: int = 40, offsets: int = 120) -> Grid:
     """Evaluate all curves; ``sizes`` (S,) ascending, ``losses`` (M, S) with NaN for missing cells.
@@ -70,6 +65,36 @@ def grid(sizes: Array, losses: Array, betas: int = 40, offsets: int = 120) -> Gr
     return Grid(log_betas, log_offsets, (total - gain).reshape(betas, offsets, -1))
 
 
+def profile(sizes: Array, losses: Array, on: Grid) -> Array:
+    """(N, M) sum of squared log residuals at every offset of the grid, (B, β, E) at their best.
+
+    Golden sections over ln β, all offsets and curves at once, between the neighbours of the best
+    grid point.
+    """
+    log_losses, around = _prepared(losses, len(on.log_offsets))
+    v = np.broadcast_to(on.log_offsets[:, None], around.shape[:2])
+    floor_free = np.zeros(v.shape, bool)
+
+    def squares(u: Array) -> Array:
+        return project(sizes, log_losses, u, v, around, floor_free).sum_squares
+
+    best = on.sum_squares.argmin(0)
+    low = on.log_betas[np.maximum(best - 1, 0)]
+    high = on.log_betas[np.minimum(best + 1, len(on.log_betas) - 1)]
+    ratio = (np.sqrt(5) - 1) / 2
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = squares(left), squares(right)
+    for _ in range(12):  # to 1/300 of the bracket
+        down = at_left < at_right
+        low, high = np.where(down, low, left), np.where(down, right, high)
+        kept, at_kept = np.where(down, left, right), np.where(down, at_left, at_right)
+        new = low + high - kept
+        at_new = squares(new)
+        left, right = np.where(down, new, kept), np.where(down, kept, new)
+        at_left, at_right = np.where(down, at_new, at_kept), np.where(down, at_kept, at_new)
+    return np.minimum(at_left, at_right)
+
+
 def solve(
     sizes: Array,
     losses: Array,
@@ -87,25 +112,24 @@ def solve(
     ceiling = np.exp(on.log_offsets[-1])
     low = np.log(np.clip(np.broadcast_to(lower, count), NO_OFFSET, ceiling))
     high = np.maximum(np.log(np.clip(np.broadcast_to(upper, count), NO_OFFSET, ceiling)), low)
-    log_losses = np.log(losses)
-    at = _race(sizes, log_losses, *_starts(on, low, high), low, high)
-    # The optimum has either E > 0, where the problem is smooth, or E = 0, where it is smooth once
-    # E is fixed: a walk along the border between the two would take hundreds of steps.
-    ends = []
-    for no_floor in (False, True):
-        pinned = np.full(at.E.shape, no_floor)
-        start = project(sizes, log_losses, at.log_beta, at.log_offset, at.loss, pinned)
-        ends.append(descend(sizes, log_losses, start, low, high, steps=60))
-    return _solution(sizes, *ends)
-
-
-def _race(sizes: Array, log_losses: Array, u: Array, v: Array, low: Array, high: Array) -> State:
-    """The best two of the (P, M) starts after a few steps."""
-    around = np.exp(np.where(np.isfinite(log_losses), log_losses, 0.0))
-    around = np.broadcast_to(around, (*u.shape, len(sizes)))
+    u, v = _starts(on, low, high)
+    log_losses, around = _prepared(losses, len(u))
     at = project(sizes, log_losses, u, v, around, np.zeros(u.shape, bool))
     at = descend(sizes, log_losses, at, low, high, steps=10)
-    return at.take(at.sum_squares.argsort(0)[:2])
+    # The optimum has either E > 0, where the problem is smooth, or E = 0, where it is smooth once
+    # E is fixed: a walk along the border between the two would take hundreds of steps.
+    best_two = at.sum_squares.argsort(0)[:2]
+    at = at.take(np.concatenate([best_two, best_two]))
+    fixed = np.repeat([False, True], 2)[:, None] & np.ones(count, bool)
+    at = project(sizes, log_losses, at.log_beta, at.log_offset, at.loss, fixed)
+    at = descend(sizes, log_losses, at, low, high, steps=60)
+    return _solution(sizes, at.take(at.sum_squares.argmin(0)[None]))
+
+
+def _prepared(losses: Array, starts: int) -> tuple[Array, Array]:
+    """Log losses (M, S) and the losses (P, M, S), 1 where missing, to linearise around."""
+    filled = np.where(np.isfinite(losses), losses, 1.0)
+    return np.log(losses), np.broadcast_to(filled, (starts, *losses.shape))
 
 
 def _starts(on: Grid, low: Array, high: Array) -> tuple[Array, Array]:
@@ -132,10 +156,8 @@ def _starts(on: Grid, low: Array, high: Array) -> tuple[Array, Array]:
     return np.array(u), np.clip(np.array(v), low, high)
 
 
-def _solution(sizes: Array, free: State, pinned: State) -> Solution:
-    """The lowest end of every curve, in the law's own parameters; at a tie, E = 0."""
-    free, pinned = (end.take(end.sum_squares.argmin(0)[None]) for end in (free, pinned))
-    at = pinned.where(pinned.sum_squares <= free.sum_squares, free)
+def _solution(sizes: Array, at: State) -> Solution:
+    """The one start left, in the law's own parameters."""
     beta, offset = np.exp(at.log_beta[0]), np.exp(at.log_offset[0])
     found = np.isfinite(at.loss[0, :, 0])
     values = (

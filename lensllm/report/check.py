@@ -30,7 +30,7 @@ def was_it_right(data: ReportData) -> Check:
             "so nothing here can be checked against the truth.",
         ))  # fmt: skip
     chosen = rows.iloc[0]
-    best = known.loc[known["measured"].idxmin()]
+    best = known.sort_values("measured", kind="stable").iloc[0]
     details = _details(data, known)
     if not math.isfinite(chosen["measured"]):
         return Check("open", "Not known.", (

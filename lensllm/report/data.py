@@ -88,7 +88,7 @@ class ReportData:
 
     @property
     def drawn_law(self) -> str | None:
-        """The law whose lines are drawn: the default predictor's own if it is one, else rectified."""
+        """The law whose lines are drawn: the default predictor's own, else rectified."""
         laws = list(self.fits["law"])
         wanted = [law for law in (self.default_predictor, "rectified") if law in laws]
         return next(iter(wanted + laws), None)

@@ -1,4 +1,4 @@
-"""The main figure: what was measured, where the laws say it goes, and what turned out to be true."""
+"""The main figure: what was measured, where the laws say it goes, and what proved true."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,8 @@ from lensllm.report.style import CROWD, INK, MUTED, OTHERS, PAPER, SHADE, WIDE, 
 
 # intervals and zero-shot losses may lie this factor outside the curves before they are cut off
 _HEADROOM = 1.5
+
+Ink = dict[str, Any]  # keyword arguments of one line or mark
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,9 @@ def curves(data: ReportData, layout: Layout = WIDE) -> Figure:
         _axis(axes, data, scale, layout)
         for name in reversed(looks):  # the best last, on top of the others
             _curve(axes, data, name, looks[name], scale)
-        ranked = data.ranking.set_index("candidate")
-        places = [name for name in named if name in ranked.index]
-        for place, name in zip(scale.columns(len(places)), places, strict=True):
-            _prediction(axes, ranked.loc[name], looks[name], place, layout)
+        ranked = data.ranking[data.ranking["candidate"].isin(named)]
+        for place, (_, row) in zip(scale.columns(len(ranked)), ranked.iterrows(), strict=True):
+            _prediction(axes, row, looks[row["candidate"]], place, layout)
         direct_labels(axes, _labels(axes, data, named, looks), layout)
         _key(figure, data, layout, crowded=len(named) < len(looks))
     return figure
@@ -149,7 +151,7 @@ def _over(axes: Axes, place: float, word: str, layout: Layout, side: str) -> Non
 
 def _break(axes: Axes, place: float) -> None:
     """Two strokes across the axis: D = 0 has no place on a logarithmic scale."""
-    strokes = {"marker": [(-0.4, -1), (0.4, 1)], "markersize": 7, "linestyle": "none"}
+    strokes: Ink = {"marker": [(-0.4, -1), (0.4, 1)], "markersize": 7, "linestyle": "none"}
     width = 0.012 * (axes.get_xlim()[1] - axes.get_xlim()[0])
     ground = axes.get_xaxis_transform()
     axes.plot([place - width / 2, place + width / 2], [0, 0], color=PAPER, linewidth=4,
@@ -189,7 +191,7 @@ def _positive(*columns: pd.Series | list[float]) -> list[float]:
 
 def _curve(axes: Axes, data: ReportData, name: str, look: Look, scale: _Scale) -> None:
     """One candidate's cells and law: solid up to the budget, dashed beyond."""
-    ink = {"color": look.colour, "zorder": 2 if look is CROWD else 3}
+    ink: Ink = {"color": look.colour, "zorder": 2 if look is CROWD else 3}
     thin = look is CROWD
     curve = data.curve(name)
     paid = curve[(curve.index > 0) & (curve.index <= data.budget)]
@@ -205,7 +207,7 @@ def _curve(axes: Axes, data: ReportData, name: str, look: Look, scale: _Scale) -
     if thin:
         return
     _seeds(axes, data, name, ink)
-    marks = {"marker": look.marker, "markersize": 5, "linestyle": "none", **ink}
+    marks: Ink = {"marker": look.marker, "markersize": 5, "linestyle": "none", **ink}
     axes.plot(np.log2(paid.index), paid, **marks)
     later = curve[(curve.index > data.budget) & (curve.index < data.target)]
     axes.plot(np.log2(later.index), later, markerfacecolor=PAPER, markeredgewidth=1, **marks)
@@ -213,7 +215,7 @@ def _curve(axes: Axes, data: ReportData, name: str, look: Look, scale: _Scale) -
         _zero_shot(axes, float(curve.loc[0]), paid, marks, scale)
 
 
-def _seeds(axes: Axes, data: ReportData, name: str, ink: dict[str, object]) -> None:
+def _seeds(axes: Axes, data: ReportData, name: str, ink: Ink) -> None:
     """Small dots for the single runs where a size was run with several seeds."""
     cells = data.cells[(data.cells["candidate"] == name) & (data.cells["size"] > 0)]
     repeated = cells[cells.duplicated("size", keep=False) & (cells["size"] < data.target)]
@@ -221,9 +223,7 @@ def _seeds(axes: Axes, data: ReportData, name: str, ink: dict[str, object]) -> N
               linestyle="none", alpha=0.5, markeredgewidth=0, **ink)  # fmt: skip
 
 
-def _zero_shot(
-    axes: Axes, loss: float, paid: pd.Series, marks: dict[str, object], scale: _Scale
-) -> None:
+def _zero_shot(axes: Axes, loss: float, paid: pd.Series, marks: Ink, scale: _Scale) -> None:
     """The pretrained model's loss in the slot left of the break; an arrow when off the scale."""
     top = axes.get_ylim()[1]
     if loss > top:
@@ -233,7 +233,7 @@ def _zero_shot(
     axes.plot([scale.zero], [loss], **marks)
     if not paid.empty:
         axes.plot([scale.zero, math.log2(paid.index[0])], [loss, paid.iloc[0]],
-                  color=marks["color"], linewidth=0.9, linestyle=(0, (1, 2.5)), alpha=0.8)  # fmt: skip
+                  color=marks["color"], linewidth=0.9, linestyle=(0, (1, 2.5)))  # fmt: skip
 
 
 def _prediction(axes: Axes, row: pd.Series, look: Look, place: float, layout: Layout) -> None:
@@ -245,7 +245,7 @@ def _prediction(axes: Axes, row: pd.Series, look: Look, place: float, layout: La
               markersize=4.5 * wide, linestyle="none")  # fmt: skip
     if math.isfinite(row["measured"]):
         axes.plot([place], [row["measured"]], marker="*", markersize=13 * wide, zorder=3.5,
-                  markerfacecolor=PAPER, markeredgecolor=look.colour, markeredgewidth=1.1)  # fmt: skip
+                  markerfacecolor=PAPER, markeredgecolor=look.colour)  # fmt: skip
 
 
 def _labels(
@@ -256,13 +256,13 @@ def _labels(
     A candidate without a prediction stands at the height where its curve stops.
     """
     bottom, top = np.log(axes.get_ylim())
-    ranked = data.ranking.set_index("candidate")
+    ranks, predicted = (dict(zip(data.ranking["candidate"], data.ranking[column], strict=True))
+                        for column in ("rank", "predicted"))  # fmt: skip
     labels = []
     for name in named:
-        if name in ranked.index:
-            rank, loss = f"{ranked.at[name, 'rank']}  ", float(ranked.at[name, "predicted"])
-        else:
-            rank, loss = "", float(data.curve(name).get(data.curve(name).index.max(), math.nan))
+        curve = data.curve(name)
+        last = float(curve.iloc[-1]) if len(curve) else math.nan
+        loss, rank = predicted.get(name, last), f"{ranks[name]}  " if name in ranks else ""
         if math.isfinite(loss) and loss > 0:
             height = float(np.clip((math.log(loss) - bottom) / (top - bottom), 0, 1))
             labels.append(Label(height, text.without_owner(name), looks[name], rank))
@@ -271,7 +271,7 @@ def _labels(
 
 def _key(figure: Figure, data: ReportData, layout: Layout, crowded: bool) -> None:
     """What the marks mean, in one line under the axis; candidates are named beside their lines."""
-    law = {"color": INK, "linewidth": 1.5}
+    law: Ink = {"color": INK, "linewidth": 1.5}
     marks = [
         Line2D([], [], color=INK, marker="o", markersize=5, linestyle="none", label="measured"),
         Line2D([], [], label=f"{data.drawn_law} law" if data.drawn_law else "no law", **law),
@@ -279,7 +279,7 @@ def _key(figure: Figure, data: ReportData, layout: Layout, crowded: bool) -> Non
         Line2D([], [], color=INK, linewidth=5, alpha=0.45, solid_capstyle="butt",
                label="80 % interval"),
     ]  # fmt: skip
-    hollow = {"color": INK, "linestyle": "none", "markerfacecolor": PAPER}
+    hollow: Ink = {"color": INK, "linestyle": "none", "markerfacecolor": PAPER}
     beyond = data.cells["size"].between(data.budget, data.target, inclusive="neither")
     if beyond.any():
         marks.append(Line2D([], [], marker="o", markersize=5, label="held back", **hollow))

@@ -61,5 +61,6 @@ def direct_labels(axes: Axes, labels: Sequence[Label], layout: Layout) -> None:
 
 def _inches(axes: Axes) -> tuple[float, float]:
     box = axes.get_window_extent()
-    dpi = axes.get_figure(root=True).dpi
-    return box.width / dpi, box.height / dpi
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return box.width / figure.dpi, box.height / figure.dpi

@@ -10,7 +10,7 @@ import yaml
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from lensllm.report import check, diagnostics, figure, style, tables, text
+from lensllm.report import check, diagnostic_figures, diagnostic_tables, figure, style, tables, text
 from lensllm.report.data import ReportData
 
 _FILTERS = (
@@ -36,8 +36,8 @@ def render(data: ReportData) -> str:
         best_scores=tables.best_scores(predictors),
         laws=drawn,
         other_laws=other,
-        kernels=tables.kernels(data),
-        layers=tables.layers(data),
+        kernels=diagnostic_tables.kernels(data),
+        layers=diagnostic_tables.layers(data),
         cost=spent,
         total=tables.total(spent),
         log_candidates=math.log(len(data.ranking)),
@@ -66,11 +66,14 @@ def _figures(data: ReportData) -> dict[str, tuple[Markup, Markup]]:
         "curves": (figure.curves, "Learning curves of the candidates, measured and extrapolated")
     }
     if data.kernels:
-        drawings["kernels"] = (diagnostics.kernels, "Kernel spectra and decay of the residual")
+        drawings["kernels"] = (
+            diagnostic_figures.kernels,
+            "Kernel spectra and decay of the residual",
+        )
     if len(data.bounds):
-        drawings["bound"] = (diagnostics.bound, "Terms of the Hessian bound for each cell")
+        drawings["bound"] = (diagnostic_figures.bound, "Terms of the Hessian bound for each cell")
     if len(data.drift):
-        drawings["drift"] = (diagnostics.drift, "Distance of each subset from the full set")
+        drawings["drift"] = (diagnostic_figures.drift, "Distance of each subset from the full set")
     return {
         name: (
             _inline(draw(data, style.WIDE), f"{name}-wide", words),

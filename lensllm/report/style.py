@@ -57,7 +57,7 @@ _RC = {
     "axes.facecolor": PAPER,
     "savefig.facecolor": PAPER,
 }
-_NO_METADATA = {key: None for key in ("Creator", "Date", "Format", "Type")}
+_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 _LOCK = threading.RLock()  # matplotlib's settings are global to the process
 
 
@@ -103,9 +103,7 @@ def looks(data: ReportData) -> dict[str, Look]:
         named = list(dict.fromkeys([*candidates[: len(PALETTE) - 1], *best]))
     else:
         named = candidates
-    own = {
-        name: Look(index, PALETTE[index], MARKERS[index]) for index, name in enumerate(named)
-    }
+    own = {name: Look(index, PALETTE[index], MARKERS[index]) for index, name in enumerate(named)}
     return {name: own.get(name, CROWD) for name in candidates}
 
 

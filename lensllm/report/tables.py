@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lensllm.report import style
 from lensllm.report.data import ReportData
-from lensllm.spectrum import Spectrum
-
-LAYERS_SHOWN = 12  # the largest terms; the artefact's table has every layer
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,13 @@ def ranking(data: ReportData) -> list[Ranked]:
 
 def parameters(data: ReportData) -> dict[str, float]:
     """Weights of each candidate that has a cell."""
-    return {str(name): float(n) for name, n in data.cells.groupby("candidate")["parameters"].max().items()}
+    counts = data.cells.groupby("candidate")["parameters"].max()
+    return {str(name): float(count) for name, count in counts.items()}
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as mappings from column to value."""
+    return [{str(column): cell for column, cell in row.items()} for row in frame.to_dict("records")]
 
 
 @dataclass(frozen=True)
@@ -119,16 +123,23 @@ SCORES = {  # column → heading, and whether the best value is the largest, sma
 
 def predictors(data: ReportData) -> list[Predictor]:
     """Every predictor, the default first, the others by the regret of their choice."""
-    scores = data.scores.set_index("predictor")
+    scores = {row["predictor"]: row for row in _records(data.scores)}
     lines = []
     for name, rows in data.predictions.groupby("predictor"):
         best = rows.sort_values(["rank", "candidate"]).iloc[0]
-        known = scores.loc[name].to_dict() if name in scores.index else {}
-        lines.append(Predictor(str(name), best["candidate"], best["predicted"], best["p_best"], known))
+        line = Predictor(
+            name=str(name),
+            chosen=best["candidate"],
+            predicted=best["predicted"],
+            p_best=best["p_best"],
+            scores=scores.get(name, {}),
+        )
+        lines.append(line)
 
     def order(line: Predictor) -> tuple[bool, float, str]:
         regret = line.scores.get("regret", math.nan)
-        return line.name != data.default_predictor, regret if regret == regret else math.inf, line.name
+        known = regret if math.isfinite(regret) else math.inf
+        return line.name != data.default_predictor, known, line.name
 
     return sorted(lines, key=order)
 
@@ -159,7 +170,7 @@ def laws(data: ReportData) -> tuple[list[Law], list[Law]]:
     order = data.fits["candidate"].map(place)
     lines = [
         Law(row["candidate"], row["law"], row, _phase(row["transition_size"], data.budget))
-        for row in data.fits.assign(place=order).sort_values(["law", "place"]).to_dict("records")
+        for row in _records(data.fits.assign(place=order).sort_values(["law", "place"]))
     ]
     drawn = [line for line in lines if line.law == data.drawn_law]
     return drawn, [line for line in lines if line.law != data.drawn_law]
@@ -203,17 +214,17 @@ def cost(data: ReportData) -> list[Spent]:
     """One line per candidate; seconds and memory are those of the cells up to the budget."""
     paid = data.machine[data.machine["size"] <= data.budget].groupby("candidate")
     time, memory = paid["seconds"].sum(), paid["peak_memory_bytes"].max()
-    flops = data.cost.set_index("candidate")
+    flops = {row["candidate"]: row for row in _records(data.cost)}
     return [
         Spent(
             name,
-            float(flops.at[name, "spent_flops"]),
-            float(flops.at[name, "full_flops"]),
+            flops[name]["spent_flops"],
+            flops[name]["full_flops"],
             float(time.get(name, math.nan)),
             float(memory.get(name, math.nan)),
         )
         for name in data.candidates
-        if name in flops.index
+        if name in flops
     ]
 
 
@@ -228,68 +239,3 @@ def total(lines: list[Spent]) -> Spent:
         sum(seconds) if seconds else math.nan,
         max(memory, default=math.nan),
     )
-
-
-@dataclass(frozen=True)
-class KernelRow:
-    """One spectrum in three numbers."""
-
-    candidate: str
-    probes: int
-    residual: float  # F(0)
-    effective_rank: float  # (Σλ)² / Σλ²
-    left: float  # F(t)/F(0) at the candidate's longest measured flow time
-    time: float
-
-
-def kernels(data: ReportData) -> list[KernelRow]:
-    """A line per candidate with a kernel, in the order of the ranking."""
-    stopped = data.cells.groupby("candidate")["learning_rate_integral"].max()
-    lines = []
-    for name in data.candidates:
-        if name in data.kernels:
-            lines.append(_kernel(name, data.kernels[name], float(stopped.get(name, math.nan))))
-    return lines
-
-
-def _kernel(name: str, spectrum: Spectrum, time: float) -> KernelRow:
-    values = spectrum.eigenvalues
-    start = float(spectrum.residual(0.0))
-    square = float((values**2).sum())
-    return KernelRow(
-        candidate=name,
-        probes=len(values),
-        residual=start,
-        effective_rank=float(values.sum()) ** 2 / square if square > 0 else math.nan,
-        left=float(spectrum.residual(time)) / start if start > 0 else math.nan,
-        time=time,
-    )
-
-
-@dataclass(frozen=True)
-class Layers:
-    """The layers of one cell with the largest terms, and how many are not shown."""
-
-    candidate: str
-    size: int
-    seed: int
-    shown: pd.DataFrame  # curvature/layers
-    hidden: int
-    hidden_share: float  # of Σ √h over all layers
-
-
-def layers(data: ReportData) -> list[Layers]:
-    """The cell with most data of each candidate, in the order of the ranking."""
-    tables = []
-    for name in data.candidates:
-        cells = sorted((-size, seed) for who, size, seed in data.layers if who == name)
-        if not cells:
-            continue
-        size, seed = -cells[0][0], cells[0][1]
-        frame = data.layers[name, size, seed]
-        frame = frame.sort_values("vhv_positive_max", ascending=False, kind="stable")
-        terms = np.sqrt(np.maximum(frame["vhv_positive_max"].to_numpy(dtype=float), 0))
-        rest = float(terms[LAYERS_SHOWN:].sum()) / (float(terms.sum()) or 1.0)
-        shown = frame.head(LAYERS_SHOWN)
-        tables.append(Layers(name, size, seed, shown, len(frame) - len(shown), rest))
-    return tables

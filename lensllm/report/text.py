@@ -7,7 +7,15 @@ import math
 MISSING = "–"
 # decimal prefixes: FLOPs and parameters are counted in thousands, never in 1,024s
 _SHORT_SCALE = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
-_SI_SCALE = ((1e24, "Y"), (1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
+_SI_SCALE = (
+    (1e24, "Y"),
+    (1e21, "Z"),
+    (1e18, "E"),
+    (1e15, "P"),
+    (1e12, "T"),
+    (1e9, "G"),
+    (1e6, "M"),
+)
 
 
 def loss(value: float) -> str:

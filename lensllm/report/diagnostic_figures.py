@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from lensllm.report import style, text
-from lensllm.report.data import ReportData
+from lensllm.report.data import Array, ReportData
 from lensllm.report.labels import Label, direct_labels
 from lensllm.report.style import CROWD, INK, MUTED, PALETTE, PAPER, SHADE, WIDE, Layout
 
@@ -31,7 +32,10 @@ def kernels(data: ReportData, layout: Layout = WIDE) -> Figure:
         labels = []
         for name in reversed(shown):
             look, spectrum = looks[name], data.kernels[name]
-            line = {"color": look.colour, "linewidth": 0.6 if look is CROWD else 1.5}
+            line: dict[str, Any] = {
+                "color": look.colour,
+                "linewidth": 0.6 if look is CROWD else 1.5,
+            }
             values = spectrum.eigenvalues[
                 spectrum.eigenvalues > _NEGLIGIBLE * spectrum.eigenvalues[0]
             ]
@@ -65,7 +69,7 @@ def bound(data: ReportData, layout: Layout = WIDE) -> Figure:
             left / layout.width, 3.9 * em / height,
             (layout.width - left - 2 * em) / layout.width, 1 - 6.2 * em / height,
         ))  # fmt: skip
-        bars = {"height": 0.62, "linewidth": 0}
+        bars: dict[str, Any] = {"height": 0.62, "linewidth": 0}
         axes.barh(places, rows["train_term"], color=PALETTE[0], **bars, label="(1 + ε) train loss")
         axes.barh(places, rows["curvature_term"], left=rows["train_term"], color=PALETTE[4],
                   **bars, label="curvature term")  # fmt: skip
@@ -124,9 +128,9 @@ def _panels(layout: Layout, count: int, height: float, right: float) -> tuple[Fi
     axes = []
     for index in range(count):
         column, row = index % across, index // across
-        box = (left + column * (wide + between), (down - 1 - row) * height + bottom, wide, tall)
-        scale = np.array([layout.width, height * down] * 2)
-        axes.append(figure.add_axes(tuple(float(side) for side in np.array(box) / scale)))
+        x, y = left + column * (wide + between), (down - 1 - row) * height + bottom
+        box = (x / layout.width, y / height / down, wide / layout.width, tall / height / down)
+        axes.append(figure.add_axes(box))
     return figure, axes
 
 
@@ -138,24 +142,26 @@ def _heading(axes: Axes, words: str, layout: Layout) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _times(data: ReportData) -> np.ndarray:
+def _times(data: ReportData) -> Array:
     """Flow times around those at which cells stopped, else around the kernels' own time scales."""
     stopped = _stopped(data)
     fastest = max(float(s.eigenvalues[0]) for s in data.kernels.values())
-    if stopped.empty:
+    if not stopped.size:
         return np.geomspace(0.01 / fastest, 1e4 / fastest, 160)
     start = min(0.01 / fastest, float(stopped.min()))
     return np.geomspace(start, 10 * float(stopped.max()), 160)
 
 
-def _stopped(data: ReportData) -> pd.Series:
-    times = data.cells["learning_rate_integral"]
-    return times[(times > 0) & np.isfinite(times)]
+def _stopped(data: ReportData) -> Array:
+    """Flow times at which the cells stopped, where they trained at all."""
+    times = data.cells["learning_rate_integral"].to_numpy(dtype=float)
+    stopped: Array = times[np.isfinite(times) & (times > 0)]
+    return stopped
 
 
 def _stopping_times(axes: Axes, data: ReportData, layout: Layout) -> None:
     stopped = _stopped(data)
-    if stopped.empty:
+    if not stopped.size:
         return
     low, high = float(stopped.min()), float(stopped.max())
     axes.axvspan(low, high, color=SHADE, linewidth=0, zorder=0)
@@ -164,7 +170,7 @@ def _stopping_times(axes: Axes, data: ReportData, layout: Layout) -> None:
 
 
 def _bound_rows(data: ReportData) -> pd.DataFrame:
-    """Bounds averaged over seeds, in the order of the ranking, the largest D of each first to stay."""
+    """Bounds averaged over seeds, in the order of the ranking, at most _BOUND_ROWS."""
     terms = ["train_term", "curvature_term", "test_nats_per_token"]
     rows = data.bounds.groupby(["candidate", "size"], as_index=False)[terms].mean()
     order = {name: place for place, name in enumerate(data.candidates)}

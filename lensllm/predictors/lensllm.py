@@ -1,0 +1,12 @@
+"""LensLLM in prediction mode: the time t of F(Θ, t) is fitted, its scale shared."""
+
+from __future__ import annotations
+
+from lensllm.curves import Curves
+from lensllm.laws import lensllm as law
+from lensllm.predictors.prediction import Prediction
+
+
+def predict(curves: Curves, target: float) -> Prediction:
+    """The fitted law at ``target``. Raises DataError without kernels, or when no candidate has 4 sizes."""
+    return Prediction(law.fit(curves, mode="prediction").predict(target)[:, 0])

@@ -1,0 +1,15 @@
+"""SubTuning: the loss at the budget. An order, not a forecast: it does not extrapolate."""
+
+from __future__ import annotations
+
+from lensllm.curves import Curves
+from lensllm.predictors.prediction import Prediction
+
+
+def predict(curves: Curves, target: float) -> Prediction:  # noqa: ARG001
+    """The last measured loss, whatever the target.
+
+    A candidate whose run at the budget failed is judged, to its disadvantage, by a smaller size.
+    """
+    curves.with_points(1, "sub_tuning")
+    return Prediction(curves.last_losses)

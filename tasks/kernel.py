@@ -1,0 +1,88 @@
+"""kernel: the residual kernel of one candidate at its pretrained weights.
+
+Key: model, tokens, sample, probes and seed. Tables: ``spectrum``, ``matrix``, ``summary``.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from lensllm import measure
+from lensllm.config import Pipeline
+from lensllm.spectrum import Spectrum
+from lensllm.store import Recipe, Ref, Store, write_table
+from tasks import sample
+from tasks.models import Model
+from tasks.stage import Step, Work
+
+VERSION = 1
+
+
+def step(config: Pipeline, model: Model, tokens: Ref, roles: Ref) -> Step:
+    params = {"probes": config.kernel.probes, **model.params}
+    recipe = Recipe(
+        "kernel", VERSION, params, {"tokens": tokens, "sample": roles, **model.upstream}
+    )
+    hints = {"candidate": model.name, "model": str(model.folder), "device": config.engine.device}
+    return Step(f"kernel {model.name}", recipe, hints)
+
+
+def build(work: Work) -> None:
+    from lensllm.data.tokens import select
+    from lensllm.kernel import residual_kernel
+    from lensllm.models import cost, load
+
+    device = load.choose_device(work.hints["device"])
+    meter = measure.Meter(device)
+    model = load.load_model(Path(work.hints["model"])).to(device)
+    tokens = work.store.table(work.upstream["tokens"], "examples")
+    rows = sample.rows(work.store, work.upstream["sample"], "train")[: work.params["probes"]]
+    probes = select(tokens, rows)
+    kernel = residual_kernel(model, probes)
+    write_table(
+        work.folder,
+        "kernel/spectrum",
+        [
+            {"index": k, "eigenvalue": value, "projection_squared": projection}
+            for k, (value, projection) in enumerate(
+                zip(
+                    kernel.spectrum.eigenvalues, kernel.spectrum.projections_squared, strict=True
+                )
+            )
+        ],
+    )
+    write_table(
+        work.folder,
+        "kernel/matrix",
+        [
+            {"row": i, "residual_norm": norm, "kernel": line.tolist()}
+            for i, (norm, line) in enumerate(
+                zip(kernel.residual_norms, kernel.matrix, strict=True)
+            )
+        ],
+    )
+    summary = {
+        "candidate": work.hints["candidate"],
+        "probes": len(probes),
+        "parameters": load.count_parameters(model),
+        "flops": cost.train_flops(cost.shape_of(model), probes, epochs=1),
+        "seconds": meter.seconds(),
+    }
+    write_table(work.folder, "kernel/summary", [summary])
+
+
+def read_spectrum(store: Store, ref: Ref) -> Spectrum:
+    """The spectrum of a finished kernel."""
+    table = store.table(ref, "spectrum")
+    return Spectrum(table["eigenvalue"].to_numpy(), table["projection_squared"].to_numpy())
+
+
+def tracked(store: Store, ref: Ref) -> dict[str, Any]:
+    """What MLflow shows of a kernel."""
+    spectrum = read_spectrum(store, ref)
+    row: dict[str, Any] = store.table(ref, "summary").iloc[0].to_dict()
+    return {
+        **row,
+        "largest_eigenvalue": float(spectrum.eigenvalues[0]),
+        "trace": float(spectrum.eigenvalues.sum()),
+        "initial_residual": float(spectrum.residual(0.0)),
+    }

@@ -1,0 +1,49 @@
+"""law: scaling laws fitted to every candidate's curve up to the budget.
+
+Key: curves, kernels, metric, budget and the law's settings. Table: ``fits``.
+"""
+
+from collections.abc import Mapping
+
+from lensllm.config import Pipeline
+from lensllm.curves import Curves, curves_from_cells
+from lensllm.laws import fit, lensllm, rectified, vanilla
+from lensllm.store import Recipe, Ref, Store, write_table
+from tasks import kernel
+from tasks.stage import Step, Work
+
+VERSION = 1
+
+
+def step(config: Pipeline, curve: Ref, kernels: Mapping[str, Ref]) -> Step:
+    params = {
+        "metric": config.ranking.metric,
+        "budget": config.sweep.max,
+        "scale": config.law.scale,
+    }
+    recipe = Recipe("law", VERSION, params, {"curve": curve, **_roles(kernels)})
+    return Step("laws", recipe, in_worker=False)
+
+
+def build(work: Work) -> None:
+    curves = read_curves(work.store, work.upstream, work.params["metric"], work.params["budget"])
+    fits = [vanilla.fit(curves), rectified.fit(curves)]
+    if curves.spectra:
+        scale = work.params["scale"]
+        fits += [lensllm.fit(curves, mode, scale) for mode in ("prediction", "phase")]
+    write_table(work.folder, "law/fits", fit.fits_frame(fits))
+
+
+def read_curves(store: Store, upstream: Mapping[str, Ref], metric: str, budget: int) -> Curves:
+    """The observed curves of a law or ranking stage, with the kernels it was given."""
+    spectra = {
+        role.removeprefix("kernel:"): kernel.read_spectrum(store, ref)
+        for role, ref in upstream.items()
+        if role.startswith("kernel:")
+    }
+    cells = store.table(upstream["curve"], "cells")
+    return curves_from_cells(cells, metric, budget, spectra or None)
+
+
+def _roles(kernels: Mapping[str, Ref]) -> dict[str, Ref]:
+    return {f"kernel:{name}": ref for name, ref in kernels.items()}

@@ -1,0 +1,82 @@
+"""ranking: every predictor's answer at the target, scored where the truth was measured, and the cost.
+
+Key: curves, kernels, target, budget and the ranking's settings. Tables: ``predictions``,
+``scores``, ``cost``.
+"""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from lensllm.config import Pipeline
+from lensllm.ranking import rank
+from lensllm.store import Recipe, Ref, Store, write_table
+from tasks import law
+from tasks.stage import Step, Work
+
+VERSION = 1
+
+
+def step(
+    config: Pipeline,
+    target: int,
+    curve: Ref,
+    kernels: Mapping[str, Ref],
+    curvatures: Mapping[str, Ref],
+) -> Step:
+    params = {
+        "target": target,
+        "budget": config.sweep.max,
+        "metric": config.ranking.metric,
+        "draws": config.ranking.draws,
+        "scale": config.law.scale,
+        "seed": config.seed,
+    }
+    upstream = {
+        "curve": curve,
+        **{f"kernel:{name}": ref for name, ref in kernels.items()},
+        **{f"curvature:{cell}": ref for cell, ref in curvatures.items()},
+    }
+    return Step("ranking", Recipe("ranking", VERSION, params, upstream), in_worker=False)
+
+
+def build(work: Work) -> None:
+    params = work.params
+    cells = work.store.table(work.upstream["curve"], "cells")
+    curves = law.read_curves(work.store, work.upstream, params["metric"], params["budget"])
+    at_target = cells[cells["size"] == params["target"]]
+    measured = at_target.groupby("candidate")[params["metric"]].mean()
+    truth = measured.reindex(list(curves.candidates)).to_numpy() if len(measured) else None
+    ranking = rank(
+        curves, params["target"], truth=truth, seed=params["seed"], draws=params["draws"],
+    )
+    write_table(work.folder, "ranking/predictions", ranking.predictions)
+    write_table(work.folder, "ranking/scores", ranking.scores)
+    write_table(work.folder, "ranking/cost", _cost(work.store, cells, work))
+
+
+def _cost(store: Store, cells: pd.DataFrame, work: Work) -> pd.DataFrame:
+    """FLOPs spent up to the budget against fine-tuning on the target once, per candidate."""
+    cells = cells.assign(flops=cells["train_flops"] + cells["evaluation_flops"])
+    paid = cells[cells["size"] <= work.params["budget"]]
+    spent = paid.groupby("candidate")["flops"].sum()
+    for role, ref in work.upstream.items():
+        kind, _, label = role.partition(":")
+        if kind == "kernel":
+            spent[label] += store.table(ref, "summary")["flops"].sum()
+        elif kind == "curvature":
+            spent[label.split("|")[0]] += store.table(ref, "bound")["flops"].sum()
+    full = cells.groupby("candidate")[["size", "flops"]].apply(_full_flops, work.params["target"])
+    return pd.DataFrame({"spent_flops": spent, "full_flops": full}).rename_axis("candidate").reset_index()
+
+
+def _full_flops(cells: pd.DataFrame, target: int) -> float:
+    """FLOPs at ``target`` from a line through a candidate's cells: they grow with D, D = 0 apart."""
+    mean = cells[cells["size"] > 0].groupby("size")["flops"].mean()
+    if target in mean.index:
+        return float(mean[target])
+    largest, smallest = mean.index.max(), mean.index.min()
+    if largest == smallest:
+        return float(mean[largest] * target / largest)
+    slope = (mean[largest] - mean[smallest]) / (largest - smallest)
+    return float(mean[largest] + slope * (target - largest))

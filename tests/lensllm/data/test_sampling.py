@@ -1,0 +1,93 @@
+"""Subsets: nested, disjoint from what is held out, and the same for every candidate."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import entropy
+
+from lensllm.data import sampling
+from lensllm.errors import DataError
+
+
+def rows(roles: pd.DataFrame, role: str) -> list[int]:
+    return roles[roles["role"] == role].sort_values("rank")["row"].tolist()
+
+
+given_split = st.lists(st.sampled_from(["train", "train", "test"]), min_size=12, max_size=60)
+no_split = st.integers(12, 60).map(lambda n: [""] * n)
+
+
+@given(given_split | no_split, st.integers(0, 3), st.integers(0, 3))
+def test_no_row_has_two_roles_and_none_is_lost(split: list[str], seed: int, repeat: int):
+    series = pd.Series(split)
+    tests = series.eq("test").sum() or 3
+    if series.ne("test").sum() <= 2:
+        return
+    roles = sampling.roles(series, validation=2, test=int(tests), seed=seed, repeat=repeat)
+    assert list(range(len(split))) == sorted(roles["row"])
+    assert 2 == len(rows(roles, "validation"))
+    if "test" in split:
+        assert {"test"} == set(series[rows(roles, "test")])
+
+
+def test_repeats_share_what_is_held_out_and_differ_in_order():
+    split = pd.Series(["train"] * 90 + ["test"] * 10)
+    one, two = (
+        sampling.roles(split, validation=20, test=10, seed=5, repeat=r) for r in (0, 1)
+    )
+    for role in ("test", "validation"):
+        assert rows(one, role) == rows(two, role)
+    assert rows(one, "train") != rows(two, "train")
+    assert sorted(rows(one, "train")) == sorted(rows(two, "train"))
+
+
+def test_the_subset_does_not_depend_on_the_size_of_the_sweep():
+    split = pd.Series([""] * 100)
+    again = [sampling.roles(split, validation=5, test=5, seed=1, repeat=0) for _ in range(2)]
+    pd.testing.assert_frame_equal(*again)
+
+
+@pytest.mark.parametrize(
+    ("count", "validation", "test", "sentence"),
+    [
+        (10, 2, 20, "has 10 test examples, data.test_examples asks for 20"),
+        (10, 8, 2, "8 examples are left after the test set"),
+    ],
+)
+def test_too_little_data_is_a_sentence(count: int, validation: int, test: int, sentence: str):
+    with pytest.raises(DataError, match=sentence):
+        sampling.roles(
+            pd.Series([""] * count), validation=validation, test=test, seed=0, repeat=0
+        )
+
+
+def test_sizes_beyond_the_data_are_a_sentence():
+    sampling.check_sizes(100, [50, 100])
+    with pytest.raises(DataError, match=r"needs 1,600 training examples and the data has 100"):
+        sampling.check_sizes(100, [50, 1600])
+
+
+def test_drift_against_its_definitions():
+    targets = ["a b", "a c c", "a b", "d"] * 5
+    table = sampling.drift(targets, [4, 10])
+    assert [4, 10, 20] == table["size"].tolist()
+
+    first = table.iloc[0]
+    lengths = np.array([len(t) for t in targets])
+    assert lengths[:4].mean() == first["mean_target_bytes"]
+    assert 0.0 == pytest.approx(first["target_length_ks"])  # four in a row have all lengths
+    assert 0.0 == pytest.approx(first["vocabulary_js_bits"], abs=1e-12)
+
+    small = sampling.drift(targets, [1]).iloc[0]
+    full = np.array([15, 10, 10, 5]) / 40  # a, b, c, d
+    seen = np.array([1, 1, 0, 0]) / 2
+    middle = (full + seen) / 2
+    expected = (entropy(full, middle, base=2) + entropy(seen, middle, base=2)) / 2
+    assert expected == pytest.approx(small["vocabulary_js_bits"])
+    assert 25 / 40 == pytest.approx(small["vocabulary_coverage"])
+    last = table.iloc[-1]
+    assert [0.0, 0.0, 1.0] == pytest.approx(
+        [last["target_length_ks"], last["vocabulary_js_bits"], last["vocabulary_coverage"]]
+    )
