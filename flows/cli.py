@@ -61,12 +61,14 @@ def plan(
     Example: [cyan]lensllm plan demo --set sweep.max=3200[/cyan]
     """
     from flows import screens
+    from flows.slots import slots_of
     from tasks import estimate
     from tasks.plan import make_plan
 
     settings, store = _open(file, name, overrides, artifacts)
-    forecast = estimate.forecast(make_plan(settings, store), store)
-    _print(as_json, forecast.as_dict, lambda: screens.plan(name, forecast))
+    slots = slots_of(settings.engine)[0]
+    forecast = estimate.forecast(make_plan(settings, store), store, slots)
+    _print(as_json, lambda: forecast.as_dict, lambda: screens.plan(name, forecast))
 
 
 @app.command()

@@ -23,8 +23,7 @@ def settings(artifacts: Path) -> dict[str, str]:
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
         # The console is ours; states still reach the web page, which does not read logs for them.
         "PREFECT_LOGGING_LEVEL": "WARNING",
-        # MLflow: threads that write at once would exhaust SQLAlchemy's connection pool.
-        "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
         # Nobody is told who runs what.
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

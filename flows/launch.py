@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ def launch(
         from flows.rank import observers, rank, task_runner
         from flows.zombies import mark_zombies, tags_of_this_process
 
+        _quiet_console()
         mark_zombies()
         waiting.stop()
         console.print(f"Prefect UI while this runs: {url.removesuffix('/api')}", soft_wrap=True)
@@ -44,3 +46,13 @@ def launch(
                     name, str(file.absolute()), str(store.root), overrides
                 )
     return outcome, terminal.tally
+
+
+def _quiet_console() -> None:
+    """Prefect prints a traceback for what we say in a sentence; its pages still show it."""
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    for name in (None, "prefect"):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, PrefectConsoleHandler):
+                handler.setLevel(logging.CRITICAL + 1)

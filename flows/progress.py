@@ -26,12 +26,13 @@ class Tally:
     cached: Counter[str] = field(default_factory=Counter)  # by stage
     computed: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)  # for want of something that failed
     seconds: Counter[str] = field(default_factory=Counter)  # spent computing, by stage
     work: Counter[str] = field(default_factory=Counter)  # weights of what was computed, by stage
 
     @property
     def settled(self) -> int:
-        return sum(map(Counter.total, (self.cached, self.computed, self.failed)))
+        return sum(map(Counter.total, (self.cached, self.computed, self.failed, self.skipped)))
 
     def seconds_left(self, slots: int) -> float | None:
         """From the pace of each stage so far; None before a stage still to come has a pace."""
@@ -47,7 +48,7 @@ class Tally:
 
 
 class Terminal:
-    """Shows a run as it goes. On a terminal a live screen, elsewhere a line per computed artefact."""
+    """Shows a run as it goes: a live screen on a terminal, elsewhere a line per artefact."""
 
     def __init__(self, console: Console, slots: int) -> None:
         self.tally = Tally()
@@ -93,7 +94,12 @@ class Terminal:
         with self._lock:
             self._settle(step)
             self.tally.failed[step.stage] += 1
-        self._console.print(Text(f"failed: {step.label}: {reason}", style="red"))
+        self._console.print(Text(f"failed: {step.label}: {reason}", style="red"), soft_wrap=True)
+
+    def skipped(self, step: Step) -> None:
+        with self._lock:
+            self._settle(step)
+            self.tally.skipped[step.stage] += 1
 
     def _settle(self, step: Step) -> None:
         self.tally.planned.pop(step.ref.key, None)

@@ -139,7 +139,13 @@ def _start(home: Path, bound: socket.socket) -> subprocess.Popen[bytes]:
     host, port = bound.getsockname()
     with bound, (home / "server.log").open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "flows.server_child", str(bound.fileno()), home / "server.users"],
+            [
+                sys.executable,
+                "-m",
+                "flows.server_child",
+                str(bound.fileno()),
+                home / "server.users",
+            ],
             pass_fds=[bound.fileno()],
             env=_environment(home, host, port),
             stdin=subprocess.DEVNULL,
@@ -156,13 +162,17 @@ def _start(home: Path, bound: socket.socket) -> subprocess.Popen[bytes]:
 
 def _environment(home: Path, host: str, port: int) -> dict[str, str]:
     """The child's environment: ours, and what must be so for this server."""
-    return recorder.SETTINGS | os.environ | {
-        "PREFECT_HOME": str(home),
-        "PREFECT_SERVER_API_HOST": host,  # the web page is told where the API is from these two
-        "PREFECT_SERVER_API_PORT": str(port),
-        # By default the page's files are copied into site-packages, which may be read-only.
-        "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home / "ui"),
-    }
+    return (
+        recorder.SETTINGS
+        | os.environ
+        | {
+            "PREFECT_HOME": str(home),
+            "PREFECT_SERVER_API_HOST": host,  # the web page is told where the API is from these two
+            "PREFECT_SERVER_API_PORT": str(port),
+            # By default the page's files are copied into site-packages, which may be read-only.
+            "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home / "ui"),
+        }
+    )
 
 
 def _why_not(home: Path) -> str:

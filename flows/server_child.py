@@ -16,6 +16,8 @@ from pathlib import Path
 
 import uvicorn
 
+from flows.recorder import wait_until_written
+
 _LOOK_SECONDS = 0.3
 _GRACE_SECONDS = 10.0  # for open requests and the background services; SQLite needs none
 
@@ -31,7 +33,10 @@ def main() -> None:
     )
     server = uvicorn.Server(config)
 
+    host, port = listener.getsockname()
+
     def stop() -> None:
+        wait_until_written(f"http://{host}:{port}/api")
         server.should_exit = True
 
     watch = threading.Thread(target=_when_unused, args=(Path(sys.argv[2]), stop), daemon=True)

@@ -41,6 +41,9 @@ class ProgressArtifact:
     def failed(self, step: Step, reason: str) -> None:
         self._advance()
 
+    def skipped(self, step: Step) -> None:
+        self._advance()
+
     def _advance(self) -> None:
         with self._lock:
             self._settled += 1

@@ -1,18 +1,20 @@
 """Runs that a killed process left behind: Prefect would show them as running for ever.
 
 A flow run carries the process it runs in as tags; at the start of a command those of this machine
-whose process is gone are set to Crashed, with their task runs. Import only after
-``flows.environment.prepare`` and inside ``embedded_server``.
+whose process is gone are set to Crashed, with their task runs. Import this inside
+``flows.server.embedded_server``: Prefect reads its settings when it is imported.
 """
 
 import os
 import socket
-from functools import cache
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 from uuid import UUID
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
+    FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
     FlowRunFilterTags,
@@ -20,32 +22,87 @@ from prefect.client.schemas.filters import (
     TaskRunFilterState,
     TaskRunFilterStateType,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.client.schemas.objects import TaskRun
+from prefect.client.schemas.objects import StateType
 from prefect.states import Crashed
 
 from lensllm.processes import alive, started
 
+T = TypeVar("T")
+
 _HOST = "lensllm:host="
-_PROCESS = "lensllm:process="  # number and start time, e.g. 4711@1764000000.25
-_PAGE = 200  # the server's limit for one answer
+_PROCESS = "lensllm:process="  # number and start in seconds since 1970: 4711@1764000000.25
+_PAGE = 200  # the most the server gives in one answer
 _UNFINISHED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 
 
 def tags_of_this_process() -> list[str]:
-    """Tags for the flow runs of this process: ``with prefect.tags(*tags_of_this_process())``."""
-    return [_host_tag(), f"{_PROCESS}{os.getpid()}@{started(os.getpid()):.2f}"]
+    """For the flow runs of this process: ``with prefect.tags(*tags_of_this_process()): …``."""
+    return [_host(), f"{_PROCESS}{os.getpid()}@{started(os.getpid()):.2f}"]
 
 
 def mark_zombies() -> int:
-    """Set the runs of this machine's dead processes to Crashed; returns how many runs it set.
+    """Set the runs of this machine's dead processes to Crashed; returns how many it set.
 
-    Two requests when there are none. Task runs are set first, so that an interruption here
-    leaves their flow run for the next time.
+    Two requests when there is nothing to do. Task runs come first, so that after an interruption
+    here their flow run is still found the next time.
     """
-    ours = FlowRunFilter(tags=FlowRunFilterTags(all_=[_host_tag()]))
+    here = FlowRunFilterTags(all_=[_host()])
+    flow_state = FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNFINISHED))
+    task_state = TaskRunFilterState(type=TaskRunFilterStateType(any_=_UNFINISHED))
     with get_client(sync_client=True) as client:
-        flow_runs = {run.id: run for run in _unfinished_flow_runs(client, ours)}
-        task_runs = _unfinished_task_runs(client, ours)
-        
-    return 0
+        flow_runs = _every_page(
+            lambda offset: client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(tags=here, state=flow_state),
+                limit=_PAGE,
+                offset=offset,
+            )
+        )
+        task_runs = _every_page(
+            lambda offset: client.read_task_runs(
+                flow_run_filter=FlowRunFilter(tags=here),
+                task_run_filter=TaskRunFilter(state=task_state),
+                limit=_PAGE,
+                offset=offset,
+            )
+        )
+        tags = {run.id: run.tags for run in flow_runs}
+        parents = {run.flow_run_id for run in task_runs if run.flow_run_id} - tags.keys()
+        for page in _pages(list(parents)):  # flow runs that ended while their tasks did not
+            found = client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=page))
+            )
+            tags |= {run.id: run.tags for run in found}
+        dead = {run_id for run_id, names in tags.items() if not _runs(names)}
+        crashed = Crashed(message="Its process is gone.")
+        dead_tasks = [run.id for run in task_runs if run.flow_run_id in dead]
+        dead_flows = [run.id for run in flow_runs if run.id in dead]
+        for task_run in dead_tasks:
+            client.set_task_run_state(task_run, crashed, force=True)
+        for flow_run in dead_flows:
+            client.set_flow_run_state(flow_run, crashed, force=True)
+    return len(dead_tasks) + len(dead_flows)
+
+
+def _host() -> str:
+    return _HOST + socket.gethostname()
+
+
+def _runs(tags: Iterable[str]) -> bool:
+    """Whether the process named in ``tags`` still runs; True if none is: then we cannot know."""
+    for tag in tags:
+        if tag.startswith(_PROCESS):
+            pid, start = tag.removeprefix(_PROCESS).split("@")
+            return alive(int(pid), float(start))
+    return True
+
+
+def _every_page(read: Callable[[int], list[T]]) -> list[T]:
+    """All results of a query that answers with at most ``_PAGE`` from an offset on."""
+    results: list[T] = []
+    while len(page := read(len(results))) == _PAGE:
+        results += page
+    return results + page
+
+
+def _pages(ids: list[UUID]) -> Iterable[list[UUID]]:
+    return (ids[i : i + _PAGE] for i in range(0, len(ids), _PAGE))

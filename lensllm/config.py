@@ -121,7 +121,9 @@ class Curvature(Section):
     """Subset sizes whose cells are examined; each must be one of the sweep's."""
     examples: int = Field(32, ge=1)
     """Training examples the Hessian is averaged over."""
-    lanczos_steps: int = Field(12, ge=2)
+    single_examples: int = Field(8, ge=1)
+    """Of these, examples whose own Hessian gives the bound's largest vᵀH⁺v."""
+    lanczos_steps: int = Field(8, ge=2)
     trace_probes: int = Field(4, ge=2)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -49,7 +49,8 @@ class Curves:
         """(M,) mean loss at the largest size that the candidate finished; NaN if it has none."""
         losses = self.mean_losses
         last = losses.shape[1] - 1 - np.isfinite(losses)[:, ::-1].argmax(1)
-        return losses[np.arange(len(losses)), last]
+        loss: Array = losses[np.arange(len(losses)), last]
+        return loss
 
     def with_points(self, needed: int, who: str) -> Array:
         """``mean_losses``, all NaN for a candidate with fewer than ``needed`` of them.
@@ -73,19 +74,6 @@ class Curves:
             sizes=self.sizes[:kept],
             losses=self.losses[:, :kept],
             stop_times=None if self.stop_times is None else self.stop_times[:, :kept],
-        )
-
-    def reorder(self, order: Sequence[int]) -> Curves:
-        """The candidates at ``order``, in that order: a permutation or a selection."""
-        rows = list(order)
-        return replace(
-            self,
-            candidates=tuple(self.candidates[row] for row in rows),
-            losses=self.losses[rows],
-            zero_shot=None if self.zero_shot is None else self.zero_shot[rows],
-            parameters=None if self.parameters is None else self.parameters[rows],
-            spectra=None if self.spectra is None else tuple(self.spectra[row] for row in rows),
-            stop_times=None if self.stop_times is None else self.stop_times[rows],
         )
 
 

@@ -26,6 +26,7 @@ class Observer(Protocol):
     def started(self, step: Step) -> None: ...
     def finished(self, step: Step, seconds: float, *, cached: bool) -> None: ...
     def failed(self, step: Step, reason: str) -> None: ...
+    def skipped(self, step: Step) -> None: ...
 
 
 class Run:
@@ -36,6 +37,7 @@ class Run:
         self.workers = workers
         self.observers = observers
         self.failures: dict[Ref, tuple[str, str]] = {}  # label and reason, in order of failing
+        self.skipped: set[Ref] = set()  # for want of something that failed
 
     def tell(self, event: str, *args: Any, **kwargs: Any) -> None:
         for observer in self.observers:
@@ -92,8 +94,8 @@ def run_steps(run: Run, steps: Sequence[Step], parents: Mapping[Ref, PrefectFutu
 ):
     """Submit each step as soon as what it is made of is there; return the futures.
 
-    Must be called inside a flow. A step whose upstream failed is not submitted; it is told as
-    failed. ``parents`` are futures of earlier calls, so that the UI can draw the whole graph.
+    Must be called inside a flow. A step whose upstream failed is not submitted but
+    skipped. ``parents`` are futures of earlier calls, so that the UI can draw the whole graph.
     """
     waiting = {step.ref: step for step in steps if step.ref not in parents}
     run.tell("planned", list(waiting.values()))
@@ -105,10 +107,11 @@ def run_steps(run: Run, steps: Sequence[Step], parents: Mapping[Ref, PrefectFutu
     while waiting or pending:
         for step in list(waiting.values()):
             needs = set(step.recipe.upstream.values())
-            if broken := next((ref for ref in needs if ref in run.failures), None):
+            if any(ref in run.failures or ref in run.skipped for ref in needs):
                 del waiting[step.ref]
-                run.fail(step, f"needs {run.failures[broken][0]}, which failed")
-            elif all(ref in finished or ref not in waiting and ref not in futures for ref in needs):
+                run.skipped.add(step.ref)
+                run.tell("skipped", step)
+            elif not any(ref in waiting or (ref in futures and ref not in finished) for ref in needs):
                 del waiting[step.ref]
                 future = tasks[step.stage].submit(
                     run, step, wait_for=[futures[ref] for ref in needs if ref in futures]

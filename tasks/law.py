@@ -4,8 +4,10 @@ Key: curves, kernels, metric, budget and the law's settings. Table: ``fits``.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from lensllm.config import Pipeline
+from lensllm.errors import DataError
 from lensllm.curves import Curves, curves_from_cells
 from lensllm.laws import fit, lensllm, rectified, vanilla
 from lensllm.store import Recipe, Ref, Store, write_table
@@ -27,10 +29,16 @@ def step(config: Pipeline, curve: Ref, kernels: Mapping[str, Ref]) -> Step:
 
 def build(work: Work) -> None:
     curves = read_curves(work.store, work.upstream, work.params["metric"], work.params["budget"])
-    fits = [vanilla.fit(curves), rectified.fit(curves)]
-    if curves.spectra:
-        scale = work.params["scale"]
-        fits += [lensllm.fit(curves, mode, scale) for mode in ("prediction", "phase")]
+    scale = work.params["scale"]
+    fits = []
+    for law in (
+        vanilla.fit,
+        rectified.fit,
+        lambda c: lensllm.fit(c, "prediction", scale),
+        lambda c: lensllm.fit(c, "phase", scale),
+    ):
+        with suppress(DataError):  # too few sizes or no kernels for this law: its rows are missing
+            fits.append(law(curves))
     write_table(work.folder, "law/fits", fit.fits_frame(fits))
 
 

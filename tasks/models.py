@@ -26,6 +26,7 @@ class Model:
     name: str
     folder: Path  # a transformers checkpoint, once ``steps`` are made
     tokenizer: Ref | str  # its artefact, or the checksum of its files
+    tokenizer_folder: Path
     params: Mapping[str, Any] = field(default_factory=dict)  # of every recipe that uses the model
     upstream: Mapping[str, Ref] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()  # what makes it, in order; none for a folder
@@ -38,7 +39,7 @@ def resolve(candidate: Candidate, store: Store) -> Model:
     folder = Path(candidate.model).expanduser()
     checkpoint.check(folder)
     weights, tokens = _fingerprints(folder)
-    return Model(candidate.name, folder, tokens, {"model": weights})
+    return Model(candidate.name, folder, tokens, folder, {"model": weights})
 
 
 def _builtin(candidate: Candidate, store: Store) -> Model:
@@ -55,6 +56,7 @@ def _builtin(candidate: Candidate, store: Store) -> Model:
         candidate.name,
         store.path(model.ref) / "model",
         bpe.ref,
+        store.path(bpe.ref) / "tokenizer",
         upstream={"model": model.ref},
         steps=(text, bpe, model),
     )

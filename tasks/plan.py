@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lensllm.config import Pipeline
 from lensllm.data import sampling
-from lensllm.store import Store
+from lensllm.store import Ref, Store
 from tasks import (
     curvature,
     curve,
@@ -63,7 +63,10 @@ class Plan:
         making = [step for model in self.models for step in model.steps]
         order = [self.dataset, *self.samples, *making, *self.tokens.values(), self.drift]
         order += [*self.kernels.values(), *self.cells.values(), *self.curvatures.values()]
-        return list({step.ref: step for step in order}.values())
+        once: dict[Ref, Step] = {}
+        for step in order:
+            once.setdefault(step.ref, step)
+        return list(once.values())
 
 
 @dataclass(frozen=True)
@@ -88,15 +91,13 @@ def data_steps(config: Pipeline) -> list[Step]:
 
 def make_plan(config: Pipeline, store: Store) -> Plan:
     """The plan of ``config``. Makes the data set first when the target is all of it."""
+    ranking.check(config)
     data, *samples = data_steps(config)
     repeats = range(config.sweep.seeds)
     found = tuple(models.resolve(candidate, store) for candidate in config.candidates)
     target = _target(config, store, data, samples[0])
     sizes = _sizes(config, target)
-    token_steps = {
-        m.name: tokens.step(m.name, config.data.max_tokens, data.ref, m.tokenizer, m.folder)
-        for m in found
-    }
+    token_steps = {m.name: tokens.step(config, m, data.ref) for m in found}
     cells = {
         Cell(m.name, size, repeat): finetune.step(
             config, m, size, repeat, token_steps[m.name].ref, samples[repeat].ref

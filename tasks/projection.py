@@ -53,6 +53,9 @@ class MlflowProjection:
     def failed(self, step: Step, reason: str) -> None:
         """Failures are shown by Prefect; MLflow holds results."""
 
+    def skipped(self, step: Step) -> None:
+        """Nothing to log."""
+
     def finished(self, step: Step, seconds: float, *, cached: bool) -> None:
         tracked = getattr(module(step.stage), "tracked", None)
         if self._tracker and tracked and not self._tracker.has(self._parent, step.ref.key):

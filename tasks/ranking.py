@@ -8,7 +8,9 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from lensllm.config import Pipeline
+from lensllm.config import Pipeline, suggestion
+from lensllm.errors import ConfigError, DataError
+from lensllm.predictors import PREDICTORS
 from lensllm.ranking import rank
 from lensllm.store import Recipe, Ref, Store, write_table
 from tasks import law
@@ -29,6 +31,7 @@ def step(
         "budget": config.sweep.max,
         "metric": config.ranking.metric,
         "draws": config.ranking.draws,
+        "predictor": config.ranking.predictor,
         "scale": config.law.scale,
         "seed": config.seed,
     }
@@ -40,6 +43,22 @@ def step(
     return Step("ranking", Recipe("ranking", VERSION, params, upstream), in_worker=False)
 
 
+def check(config: Pipeline) -> None:
+    """Raise ``ConfigError`` now, not after the sweep, when the predictor cannot answer."""
+    name = config.ranking.predictor
+    if name not in PREDICTORS:
+        raise ConfigError(
+            f"ranking.predictor: no predictor '{name}'{suggestion(name, PREDICTORS)}; "
+            f"there are {', '.join(PREDICTORS)}"
+        )
+    needed, sizes = PREDICTORS[name].needed_sizes, config.sweep.sizes
+    if len(sizes) < needed:
+        raise ConfigError(
+            f"ranking.predictor: {name} needs {needed} subset sizes and the sweep has "
+            f"{len(sizes)} ({', '.join(map(str, sizes))}); lower sweep.min or raise sweep.max"
+        )
+
+
 def build(work: Work) -> None:
     params = work.params
     cells = work.store.table(work.upstream["curve"], "cells")
@@ -48,8 +67,10 @@ def build(work: Work) -> None:
     measured = at_target.groupby("candidate")[params["metric"]].mean()
     truth = measured.reindex(list(curves.candidates)).to_numpy() if len(measured) else None
     ranking = rank(
-        curves, params["target"], truth=truth, seed=params["seed"], draws=params["draws"],
+        curves, params["target"], list(PREDICTORS), truth, params["seed"], params["draws"]
     )
+    if reason := ranking.skipped.get(params["predictor"]):
+        raise DataError(f"ranking.predictor: {params['predictor']} cannot answer. {reason}")
     write_table(work.folder, "ranking/predictions", ranking.predictions)
     write_table(work.folder, "ranking/scores", ranking.scores)
     write_table(work.folder, "ranking/cost", _cost(work.store, cells, work))
@@ -67,7 +88,8 @@ def _cost(store: Store, cells: pd.DataFrame, work: Work) -> pd.DataFrame:
         elif kind == "curvature":
             spent[label.split("|")[0]] += store.table(ref, "bound")["flops"].sum()
     full = cells.groupby("candidate")[["size", "flops"]].apply(_full_flops, work.params["target"])
-    return pd.DataFrame({"spent_flops": spent, "full_flops": full}).rename_axis("candidate").reset_index()
+    table = pd.DataFrame({"spent_flops": spent, "full_flops": full})
+    return table.rename_axis("candidate").reset_index()
 
 
 def _full_flops(cells: pd.DataFrame, target: int) -> float:

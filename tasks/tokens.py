@@ -5,24 +5,23 @@ Key: data set, tokenizer and the longest example. Table: ``examples``.
 
 from pathlib import Path
 
+from lensllm.config import Pipeline
 from lensllm.store import Recipe, Ref, write_table
+from tasks.models import Model
 from tasks.stage import Step, Work
 
 VERSION = 1
 
 
-def step(
-    label: str, max_tokens: int, dataset: Ref, tokenizer: Ref | str, folder: Path
-) -> Step:
-    """``tokenizer`` is an artefact, or the checksum of the files in ``folder``."""
-    params: dict[str, object] = {"max_tokens": max_tokens}
+def step(config: Pipeline, model: Model, dataset: Ref) -> Step:
+    params: dict[str, object] = {"max_tokens": config.data.max_tokens}
     upstream = {"dataset": dataset}
-    if isinstance(tokenizer, Ref):
-        upstream["tokenizer"] = tokenizer
+    if isinstance(model.tokenizer, Ref):
+        upstream["tokenizer"] = model.tokenizer
     else:
-        params["tokenizer"] = tokenizer
+        params["tokenizer"] = model.tokenizer
     recipe = Recipe("tokens", VERSION, params, upstream)
-    return Step(f"tokenise · {label}", recipe, {"tokenizer": str(folder)})
+    return Step(f"tokenise for {model.name}", recipe, {"tokenizer": str(model.tokenizer_folder)})
 
 
 def build(work: Work) -> None:

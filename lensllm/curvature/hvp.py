@@ -104,11 +104,6 @@ class BlockHessian:
             total /= self._examples
         return totals
 
-    def flat(self, layer: str, tensors: Sequence[Tensor]) -> Tensor:
-        """One tensor per parameter of ``layer`` as one flat tensor on the model's device."""
-        first = self.parameters[layer][0]
-        return torch.cat([t.detach().to(first.device, first.dtype).flatten() for t in tensors])
-
     def _graphs(self) -> Iterator[Gradients]:
         if self._kept is not None:
             yield self._kept
@@ -128,7 +123,7 @@ class BlockHessian:
     @staticmethod
     def _product(gradients: list[Tensor], parameters: list[Tensor], vector: Tensor) -> Tensor:
         """∂⟨g, u⟩/∂w of one layer, flat."""
-        pieces = vector.split([p.numel() for p in parameters])
+        pieces = torch.split(vector, [p.numel() for p in parameters])
         pairs = [
             (g, u.view_as(g))
             for g, u in zip(gradients, pieces, strict=True)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lensllm.curvature.quadrature import Positive, exhausted, positive_part, ritz_values
+from lensllm.curvature.quadrature import Positive, exhausted, positive_part, tridiagonal
 
 Product = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
@@ -68,7 +68,7 @@ class _Run:
             image = image - span.T @ (span @ image)
         self._off.append(float(image.double().norm()))
         diagonal, off = np.array(self._diagonal), np.array(self._off)
-        self._largest.append(float(ritz_values(diagonal, off[:-1])[0][-1]))
+        self._largest.append(float(np.linalg.eigvalsh(tridiagonal(diagonal, off[:-1]))[-1]))
         self._positive = positive_part(diagonal, off)
         self._complete = exhausted(diagonal, off)
         if not self._complete:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -120,6 +120,103 @@ def measure_curvature(
         del hessian  # frees the graph it keeps
         order = seeds.generator(seed, "curvature-examples").permutation(len(examples))
         single = [examples[i] for i in order[:max_examples_for_h]]
-        h = _largest_over(model, layers, single, moved, lanczos_steps)
-    rows = tuple(_row(n, v, forms[n], h.get(n, 0.0), found[n]) for n, v in moved.items())
-    return _bound(rows, seen, subset_size, test_nats_per_token, epsilon)
+        h, products = _largest_over(model, layers, single, moved, lanczos_steps)
+    train, largest = float(seen.mean()), float(seen.max())
+    terms = bound_terms(train, largest, list(h.values()), subset_size, epsilon)
+    return Curvature(
+        layers=tuple(_row(n, v, forms[n], h[n], found[n]) for n, v in moved.items()),
+        loss_bound=largest,
+        epsilon=epsilon,
+        train_term=terms.train_term,
+        curvature_term=terms.curvature_term,
+        bound=terms.bound,
+        train_nats_per_token=train,
+        test_nats_per_token=test_nats_per_token,
+        gap=test_nats_per_token - train,
+        examples=len(examples),
+        hessian_products=(_steps(forms) + trace_probes) * len(examples) + products,
+    )
+
+
+def _distances(
+    model: Any, pretrained: Mapping[str, Tensor], layers: Mapping[str, Sequence[str]]
+) -> dict[str, Tensor]:
+    """v_i = fine-tuned − pretrained weights of every layer, flat."""
+    named = dict(model.named_parameters())
+    if missing := [n for names in layers.values() for n in names if n not in pretrained]:
+        raise ModelError(
+            f"the pretrained weights have no {missing[0]}; give those the cell started from"
+        )
+    return {
+        layer: torch.cat(
+            [(named[n].detach() - pretrained[n].to(named[n])).flatten() for n in names]
+        )
+        for layer, names in layers.items()
+    }
+
+
+def _starts(moved: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Where Lanczos starts: v, and random signs in a layer that did not move."""
+    return {
+        layer: v if v.any() else rademacher(v, seed, "lanczos", layer) for layer, v in moved.items()
+    }
+
+
+def _largest_over(
+    model: Any,
+    layers: Mapping[str, Sequence[str]],
+    examples: Sequence[Example],
+    moved: Mapping[str, Tensor],
+    steps: int,
+) -> tuple[dict[str, float], int]:
+    """h of every layer that moved: the largest vᵀH⁺v over ``examples`` one by one; and products."""
+    vectors = {layer: v for layer, v in moved.items() if v.any()}
+    largest = dict.fromkeys(moved, 0.0)
+    products = 0
+    for example in examples:
+        forms = positive_quadratic(BlockHessian(model, layers, [example]), vectors, steps)
+        products += _steps(forms)
+        for layer, form in forms.items():
+            largest[layer] = max(largest[layer], form.positive)
+    return largest, products
+
+
+def _steps(forms: Mapping[str, Quadratic]) -> int:
+    return max((form.steps for form in forms.values()), default=0)
+
+
+def _row(layer: str, v: Tensor, form: Quadratic, h: float, trace: Trace) -> LayerCurvature:
+    distance = float(v.double().norm())
+    still = distance == 0.0  # the form is then that of a random start
+    return LayerCurvature(
+        layer=layer,
+        parameters=len(v),
+        distance=distance,
+        vhv_positive=0.0 if still else form.positive,
+        vhv_negative=0.0 if still else form.negative,
+        vhv_error=0.0 if still else form.error,
+        vhv_positive_max=h,
+        trace=trace.value,
+        trace_stderr=trace.stderr,
+        largest_eigenvalue=form.largest_eigenvalue,
+    )
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The terms of Theorem 1, losses in nats per token."""
+
+    train_term: float  # (1 + ε) L̂
+    curvature_term: float  # (1 + ε)/√n Σ √(C h_i)
+
+    @property
+    def bound(self) -> float:
+        return self.train_term + self.curvature_term
+
+
+def bound_terms(
+    train: float, largest_loss: float, h: Sequence[float], subset_size: int, epsilon: float
+) -> Bound:
+    """Theorem 1 without its remainder: L̂ = ``train``, C = ``largest_loss``, n = ``subset_size``."""
+    spread = sum(math.sqrt(largest_loss * value) for value in h)
+    return Bound((1 + epsilon) * train, (1 + epsilon) / math.sqrt(subset_size) * spread)

@@ -26,6 +26,7 @@ Array = NDArray[np.float64]
 
 _MEDIAN_OF = 4  # of 3 … 6 the one with the smallest error at 6 to 12 steps on a small GPT-2
 _EXHAUSTED = 1e-6  # a residual this small next to H: the Krylov space is complete
+_ANGLE = 1e-4  # of the search for the maximum, whose value is then right to the square of this
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,9 @@ class Positive:
     high: float  # … or more
 
 
-def ritz_values(diagonal: Array, off: Array) -> tuple[Array, Array]:
-    """Nodes, ascending, and weights of the Gauss rule; ``diagonal`` (k,), ``off`` (k − 1,)."""
-    values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
-    return values, vectors[0] ** 2
+def tridiagonal(diagonal: Array, off: Array) -> Array:
+    """The (k, k) Lanczos matrix of ``diagonal`` (k,) and ``off`` (k − 1,)."""
+    return np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1)
 
 
 def exhausted(diagonal: Array, off: Array) -> bool:
@@ -53,16 +53,17 @@ def positive_part(diagonal: Array, off: Array) -> Positive:
     """Estimate and bounds from k steps: ``diagonal`` (k,) and ``off`` (k,), the last one β_k."""
     steps = len(diagonal)
     first = max(1, steps - _MEDIAN_OF + 1)
-    gauss = [_gauss(diagonal[:k], off[: k - 1]) for k in range(first, steps + 1)]
+    gauss = [_gauss(tridiagonal(diagonal[:k], off[: k - 1])) for k in range(first, steps + 1)]
     if exhausted(diagonal, off):
         return Positive(gauss[-1], gauss[-1], gauss[-1])
     low, high = _extremes(diagonal, off)
     return Positive(float(np.clip(np.median(gauss), low, high)), low, high)
 
 
-def _gauss(diagonal: Array, off: Array) -> float:
-    nodes, weights = ritz_values(diagonal, off)
-    return float(weights @ np.maximum(nodes, 0.0))
+def _gauss(matrix: Array) -> float:
+    """Σ weight · max(node, 0): nodes are eigenvalues, weights squared first components."""
+    nodes, vectors = np.linalg.eigh(matrix)
+    return float(vectors[0] ** 2 @ np.maximum(nodes, 0.0))
 
 
 def _extremes(diagonal: Array, off: Array) -> tuple[float, float]:
@@ -71,20 +72,19 @@ def _extremes(diagonal: Array, off: Array) -> tuple[float, float]:
     As α = β_k tan φ goes once round the projective line, the value rises from its minimum, where a
     node is at 0, to its maximum and falls back: one bounded search finds the maximum.
     """
+    extended = tridiagonal(np.append(diagonal, 0.0), off)
 
     def value(angle: float) -> float:
-        return _gauss(np.append(diagonal, off[-1] * math.tan(angle)), off)
+        extended[-1, -1] = off[-1] * math.tan(angle)
+        return _gauss(extended)
 
-    nodes, vectors = np.linalg.eigh(
-        np.diag(diagonal) + np.diag(off[:-1], 1) + np.diag(off[:-1], -1)
-    )
-    last = vectors[-1] ** 2
-    closest = np.where(nodes == 0.0, np.finfo(float).tiny, nodes)
-    at_zero = math.atan(off[-1] * float(np.sum(last / closest)))
+    nodes, vectors = np.linalg.eigh(extended[:-1, :-1])
+    nodes = np.where(nodes == 0.0, np.finfo(float).tiny, nodes)
+    at_zero = math.atan(off[-1] * float(np.sum(vectors[-1] ** 2 / nodes)))
     found = minimize_scalar(
         lambda angle: -value(angle),
         bounds=(at_zero, at_zero + math.pi),
         method="bounded",
-        options={"xatol": 1e-6},
+        options={"xatol": _ANGLE},
     )
     return value(at_zero), -float(found.fun)

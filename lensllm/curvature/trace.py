@@ -28,7 +28,9 @@ def rademacher(like: Tensor, seed: int, purpose: str, *indices: int | str) -> Te
     return torch.from_numpy(signs).to(like) * 2 - 1
 
 
-def traces(product: Product, shapes: Mapping[str, Tensor], probes: int, seed: int) -> dict[str, Trace]:
+def traces(
+    product: Product, shapes: Mapping[str, Tensor], probes: int, seed: int
+) -> dict[str, Trace]:
     """tr H_i of every layer: the mean of zᵀH_i z over ``probes`` sign vectors z.
 
     ``shapes`` holds one flat tensor per layer whose size, dtype and device the probes take.

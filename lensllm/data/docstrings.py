@@ -218,6 +218,11 @@ def _prose(text: str) -> str:
     return "\n".join(paragraphs)
 
 
+def _documentation(node: _Documented, rest: str) -> str:
+    """What follows a docstring's first paragraph, under the signature of a function."""
+    return signature(node) + rest if isinstance(node, _Function) else rest
+
+
 def _source_texts(packages: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(kind, text) of docs, prose and code, file by file in an order mixed by a hash.
 
@@ -234,10 +239,9 @@ def _source_texts(packages: Sequence[str]) -> Iterator[tuple[str, str]]:
             continue
         source, tree = parsed
         documented = list(_documented(tree))
-        rests = [text.partition("\n\n")[2] for _, text in documented]
-        docs = "\n\n".join(rest for rest in rests if rest.strip())
-        yield "docs", docs
-        yield "prose", _prose(docs)
+        rests = [(node, text.partition("\n\n")[2].strip()) for node, text in documented]
+        yield "docs", "\n\n".join(_documentation(node, rest) for node, rest in rests if rest)
+        yield "prose", _prose("\n\n".join(rest for _, rest in rests))
         yield "code", _without_docstrings(source, [node for node, _ in documented])
 
 

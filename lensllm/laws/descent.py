@@ -130,7 +130,8 @@ def _log_jacobian(sizes: Array, at: State, mask: Mask) -> list[Array]:
 def _without(direction: Array, column: Array) -> Array:
     """``column`` less its part along ``direction``, over the last axis."""
     norm = np.maximum((direction**2).sum(-1, keepdims=True), 1e-300)
-    return column - direction * (direction * column).sum(-1, keepdims=True) / norm
+    along: Array = direction * (direction * column).sum(-1, keepdims=True) / norm
+    return column - along
 
 
 def _free(x: Array, gradient: Array, low: Array | float, high: Array | float) -> Mask:

@@ -100,14 +100,12 @@ def solve(
     losses: Array,
     lower: Array | float = 0.0,
     upper: Array | float = np.inf,
-    on: Grid | None = None,
 ) -> Solution:
     """Fit every curve with lower ≤ offset ≤ upper (scalars or (M,)); equal bounds fix the offset.
 
-    ``losses`` is (M, S), positive, NaN for missing cells. ``on`` is the grid of the same curves, to
-    share between calls with different bounds.
+    ``losses`` is (M, S), positive, NaN for missing cells.
     """
-    on = on or grid(sizes, losses)
+    on = grid(sizes, losses)
     count = len(losses)
     ceiling = np.exp(on.log_offsets[-1])
     low = np.log(np.clip(np.broadcast_to(lower, count), NO_OFFSET, ceiling))

@@ -97,8 +97,8 @@ def _qwen3(width: int, layers: int, heads: int) -> Callable[[], PretrainedConfig
 _ALL = (
     ZooSpec("gpt2-nano-docs", _gpt2(48, 2, 2), {"docs": 1.0}, steps=740, learning_rate=3e-3),
     ZooSpec("neo-micro-topics", _neo(96, 2, 4), {"reference": 1.0}, steps=660, learning_rate=3e-3),
-    ZooSpec("t5-mini-docs", _t5(96, 2, 4), {"docs": 1.0}, steps=1040, learning_rate=3e-3),
-    ZooSpec("opt-mini-prose", _opt(128, 3, 4), {"prose": 1.0}, steps=710, learning_rate=2e-3),
+    ZooSpec("t5-mini-docs", _t5(96, 2, 4), {"docs": 1.0}, steps=600, learning_rate=3e-3),
+    ZooSpec("opt-mini-prose", _opt(128, 3, 4), {"prose": 1.0}, steps=200, learning_rate=2e-3),
     ZooSpec("gpt2-mini-code", _gpt2(128, 3, 4), {"code": 1.0}, steps=500, learning_rate=2e-3),
     ZooSpec("qwen3-mini-mix", _qwen3(160, 3, 4), {"docs": 1.0, "code": 1.0, "reference": 1.0}, steps=370, learning_rate=2e-3),
 )  # fmt: skip
@@ -182,9 +182,9 @@ def _train(
     """AdamW with warm-up and linear decay; (step, tokens so far, mean loss since the last)."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, fused=True)
     splits = None
-    if model.config.is_encoder_decoder:  # either side sees from a quarter to three of them
+    if model.config.is_encoder_decoder:  # prompts are short
         rng = seeds.generator(spec.seed, "splits", spec.name)
-        splits = rng.integers(spec.length // 4, 3 * spec.length // 4, size=len(rows))
+        splits = rng.integers(spec.length // 8, spec.length // 2, size=len(rows))
     curve: list[tuple[int, int, float]] = []
     losses: list[float] = []
     model.train()

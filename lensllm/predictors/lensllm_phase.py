@@ -8,5 +8,8 @@ from lensllm.predictors.prediction import Prediction
 
 
 def predict(curves: Curves, target: float) -> Prediction:
-    """The fitted law at ``target``. Raises DataError without kernels or stopping times, or when no candidate has 3 sizes."""
+    """The fitted law at ``target``.
+
+    Raises DataError without kernels or stopping times, or when no candidate has 3 sizes.
+    """
     return Prediction(law.fit(curves, mode="phase").predict(target)[:, 0])

@@ -12,7 +12,7 @@ from lensllm.predictors.prediction import Prediction
 _FLATTEST = -1e-7
 
 
-def predict(curves: Curves, target: float) -> Prediction:  # noqa: ARG001
+def predict(curves: Curves, target: float) -> Prediction:
     """Last losses regressed on parameters, log to log, with a slope that is never positive.
 
     So the order is by parameters alone. The level and the slope come from the losses seen and not

@@ -21,3 +21,5 @@ class Predictor:
 
     predict: Callable[[Curves, float], Prediction]
     needed_sizes: int  # the fewest observed sizes it predicts from
+    # its error grows as doublings to this power, until a backtest says otherwise
+    growth: float = 1.0

@@ -6,7 +6,7 @@ from lensllm.curves import Curves
 from lensllm.predictors.prediction import Prediction
 
 
-def predict(curves: Curves, target: float) -> Prediction:  # noqa: ARG001
+def predict(curves: Curves, target: float) -> Prediction:
     """The last measured loss, whatever the target.
 
     A candidate whose run at the budget failed is judged, to its disadvantage, by a smaller size.

@@ -9,7 +9,7 @@ from lensllm.errors import DataError
 from lensllm.predictors.prediction import Prediction
 
 
-def predict(curves: Curves, target: float) -> Prediction:  # noqa: ARG001
+def predict(curves: Curves, target: float) -> Prediction:
     """The loss at D = 0, whatever the target. Raises DataError when it was not measured."""
     if curves.zero_shot is None or not np.isfinite(curves.zero_shot).any():
         raise DataError("zero_shot needs the pretrained models' losses: add size 0 to the sweep.")

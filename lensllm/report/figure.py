@@ -20,8 +20,11 @@ from lensllm.report.data import ReportData, loss_at
 from lensllm.report.labels import Label, direct_labels
 from lensllm.report.style import CROWD, INK, MUTED, OTHERS, PAPER, SHADE, WIDE, Layout, Look
 
-# intervals and zero-shot losses may lie this factor outside the curves before they are cut off
-_HEADROOM = 1.5
+# Intervals and zero-shot losses outside the curves may add half of the curves' height on either
+# side (on the logarithmic scale); what is farther out is cut off, or the curves would be flattened.
+_REACH = 0.5
+_LEAST_REACH = 1.25  # a factor in loss, for curves that hardly fall
+_CHEVRON = [(-1.0, -0.5), (0.0, 0.5), (1.0, -0.5)]  # "off the scale"
 
 Ink = dict[str, Any]  # keyword arguments of one line or mark
 
@@ -37,7 +40,7 @@ class _Scale:
     end: float  # right of the target stand the predictions side by side
 
     @classmethod
-    def of(cls, data: ReportData) -> _Scale:
+    def of(cls, data: ReportData, layout: Layout) -> _Scale:
         """The axis that holds every cell of ``data`` and its target."""
         sizes = data.cells.loc[data.cells["size"] > 0, "size"]
         first = math.log2(min([*sizes, data.budget, data.target]))
@@ -48,7 +51,7 @@ class _Scale:
             first=first,
             budget=math.log2(data.budget),
             target=target,
-            end=target + 0.2 * span,
+            end=target + (0.2 if layout is WIDE else 0.32) * span,
         )
 
     def columns(self, count: int) -> list[float]:
@@ -60,13 +63,13 @@ def curves(data: ReportData, layout: Layout = WIDE) -> Figure:
     """Learning curves of every candidate up to the budget, extrapolated to the target."""
     looks = style.looks(data)
     named = [name for name, look in looks.items() if look is not CROWD]
-    scale = _Scale.of(data)
+    scale = _Scale.of(data, layout)
     with style.style():
         figure = Figure(figsize=(layout.width, _height(layout)))
         axes = figure.add_axes(_box(layout))
         _axis(axes, data, scale, layout)
         for name in reversed(looks):  # the best last, on top of the others
-            _curve(axes, data, name, looks[name], scale)
+            _curve(axes, data, name, looks[name], scale, layout)
         ranked = data.ranking[data.ranking["candidate"].isin(named)]
         for place, (_, row) in zip(scale.columns(len(ranked)), ranked.iterrows(), strict=True):
             _prediction(axes, row, looks[row["candidate"]], place, layout)
@@ -81,13 +84,13 @@ def save_png(figure: Figure, path: Path) -> None:
 
 
 def _height(layout: Layout) -> float:
-    return 5.9 if layout is WIDE else 4.6
+    return 5.9 if layout is WIDE else 4.8
 
 
 def _box(layout: Layout) -> tuple[float, float, float, float]:
     """Left, bottom, width, height of the axes as shares of the figure."""
     em = layout.font / 72
-    left, bottom, top = 4.2 * em, (6.4 if layout is WIDE else 8.0) * em, 4.4 * em
+    left, bottom, top = 4.2 * em, (6.4 if layout is WIDE else 9.2) * em, 4.4 * em
     wide, tall = layout.width, _height(layout)
     return (
         left / wide,
@@ -178,8 +181,9 @@ def _loss_range(data: ReportData) -> tuple[float, float]:
     zero = data.cells.loc[data.cells["size"] == 0, data.metric]
     outer = _positive(core, zero, data.ranking["low"], data.ranking["high"])
     low, high = min(core, default=1.0), max(core, default=1.0)
-    reach = max(_HEADROOM, high / low)  # half of the height, at most, for what is far out
-    low, high = max(min(outer, default=low), low / _HEADROOM), min(max(outer), high * reach)
+    reach = max(_LEAST_REACH, (high / low) ** _REACH)
+    low = max(min(outer, default=low), low / reach)
+    high = min(max(outer, default=high), high * reach)
     pad = max((high / low) ** 0.04, 1.01)
     return low / pad, high * pad
 
@@ -189,7 +193,9 @@ def _positive(*columns: pd.Series | list[float]) -> list[float]:
     return [float(value) for value in values[np.isfinite(values) & (values > 0)]]
 
 
-def _curve(axes: Axes, data: ReportData, name: str, look: Look, scale: _Scale) -> None:
+def _curve(
+    axes: Axes, data: ReportData, name: str, look: Look, scale: _Scale, layout: Layout
+) -> None:
     """One candidate's cells and law: solid up to the budget, dashed beyond."""
     ink: Ink = {"color": look.colour, "zorder": 2 if look is CROWD else 3}
     thin = look is CROWD
@@ -207,7 +213,7 @@ def _curve(axes: Axes, data: ReportData, name: str, look: Look, scale: _Scale) -
     if thin:
         return
     _seeds(axes, data, name, ink)
-    marks: Ink = {"marker": look.marker, "markersize": 5, "linestyle": "none", **ink}
+    marks: Ink = {"marker": look.marker, "markersize": layout.mark, "linestyle": "none", **ink}
     axes.plot(np.log2(paid.index), paid, **marks)
     later = curve[(curve.index > data.budget) & (curve.index < data.target)]
     axes.plot(np.log2(later.index), later, markerfacecolor=PAPER, markeredgewidth=1, **marks)
@@ -227,8 +233,8 @@ def _zero_shot(axes: Axes, loss: float, paid: pd.Series, marks: Ink, scale: _Sca
     """The pretrained model's loss in the slot left of the break; an arrow when off the scale."""
     top = axes.get_ylim()[1]
     if loss > top:
-        arrow = {**marks, "marker": "^", "markersize": 6, "clip_on": False}
-        axes.plot([scale.zero], [top], **arrow)
+        axes.plot([scale.zero], [top], **{**marks, "marker": _CHEVRON, "clip_on": False},
+                  markerfacecolor="none", markeredgewidth=1.6)  # fmt: skip
         return
     axes.plot([scale.zero], [loss], **marks)
     if not paid.empty:
@@ -238,7 +244,7 @@ def _zero_shot(axes: Axes, loss: float, paid: pd.Series, marks: Ink, scale: _Sca
 
 def _prediction(axes: Axes, row: pd.Series, look: Look, place: float, layout: Layout) -> None:
     """Predicted loss with its 80 % interval, and a star where the truth is known."""
-    wide = 1.0 if layout is WIDE else 0.7
+    wide = layout.mark / WIDE.mark
     axes.plot([place, place], [row["low"], row["high"]], color=look.colour, alpha=0.45,
               linewidth=4.5 * wide, solid_capstyle="butt", zorder=3)  # fmt: skip
     axes.plot([place], [row["predicted"]], marker=look.marker, color=look.colour, zorder=4,

@@ -57,7 +57,6 @@ _RC = {
     "axes.facecolor": PAPER,
     "savefig.facecolor": PAPER,
 }
-_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 _LOCK = threading.RLock()  # matplotlib's settings are global to the process
 
 
@@ -74,13 +73,14 @@ class Layout:
 
     width: float
     font: float  # points
+    mark: float  # size of a measured point, points
     label_characters: int
     label_inches: float  # margin right of the axes for direct labels
     columns: int  # panels side by side
 
 
-WIDE = Layout(width=10.0, font=9.0, label_characters=28, label_inches=2.15, columns=3)
-NARROW = Layout(width=3.8, font=7.5, label_characters=14, label_inches=1.35, columns=1)
+WIDE = Layout(width=10.0, font=9.0, mark=5.0, label_characters=22, label_inches=2.2, columns=3)
+NARROW = Layout(width=3.8, font=7.5, mark=3.6, label_characters=14, label_inches=1.35, columns=1)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def svg(figure: Figure, name: str, description: str) -> str:
     """
     buffer = io.StringIO()
     with style(), mpl.rc_context({"svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", metadata=_NO_METADATA)
+        figure.savefig(buffer, format="svg")
     drawing = buffer.getvalue()
     drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)

@@ -1,0 +1,47 @@
+"""The embedded candidates as plain numbers; ``lensllm.models.zoo`` builds and trains them.
+
+Apart from the code that needs torch, so that a plan can name them without loading it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ZooSpec:
+    """One candidate: how it is built and what it has read."""
+
+    name: str
+    architecture: str  # gpt2 | gpt_neo | t5 | opt | qwen3
+    width: int
+    layers: int  # of encoder and decoder each, for t5
+    heads: int
+    mix: Mapping[str, float]  # share of each kind of text
+    steps: int
+    learning_rate: float
+    batch: int = 16
+    length: int = 64  # tokens of a training sequence
+    seed: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens read in pretraining."""
+        return self.steps * self.batch * self.length
+
+    def describe(self) -> dict[str, Any]:
+        """Everything the weights depend on besides text and tokenizer."""
+        return asdict(self)
+
+
+_ALL = (
+    ZooSpec("gpt2-nano-docs", "gpt2", 48, 2, 2, {"docs": 1.0}, 740, 3e-3),
+    ZooSpec("neo-micro-topics", "gpt_neo", 96, 2, 4, {"reference": 1.0}, 660, 3e-3),
+    ZooSpec("t5-mini-docs", "t5", 96, 2, 4, {"docs": 1.0}, 600, 3e-3),
+    ZooSpec("opt-mini-prose", "opt", 128, 3, 4, {"prose": 1.0}, 200, 2e-3),
+    ZooSpec("gpt2-mini-code", "gpt2", 128, 3, 4, {"code": 1.0}, 500, 2e-3),
+    ZooSpec("qwen3-mini-mix", "qwen3", 160, 3, 4, {"docs": 1, "code": 1, "reference": 1}, 370, 2e-3),
+)
+SPECS: dict[str, ZooSpec] = {spec.name: spec for spec in _ALL}

@@ -1,0 +1,263 @@
+"""MLflow as a projection of the store: a parent run per pipeline run, a child per artefact.
+
+Nothing is ever read back from it. Every write is idempotent, keyed by the artefact, so whatever
+MLflow misses (it was off, its server was down, we were killed) the next run fills in.
+"""
+
+import fcntl
+import logging
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:  # importing MLflow takes 2 s; only the writing thread pays them
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param, Run
+
+T = TypeVar("T")
+log = logging.getLogger("lensllm.tracking")
+
+_RUN_KEY = "lensllm.run_key"
+_ARTEFACT_KEY = "artefact.key"
+_PARENT = "mlflow.parentRunId"  # by which MLflow's page nests runs
+
+_PAGE = 1000  # runs in one answer of a search
+_LONGEST_PARAM = 500  # characters; the smallest limit among MLflow servers in use
+_PARAMS_AT_ONCE = 100  # MLflow's limits for one log_batch
+_METRICS_AT_ONCE = 1000
+_SQLITE = "sqlite:///"
+
+
+@dataclass
+class _Parent:
+    """What is known of a parent run: read once when it is opened, kept up to date by the writes."""
+
+    run_id: str
+    finished: bool  # in MLflow, with the metrics below
+    metrics: dict[str, float]
+    children: set[str] = field(default_factory=set)  # artefact keys, finished
+    broken: dict[str, str] = field(default_factory=dict)  # artefact key -> half-written run
+
+
+class Tracker:
+    """Writes runs into one MLflow experiment, in a thread of its own.
+
+    Calls return at once and writes keep their order, so neither a slow server nor MLflow's import
+    holds up a cell. The first failure is one warning and ends tracking for this tracker.
+
+    Args:
+        uri: tracking URI. For a ``sqlite:///`` file the database is created, and figures go to
+            ``mlflow-artifacts`` beside it.
+        experiment: name; created.
+    """
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        self._uri = uri
+        self._experiment = experiment
+        self._experiment_id = ""
+        self._client: MlflowClient | None = None
+        self._writer = ThreadPoolExecutor(1, "lensllm-mlflow")
+        self._parents: dict[str, Future[_Parent | None]] = {}
+        self._failed = False
+
+    def parent(self, run_key: str, name: str, params: Mapping[str, Any]) -> str:
+        """Find or create the parent run tagged ``run_key``; returns its handle for other calls."""
+        if run_key not in self._parents:
+            self._parents[run_key] = self._later(self._open, run_key, name, params)
+        return run_key
+
+    def has(self, parent: str, artefact_key: str) -> bool:
+        """Whether there is nothing to write for this artefact: it is there, or tracking failed."""
+        opened = self._parents[parent].result()
+        return self._failed or opened is None or artefact_key in opened.children
+
+    def child(
+        self,
+        parent: str,
+        artefact_key: str,
+        name: str,
+        params: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        step: int | None = None,
+    ) -> None:
+        """Write one finished artefact, unless it is there. Values that are not finite are left out.
+
+        Args:
+            step: x of the metrics in MLflow's charts, e.g. the subset's size.
+        """
+        self._later(self._write_child, parent, artefact_key, name, params, metrics, step)
+
+    def finish(self, parent: str, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+        """Close the parent run with its results. Nothing new since it was closed: no writes."""
+        self._later(self._finish, parent, metrics, files)
+
+    def close(self) -> None:
+        """Wait for the writes that are still to be done."""
+        self._writer.shutdown()
+
+    # --- in the writing thread ----------------------------------------------------------------
+    def _later(self, write: Callable[..., T], *args: Any) -> "Future[T | None]":
+        return self._writer.submit(self._guarded, write, *args)
+
+    def _guarded(self, write: Callable[..., T], *args: Any) -> T | None:
+        """A failure here must not cost a sweep, nor a server's timeout for each of its cells."""
+        if self._failed:
+            return None
+        try:
+            return write(*args)
+        except Exception as error:
+            self._failed = True
+            reason = str(error).strip().split("\n")[0]
+            log.warning(
+                "MLflow at %s cannot be written (%s: %s); the run goes on without it, and the next "
+                "one adds what is missing.",
+                self._uri,
+                type(error).__name__,
+                reason,
+            )
+            return None
+
+    def _connected(self) -> "MlflowClient":
+        """The client; the first call creates database and experiment, one process at a time."""
+        if self._client is None:
+            from mlflow import MlflowClient
+
+            with _sole_creator(self._uri):
+                client = MlflowClient(self._uri)
+                found = client.get_experiment_by_name(self._experiment)
+                if found is None:
+                    figures = _artifact_location(self._uri)
+                    self._experiment_id = client.create_experiment(self._experiment, figures)
+                else:
+                    self._experiment_id = found.experiment_id
+                    if found.lifecycle_stage == "deleted":
+                        client.restore_experiment(found.experiment_id)
+            self._client = client
+        return self._client
+
+    def _open(self, run_key: str, name: str, params: Mapping[str, Any]) -> _Parent:
+        client = self._connected()
+        run = next(self._tagged(_RUN_KEY, run_key), None)
+        if run is None:
+            run = client.create_run(self._experiment_id, tags={_RUN_KEY: run_key}, run_name=name)
+        if not run.data.params:  # new, or we were killed right here
+            self._log(run.info.run_id, params, {}, None)
+        opened = _Parent(run.info.run_id, run.info.status == "FINISHED", dict(run.data.metrics))
+        for child in self._tagged(_PARENT, opened.run_id):
+            key = child.data.tags.get(_ARTEFACT_KEY, "")
+            if child.info.status == "FINISHED":
+                opened.children.add(key)
+            else:
+                opened.broken[key] = child.info.run_id
+        return opened
+
+    def _write_child(
+        self,
+        parent: str,
+        artefact_key: str,
+        name: str,
+        params: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        step: int | None,
+    ) -> None:
+        opened, client = self._opened(parent), self._connected()
+        if artefact_key in opened.children:
+            return
+        if artefact_key in opened.broken:
+            client.delete_run(opened.broken.pop(artefact_key))
+        tags = {_PARENT: opened.run_id, _ARTEFACT_KEY: artefact_key}
+        run = client.create_run(self._experiment_id, tags=tags, run_name=name)
+        self._log(run.info.run_id, params, metrics, step)
+        client.set_terminated(run.info.run_id, "FINISHED")
+        opened.children.add(artefact_key)
+        opened.finished = False
+
+    def _finish(self, parent: str, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+        opened, client = self._opened(parent), self._connected()
+        wanted = {_name(key): value for key, value in metrics.items() if math.isfinite(value)}
+        if opened.finished and wanted.items() <= opened.metrics.items():
+            return
+        self._log(opened.run_id, {}, wanted, None)
+        for file in files:
+            client.log_artifact(opened.run_id, str(file))
+        client.set_terminated(opened.run_id, "FINISHED")
+        opened.finished, opened.metrics = True, wanted
+
+    def _opened(self, parent: str) -> _Parent:
+        opened = self._parents[parent].result()  # done: this thread did it before
+        assert opened is not None  # else tracking failed, and no later write is begun
+        return opened
+
+    def _tagged(self, tag: str, value: str) -> "Iterator[Run]":
+        client, token = self._connected(), None
+        query = f"tags.`{tag}` = '{value}'"
+        while True:
+            page = client.search_runs(
+                [self._experiment_id], query, max_results=_PAGE, page_token=token
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _log(
+        self,
+        run_id: str,
+        params: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        step: int | None,
+    ) -> None:
+        client = self._connected()
+        few, many = _params(params), _metrics(metrics, step)
+        batches = max(-(-len(few) // _PARAMS_AT_ONCE), -(-len(many) // _METRICS_AT_ONCE))
+        for i in range(batches):
+            client.log_batch(
+                run_id,
+                metrics=many[i * _METRICS_AT_ONCE : (i + 1) * _METRICS_AT_ONCE],
+                params=few[i * _PARAMS_AT_ONCE : (i + 1) * _PARAMS_AT_ONCE],
+            )
+
+
+def _params(values: Mapping[str, Any]) -> "list[Param]":
+    from mlflow.entities import Param
+
+    return [Param(_name(key), str(value)[:_LONGEST_PARAM]) for key, value in values.items()]
+
+
+def _metrics(values: Mapping[str, float], step: int | None) -> "list[Metric]":
+    from mlflow.entities import Metric
+
+    now = int(time() * 1000)
+    finite = {_name(key): float(value) for key, value in values.items() if math.isfinite(value)}
+    return [Metric(key, value, now, step or 0) for key, value in finite.items()]
+
+
+def _name(key: str) -> str:
+    """``key`` with what MLflow does not allow in names replaced by ``_``."""
+    return re.sub(r"[^\w./: -]", "_", key)
+
+
+def _artifact_location(uri: str) -> str | None:
+    """Where an experiment's files go; None: the tracking server decides."""
+    if not uri.startswith(_SQLITE):
+        return None
+    return (Path(uri.removeprefix(_SQLITE)).resolve().parent / "mlflow-artifacts").as_uri()
+
+
+@contextmanager
+def _sole_creator(uri: str) -> Iterator[None]:
+    """For a SQLite file, a lock beside it: of several processes that create it all but one fail."""
+    if not uri.startswith(_SQLITE):
+        yield
+        return
+    database = Path(uri.removeprefix(_SQLITE))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(database.name + ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

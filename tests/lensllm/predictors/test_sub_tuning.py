@@ -1,0 +1,22 @@
+import numpy as np
+import pytest
+
+from lensllm.curves import Curves
+from lensllm.errors import DataError
+from lensllm.predictors import sub_tuning
+
+
+def curves(losses):
+    sizes = 100 * 2.0 ** np.arange(losses.shape[1])
+    return Curves(("a", "b"), sizes, losses[:, :, None])
+
+
+def test_it_is_the_last_measured_loss():
+    losses = np.array([[3.0, 2.0], [4.0, np.nan]])
+
+    np.testing.assert_array_equal([2.0, 4.0], sub_tuning.predict(curves(losses), 1e6).loss)
+
+
+def test_it_needs_a_finished_cell():
+    with pytest.raises(DataError, match="sub_tuning needs 1 finished sizes"):
+        sub_tuning.predict(curves(np.full((2, 2), np.nan)), 1e6)

@@ -1,0 +1,85 @@
+"""What a report is made of, and its look-ups."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lensllm.report.data import loss_at
+
+
+@pytest.mark.parametrize(
+    ("fit", "size", "expected"),
+    [
+        ({"B": 8.0, "beta": 0.5, "E": 1.0, "offset": 0.0}, 16, 3.0),  # vanilla: 8/4 + 1
+        ({"B": 8.0, "beta": 0.5, "E": 1.0, "offset": 4.0}, 16, 2.0),  # at D* = 4^(1/0.5) = 16
+        ({"B": 8.0, "beta": 1.0, "E": 0.0, "offset": 1.0}, 3, 2.0),
+    ],
+)
+def test_law_at_a_size(data, fit, size, expected):
+    """L(D) = B / (offset + D^β) + E, at sizes where it comes out even."""
+    row = data.fits.iloc[0].copy()
+    row.update(fit)
+    assert expected == loss_at(row, size)
+
+
+def test_law_keeps_the_shape_of_the_sizes(data):
+    """One fit is evaluated at an array of sizes and falls along it."""
+    losses = loss_at(data.fits.iloc[0], [[100, 200], [400, 800]])
+    assert losses.shape == (2, 2)
+    assert (np.diff(losses.ravel()) < 0).all()
+
+
+def test_ranking_is_the_default_predictors_best_first(data):
+    """Only the default predictor ranks, in the order of its ranks."""
+    assert list(data.ranking["rank"]) == [1, 2, 3, 4, 5, 6]
+    assert {"stack"} == set(data.ranking["predictor"])
+
+
+def test_candidates_without_a_rank_come_last(data):
+    """A candidate that has cells but no prediction is still one of the candidates."""
+    first = data.candidates[0]
+    partial = replace(data, predictions=data.predictions[data.predictions["candidate"] != first])
+    assert [*data.candidates[1:], first] == partial.candidates
+
+
+def test_curve_is_the_mean_over_seeds(data):
+    """Two seeds give one point per size."""
+    cells = data.cells
+    cell = (cells["candidate"] == "t5-mini-docs") & (cells["size"] == 400)
+    assert cell.sum() == 2
+    assert cells.loc[cell, "bits_per_byte"].mean() == data.curve("t5-mini-docs")[400]
+
+
+@pytest.mark.parametrize(
+    ("predictor", "expected"), [("stack", "rectified"), ("vanilla", "vanilla")]
+)
+def test_drawn_law(data, predictor, expected):
+    """A law that predicts is drawn itself; behind other predictors the rectified law is."""
+    renamed = data.predictions.assign(predictor=predictor)
+    assert expected == replace(data, default_predictor=predictor, predictions=renamed).drawn_law
+
+
+def test_no_law_is_drawn_where_none_was_fitted(data):
+    """Without fits there are no lines, only points and predictions."""
+    bare = replace(data, fits=data.fits.iloc[:0])
+    assert bare.drawn_law is None
+    assert bare.fit("t5-mini-docs") is None
+
+
+def test_a_failed_fit_is_no_fit(data):
+    """A row of NaN is what a law leaves that could not be fitted."""
+    failed = data.fits.assign(B=np.nan)
+    assert replace(data, fits=failed).fit("t5-mini-docs") is None
+
+
+def test_refuses_an_unknown_metric(data):
+    """A loss without a unit cannot be reported."""
+    with pytest.raises(ValueError, match="perplexity"):
+        replace(data, metric="perplexity")
+
+
+def test_refuses_a_default_predictor_without_predictions(data):
+    """There is nothing to rank by."""
+    with pytest.raises(ValueError, match="hrb"):
+        replace(data, default_predictor="hrb")

@@ -1,0 +1,52 @@
+"""The diagnostics' figures show the tables' numbers."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from lensllm.report import diagnostic_figures, style
+
+
+def test_decay_is_the_spectrums_own(data):
+    """The curve of a candidate is F(t)/F(0) of its spectrum."""
+    right = diagnostic_figures.kernels(data).axes[1]
+    line = next(line for line in right.get_lines() if to_hex(line.get_color()) == style.PALETTE[0])
+    spectrum = data.kernels[data.candidates[0]]
+    expected = spectrum.residual(line.get_xdata()) / spectrum.residual(0.0)
+    np.testing.assert_allclose(expected, line.get_ydata())
+
+
+def test_kernels_are_drawn_without_a_trained_cell(data):
+    """Zero-shot cells have no flow time; the kernels' own time scale is used."""
+    zero = replace(data, cells=data.cells[data.cells["size"] == 0])
+    low, high = diagnostic_figures.kernels(zero).axes[1].get_xlim()
+    assert 0 < low < high
+
+
+def test_bound_stacks_its_terms(data):
+    """Both bars of a cell together are as long as the bound."""
+    axes = diagnostic_figures.bound(data).axes[0]
+    ends = sorted(bar.get_x() + bar.get_width() for bar in axes.patches)
+    assert sorted(data.bounds["bound"]) == pytest.approx(ends[len(ends) // 2 :])
+
+
+def test_many_bounds_keep_the_largest_cell_of_each_candidate(make):
+    """Fifty candidates of two cells would be a hundred bars."""
+    data = make([(f"m{i:02d}", 10**6) for i in range(50)])
+    frame = data.bounds.iloc[:2]
+    many = [frame.assign(candidate=name) for name in data.candidates]
+    bounds = type(frame)(np.concatenate(many), columns=frame.columns)
+    bounds = bounds.astype(data.bounds.dtypes)
+    axes = diagnostic_figures.bound(replace(data, bounds=bounds)).axes[0]
+    assert len(axes.patches) == 2 * 24
+
+
+@pytest.mark.parametrize(("layout", "columns"), [(style.WIDE, 3), (style.NARROW, 1)])
+def test_drift_panels_stand_side_by_side_or_stacked(data, layout, columns):
+    """On a phone the panels are stacked."""
+    drawing = diagnostic_figures.drift(data, layout)
+    assert columns == len({round(axes.get_position().x0, 6) for axes in drawing.axes})
+    line = drawing.axes[0].get_lines()[0]
+    assert list(data.drift["target_length_ks"]) == list(line.get_ydata())

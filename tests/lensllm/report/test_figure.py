@@ -1,0 +1,160 @@
+"""The main figure shows what the tables say."""
+
+import itertools
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+
+from lensllm.report import figure, style
+from lensllm.report.data import loss_at
+
+LONG = [(f"organisation/a-model-with-a-very-long-name-{i:02d}-instruct", 10**9) for i in range(50)]
+
+
+def lines(drawing, colour, **wanted):
+    """Lines of ``colour`` whose properties equal ``wanted``."""
+    return [
+        line
+        for line in drawing.axes[0].get_lines()
+        if to_hex(line.get_color()) == colour
+        and all(getattr(line, f"get_{name}")() == value for name, value in wanted.items())
+    ]
+
+
+def boxes(drawing, axes_index=0):
+    """Extents of the texts right of the axes, in pixels, lowest first."""
+    canvas = FigureCanvasAgg(drawing)
+    canvas.draw()
+    axes = drawing.axes[axes_index]
+    texts = [text for text in axes.texts if text.get_position()[0] > 1]
+    extents = [text.get_window_extent(canvas.get_renderer()) for text in texts]
+    return sorted(extents, key=lambda box: box.y0)
+
+
+def test_law_is_solid_to_the_budget_and_dashed_to_the_target(data):
+    """The drawn line is the fitted law, and ends at its value at the target."""
+    name = data.candidates[0]
+    drawing = figure.curves(data)
+    known, ahead = lines(drawing, style.PALETTE[0])[:2]
+    assert (known.get_linestyle(), ahead.get_linestyle()) == ("-", "--")
+    assert data.budget == pytest.approx(2 ** known.get_xdata()[-1])
+    assert data.budget == pytest.approx(2 ** ahead.get_xdata()[0])
+    assert data.target == pytest.approx(2 ** ahead.get_xdata()[-1])
+    assert loss_at(data.fit(name), data.target) == pytest.approx(ahead.get_ydata()[-1])
+
+
+def test_interval_and_truth_stand_at_the_target(data):
+    """The first candidate's bar spans its 80 % interval; the star is the measured loss."""
+    row = data.ranking.iloc[0]
+    drawing = figure.curves(data)
+    bars = [list(line.get_ydata()) for line in lines(drawing, style.PALETTE[0], linewidth=4.5)]
+    assert [[row["low"], row["high"]]] == bars
+    stars = [line for line in drawing.axes[0].get_lines() if line.get_marker() == "*"]
+    assert sorted(data.truth.values()) == sorted(float(star.get_ydata()[0]) for star in stars)
+
+
+def test_measured_points_up_to_the_budget_are_filled(data):
+    """What was not used for the fit is hollow."""
+    curve = data.curve(data.candidates[0])
+    marked = lines(figure.curves(data), style.PALETTE[0], marker="o", markersize=5)
+    filled, hollow = (
+        [line for line in marked if to_hex(line.get_markerfacecolor()) == face]
+        for face in (style.PALETTE[0], style.PAPER)
+    )
+    paid = curve[(curve.index > 0) & (curve.index <= data.budget)]
+    assert list(paid) == list(filled[0].get_ydata())
+    assert [curve[6400]] == list(hollow[0].get_ydata())
+
+
+def test_without_a_truth_there_is_no_star(make):
+    """Nothing is drawn that was not measured."""
+    drawing = figure.curves(make(truth=False))
+    assert not [line for line in drawing.axes[0].get_lines() if line.get_marker() == "*"]
+    key = [text.get_text() for text in drawing.legends[0].get_texts()]
+    assert "truth" not in key
+
+
+@pytest.mark.parametrize("layout", [style.WIDE, style.NARROW])
+@pytest.mark.parametrize("candidates", [None, LONG])
+def test_labels_neither_collide_nor_leave_the_figure(make, layout, candidates):
+    """Names stay readable with fifty long ones, on a phone too."""
+    drawing = figure.curves(make(candidates) if candidates else make(), layout)
+    extents = boxes(drawing)
+    assert (7 if candidates else 6) <= len(extents) <= 8
+    for lower, upper in itertools.pairwise(extents):
+        assert lower.y1 <= upper.y0
+    assert max(box.x1 for box in extents) <= drawing.bbox.x1
+
+
+@pytest.mark.parametrize("layout", [style.WIDE, style.NARROW])
+def test_sizes_on_the_axis_do_not_touch(data, layout):
+    """Tick labels keep apart; zero, budget and target are always among them."""
+    drawing = figure.curves(data, layout)
+    canvas = FigureCanvasAgg(drawing)
+    canvas.draw()
+    labels = drawing.axes[0].get_xticklabels()
+    assert {"0", "12,800"} <= {label.get_text() for label in labels}
+    extents = [label.get_window_extent(canvas.get_renderer()) for label in labels]
+    for left, right in itertools.pairwise(extents):
+        assert left.x1 < right.x0
+
+
+def test_one_far_zero_shot_loss_does_not_flatten_the_curves(data):
+    """The curves keep at least half of the height; what is off the scale becomes an arrow."""
+    cells = data.cells.copy()
+    cells.loc[cells["size"] == 0, "bits_per_byte"] *= 30
+    drawing = figure.curves(replace(data, cells=cells))
+    low, high = np.log(drawing.axes[0].get_ylim())
+    trained = np.log(cells.loc[cells["size"] > 0, "bits_per_byte"])
+    assert (trained.max() - trained.min()) / (high - low) > 0.4
+    arrows = [line for line in drawing.axes[0].get_lines() if not line.get_clip_on()]
+    tops = [line for line in arrows if np.exp(high) == pytest.approx(line.get_ydata()[0])]
+    assert len(tops) >= 6
+
+
+def test_one_endless_interval_does_not_flatten_the_curves(data):
+    """An interval up to a thousand is cut at the frame."""
+    wide = data.predictions.assign(high=1000.0)
+    assert figure.curves(replace(data, predictions=wide)).axes[0].get_ylim()[1] < 5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: {"cells": d.cells[d.cells["size"] == 0]},
+        lambda d: {"cells": d.cells.iloc[:0]},
+        lambda d: {"cells": d.cells[d.cells["size"] == 400]},
+        lambda d: {"budget": d.target},
+        lambda d: {"fits": d.fits.iloc[:0]},
+        lambda d: {"predictions": d.predictions.assign(predicted=np.nan, low=np.nan, high=np.nan)},
+    ],
+)
+def test_little_data_still_gives_a_figure(data, change, tmp_path):
+    """Only zero-shot losses, no cells, one size, nothing to extrapolate, no fits, no numbers."""
+    figure.save_png(figure.curves(replace(data, **change(data))), tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_png_bytes_depend_on_the_data_only(data, tmp_path):
+    """Two renderings are one file."""
+    for name in ("a.png", "b.png"):
+        figure.save_png(figure.curves(data), tmp_path / name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_pyplot_is_never_loaded():
+    """Its figures are global to the process and not safe in threads."""
+    code = "import sys, lensllm.report.page; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_names_are_not_mathematics(make):
+    """Dollar signs and backslashes are shown, not typeset, and never crash the figure."""
+    name = r"a$\frac$b"
+    drawing = style.svg(figure.curves(make([(name, 10**6), ("plain", 10**6)])), "one", "d")
+    assert name in drawing
