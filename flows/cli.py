@@ -8,6 +8,7 @@ interruption, 130.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -31,7 +32,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Decide which pretrained language model to fine-tune on your data.",
 )
-out = Console(highlight=False)
+# Piped output is read by people too: 80 columns would fold the tables.
+_width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 110
+out = Console(highlight=False, width=_width)
 err = Console(stderr=True, highlight=False)
 
 Name = Annotated[str, typer.Argument(help="A pipeline of the configuration file.")]
@@ -92,7 +95,7 @@ def run(
         console = err if as_json else out
         outcome, tally = launch(name, settings, file, store, overrides, console)
         summary = summarise(name, outcome, store, tally)
-        _print(as_json, lambda: summary.as_dict, lambda: screens.ranking(summary))
+        _print(as_json, lambda: summary.as_dict, lambda: screens.ranking(summary, out.width))
     raise typer.Exit(1 if outcome.failures else 0)
 
 
@@ -134,7 +137,7 @@ def report(
 
     settings, store = _open(file, name, overrides, artifacts)
     summary = reread(name, settings, store)
-    _print(as_json, lambda: summary.as_dict, lambda: screens.ranking(summary))
+    _print(as_json, lambda: summary.as_dict, lambda: screens.ranking(summary, out.width))
 
 
 @app.command()
@@ -179,10 +182,13 @@ def gc(
 
 
 def _open(file: Path, name: str, overrides: list[str], artifacts: Path) -> tuple[Pipeline, Store]:
+    from tasks.plan import check
+
     settings = config.load(file, name, overrides)
     store = Store(artifacts.absolute())
     store.prepare()
     environment.prepare(store.root)
+    check(settings, store)
     return settings, store
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pandas as pd
 from rich import box
 from rich.console import Group, RenderableType
@@ -11,14 +13,17 @@ from rich.text import Text
 
 from flows.progress import clock
 from flows.summary import Garbage, Grid, Summary
-from tasks.estimate import Forecast
+
+if TYPE_CHECKING:
+    from tasks.estimate import Forecast
 
 _UNITS = {"bits_per_byte": "bits per byte", "nats_per_token": "nats per token"}
+_WIDE = 96  # columns, from which there is room for bars
 _MARKS = {"done": "[green]●[/green]", "running": "[cyan]◐[/cyan]", "to come": "[dim]○[/dim]"}
 
 
-def ranking(summary: Summary) -> RenderableType:
-    """The final screen of a run."""
+def ranking(summary: Summary, width: int) -> RenderableType:
+    """The final screen of a run, for a terminal of ``width`` columns."""
     rows = summary.chosen
     measured = bool(rows["measured"].notna().any())
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
@@ -28,21 +33,21 @@ def ranking(summary: Summary) -> RenderableType:
     )
     table.add_column("", justify="right")
     table.add_column("candidate", overflow="fold")
-    table.add_column("weights", justify="right")
-    table.add_column("predicted", justify="right")
-    table.add_column("80 % interval", justify="center")
-    table.add_column("P(best)")
+    table.add_column("weights", justify="right", no_wrap=True)
+    table.add_column("predicted", justify="right", no_wrap=True)
+    table.add_column("80 % interval", justify="center", no_wrap=True)
+    table.add_column("P(best)", justify="right", no_wrap=True)
     if measured:
-        table.add_column("measured", justify="right")
-        table.add_column("true rank", justify="right")
+        table.add_column("measured", justify="right", no_wrap=True)
+        table.add_column("rank", justify="right", no_wrap=True)
     for place, row in enumerate(rows.itertuples(index=False), 1):
         cells = [
             str(place),
             escape(row.candidate),
             count(summary.parameters[row.candidate]),
             f"{row.predicted:.4f}",
-            f"{row.low:.4f} – {row.high:.4f}",
-            _bar(row.p_best),
+            f"{row.low:.3f}–{row.high:.3f}",
+            _chance(row.p_best, bar=width >= _WIDE),
         ]
         if measured:
             known = not pd.isna(row.measured)
@@ -58,9 +63,10 @@ def ranking(summary: Summary) -> RenderableType:
     return Group(*parts)
 
 
-def _bar(share: float) -> str:
-    width = round(12 * share)
-    return f"[cyan]{'━' * width}[/cyan][dim]{'─' * (12 - width)}[/dim] {share:4.0%}"
+def _chance(share: float, *, bar: bool) -> str:
+    filled = round(12 * share)
+    drawn = f"[cyan]{'━' * filled}[/cyan][dim]{'─' * (12 - filled)}[/dim] " if bar else ""
+    return f"{drawn}{share:4.0%}"
 
 
 def _hindsight(rows: pd.DataFrame) -> str:
@@ -78,12 +84,13 @@ def _hindsight(rows: pd.DataFrame) -> str:
 
 def _money(summary: Summary) -> str:
     spent, full = (summary.cost[c].sum() for c in ("spent_flops", "full_flops"))
+    compared = f"{summary.saved:.0%} saved" if summary.saved >= 0 else f"{-summary.saved:.0%} MORE"
     text = (
         f"Cost: {flops(spent)} spent against {flops(full)} for fine-tuning every candidate on "
-        f"the target: {summary.saved:.0%} saved."
+        f"the target: {compared}."
     )
     if summary.computed is not None:
-        text += f" This run computed {summary.computed} artefacts and found {summary.cached} cached."
+        text += f"\nThis run computed {summary.computed} artefacts, {summary.cached} were cached."
     return text
 
 
@@ -113,9 +120,13 @@ def plan(name: str, forecast: Forecast) -> RenderableType:
         f"Cached: {stages}.",
         "Everything is cached: a run computes nothing." if not missing else _effort(forecast),
         f"The full answer (every candidate on the target) costs {flops(full)}; "
-        f"the sweep that predicts it {flops(sweep)}, {1 - sweep / full:.0%} less.",
+        f"the cells that predict it {flops(sweep)}, {_less(1 - sweep / full)}.",
     ]
     return Group(Text(""), table, *(Text(line) for line in lines))
+
+
+def _less(share: float) -> str:
+    return f"{share:.0%} less" if share >= 0 else f"{-share:.0%} more"
 
 
 def _effort(forecast: Forecast) -> str:

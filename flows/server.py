@@ -75,7 +75,7 @@ def embedded_server(home: Path, port: int | None = None) -> Iterator[str]:
             child = None if server else _start(home, listener(port))
             server = server or _running(home)
         if server is None:
-            raise ServerError(_why_not(home))
+            raise ServerError(f"The Prefect server did not start; {last_line(home / 'server.log')}")
         try:
             with _announced(server.url):
                 yield server.url
@@ -175,11 +175,11 @@ def _environment(home: Path, host: str, port: int) -> dict[str, str]:
     )
 
 
-def _why_not(home: Path) -> str:
-    log = home / "server.log"
+def last_line(log: Path) -> str:
+    """For messages: where a child's log is and what it ends with."""
     lines = log.read_text(errors="replace").split("\n") if log.exists() else []
     last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
-    return f"The Prefect server did not start; its log {log} ends with: {last}"
+    return f"its log {log} ends with: {last}"
 
 
 @contextmanager

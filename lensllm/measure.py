@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+from __future__ import annotations
+
 import json
 import platform
 import resource
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
 
-@dataclass
 class Meter:
     """Started when made; read with ``seconds()`` and ``peak_memory_bytes()``."""
 
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    def __post_init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         self._begin = time.perf_counter()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+        self._device = device
+        if device.type == "cuda":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(device)
         elif _CLEAR.exists():
             with suppress(OSError):  # sandboxes may forbid it; the peak is then the process's
                 _CLEAR.write_text("5")  # Linux: forget the peak, so that it is this stage's own
@@ -37,8 +40,10 @@ class Meter:
 
     def peak_memory_bytes(self) -> int:
         """Of the device; of the whole process on a CPU."""
-        if self.device.type == "cuda":
-            return int(torch.cuda.max_memory_allocated(self.device))
+        if self._device.type == "cuda":
+            import torch
+
+            return int(torch.cuda.max_memory_allocated(self._device))
         if _STATUS.exists():
             line = next(r for r in _STATUS.read_text().splitlines() if r.startswith("VmHWM"))
             return int(line.split()[1]) * 1024

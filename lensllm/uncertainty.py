@@ -95,15 +95,18 @@ def forecast(
 def noise_log(curves: Curves) -> float:
     """Standard deviation of one run's log loss: between seeds, else from second differences.
 
-    A smooth curve's y(j−1) − 2 y(j) + y(j+1) is noise of variance 6σ² plus a little curvature, so
-    that the median, over sizes and candidates, errs upwards.
+    A smooth curve's y(j−1) − 2 y(j) + y(j+1) is noise of variance 6σ² plus curvature. What the
+    candidates' curves share of it is taken out; the median over the rest errs a little upwards.
     """
     logs = np.log(curves.losses)
     count = np.isfinite(logs).sum(-1)
     if np.any(count > 1):
         squares = np.nansum((logs - nan_mean(logs, axis=-1)[..., None]) ** 2, axis=-1)
         return float(np.sqrt(squares[count > 1].sum() / (count[count > 1] - 1).sum()))
-    bends = np.abs(np.diff(np.log(curves.mean_losses), n=2, axis=1))
+    bends = np.diff(np.log(curves.mean_losses), n=2, axis=1)
+    others = np.isfinite(bends).sum(0) - 1
+    bends = np.where(others > 0, bends - nan_mean(bends, axis=0), bends)
+    bends = np.abs(bends) * np.sqrt((others + 1) / np.maximum(others, 1))
     bends = bends[np.isfinite(bends)]
     # .6745: the median of |x| for a standard normal x
     return float(np.median(bends) / (0.6745 * np.sqrt(6))) if len(bends) else PRIOR_NOISE_LOG
@@ -116,18 +119,20 @@ def _backtest(curves: Curves, predictor: Predictor) -> tuple[Array, Array, int]:
     """
     log_losses = np.log(curves.mean_losses)
     last = len(curves.sizes) - 1
-    horizons, errors, origins = [], [], 0
+    horizons, errors, origins = [], [], set()
     for origin in range(max(predictor.needed_sizes, 1) - 1, last):
         known = curves.until(curves.sizes[origin])
-        try:
-            for j in sorted({origin + 1, last}):
+        for j in sorted({origin + 1, last}):
+            try:
                 predicted = predictor.predict(known, float(curves.sizes[j])).loss
-                errors.append(log_losses[:, j] - np.log(predicted))
+            except DataError:  # too few finished cells that early
+                break
+            error = log_losses[:, j] - np.log(predicted)
+            if np.isfinite(error).any():
+                errors.append(error)
                 horizons.append(np.log2(curves.sizes[j] / curves.sizes[origin]))
-        except DataError:  # too few finished cells that early
-            continue
-        origins += 1
-    return np.array(horizons), np.reshape(errors, (-1, len(log_losses))), origins
+                origins.add(origin)
+    return np.array(horizons), np.reshape(errors, (-1, len(log_losses))), len(origins)
 
 
 def _distance_to_ats(curves: Curves, target: float, predictor: Predictor) -> Array:

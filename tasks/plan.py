@@ -89,9 +89,16 @@ def data_steps(config: Pipeline) -> list[Step]:
     return [data, *(sample.step(config, r, data.ref) for r in range(config.sweep.seeds))]
 
 
+def check(config: Pipeline, store: Store) -> None:
+    """Raise ``LensError`` for what can be known to be wrong before a server or worker starts."""
+    ranking.check(config)
+    data_steps(config)
+    for candidate in config.candidates:
+        models.resolve(candidate, store)
+
+
 def make_plan(config: Pipeline, store: Store) -> Plan:
     """The plan of ``config``. Makes the data set first when the target is all of it."""
-    ranking.check(config)
     data, *samples = data_steps(config)
     repeats = range(config.sweep.seeds)
     found = tuple(models.resolve(candidate, store) for candidate in config.candidates)

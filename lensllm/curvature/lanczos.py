@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lensllm.curvature.quadrature import Positive, exhausted, positive_part, tridiagonal
+from lensllm.curvature.quadrature import exhausted, gauss, positive_part
 
 Product = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
@@ -57,8 +57,8 @@ class _Run:
         self.basis = [start / self._norm]
         self._diagonal: list[float] = []
         self._off: list[float] = []
-        self._largest: list[float] = []
-        self._positive: Positive | None = None
+        self._rules: list[tuple[float, float]] = []  # Gauss value, largest Ritz value
+        self._complete = False
 
     def extend(self, image: Tensor) -> None:
         """Take ``image`` = H times the last basis vector."""
@@ -66,33 +66,34 @@ class _Run:
         span = torch.stack(self.basis)
         for _ in range(2):  # twice is enough (Parlett 1980)
             image = image - span.T @ (span @ image)
+        self._rules.append(gauss(np.array(self._diagonal), np.array(self._off)))
         self._off.append(float(image.double().norm()))
-        diagonal, off = np.array(self._diagonal), np.array(self._off)
-        self._largest.append(float(np.linalg.eigvalsh(tridiagonal(diagonal, off[:-1]))[-1]))
-        self._positive = positive_part(diagonal, off)
-        self._complete = exhausted(diagonal, off)
+        self._complete = exhausted(np.array(self._diagonal), np.array(self._off))
         if not self._complete:
             self.basis.append(image / self._off[-1])
 
     def settled(self, tolerance: float) -> bool:
-        if self._positive is None:
-            return False
         if self._complete:
             return True
-        if len(self._largest) < 2:
+        if len(self._rules) < 2:
+            return False
+        (before, largest_before), (value, largest) = self._rules[-2:]
+        size = 2 * value - self._diagonal[0]  # vᵀ|H|v of the unit vector
+        # The bounds cost more than a glance at what moves; look at them once nothing does.
+        if abs(value - before) > tolerance * size:
+            return False
+        if abs(largest - largest_before) > tolerance * abs(largest):
             return False
         result = self.result()
-        close = result.error <= tolerance * (result.positive + result.negative)
-        moved = abs(self._largest[-1] - self._largest[-2])
-        return close and moved <= tolerance * abs(self._largest[-1])
+        return result.error <= tolerance * (result.positive + result.negative)
 
     def result(self) -> Quadratic:
-        assert self._positive is not None
-        square, found = self._norm**2, self._positive
+        square = self._norm**2
+        found = positive_part(np.array(self._diagonal), np.array(self._off))
         return Quadratic(
             positive=square * found.estimate,
             negative=square * max(found.estimate - self._diagonal[0], 0.0),
             error=square * max(found.high - found.estimate, found.estimate - found.low),
-            largest_eigenvalue=self._largest[-1],
+            largest_eigenvalue=self._rules[-1][1],
             steps=len(self._diagonal),
         )

@@ -38,9 +38,9 @@ class Positive:
     high: float  # … or more
 
 
-def tridiagonal(diagonal: Array, off: Array) -> Array:
-    """The (k, k) Lanczos matrix of ``diagonal`` (k,) and ``off`` (k − 1,)."""
-    return np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1)
+def gauss(diagonal: Array, off: Array) -> tuple[float, float]:
+    """The Gauss value of ``diagonal`` (k,) and ``off`` (k − 1,), and the largest Ritz value."""
+    return _rule(_tridiagonal(diagonal, off))
 
 
 def exhausted(diagonal: Array, off: Array) -> bool:
@@ -53,17 +53,24 @@ def positive_part(diagonal: Array, off: Array) -> Positive:
     """Estimate and bounds from k steps: ``diagonal`` (k,) and ``off`` (k,), the last one β_k."""
     steps = len(diagonal)
     first = max(1, steps - _MEDIAN_OF + 1)
-    gauss = [_gauss(tridiagonal(diagonal[:k], off[: k - 1])) for k in range(first, steps + 1)]
+    values = [gauss(diagonal[:k], off[: k - 1])[0] for k in range(first, steps + 1)]
     if exhausted(diagonal, off):
-        return Positive(gauss[-1], gauss[-1], gauss[-1])
+        return Positive(values[-1], values[-1], values[-1])
     low, high = _extremes(diagonal, off)
-    return Positive(float(np.clip(np.median(gauss), low, high)), low, high)
+    return Positive(float(np.clip(np.median(values), low, high)), low, high)
 
 
-def _gauss(matrix: Array) -> float:
-    """Σ weight · max(node, 0): nodes are eigenvalues, weights squared first components."""
+def _tridiagonal(diagonal: Array, off: Array) -> Array:
+    return np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1)
+
+
+def _rule(matrix: Array) -> tuple[float, float]:
+    """Σ weight · max(node, 0) and the largest node.
+
+    Nodes are eigenvalues, weights the squares of their vectors' first components.
+    """
     nodes, vectors = np.linalg.eigh(matrix)
-    return float(vectors[0] ** 2 @ np.maximum(nodes, 0.0))
+    return float(vectors[0] ** 2 @ np.maximum(nodes, 0.0)), float(nodes[-1])
 
 
 def _extremes(diagonal: Array, off: Array) -> tuple[float, float]:
@@ -72,11 +79,11 @@ def _extremes(diagonal: Array, off: Array) -> tuple[float, float]:
     As α = β_k tan φ goes once round the projective line, the value rises from its minimum, where a
     node is at 0, to its maximum and falls back: one bounded search finds the maximum.
     """
-    extended = tridiagonal(np.append(diagonal, 0.0), off)
+    extended = _tridiagonal(np.append(diagonal, 0.0), off)
 
     def value(angle: float) -> float:
         extended[-1, -1] = off[-1] * math.tan(angle)
-        return _gauss(extended)
+        return _rule(extended)[0]
 
     nodes, vectors = np.linalg.eigh(extended[:-1, :-1])
     nodes = np.where(nodes == 0.0, np.finfo(float).tiny, nodes)

@@ -94,14 +94,15 @@ def _qwen3(width: int, layers: int, heads: int) -> Callable[[], PretrainedConfig
     )
 
 
+_MIX = {"docs": 1.0, "code": 1.0, "reference": 2.0}
 _ALL = (
     ZooSpec("gpt2-nano-docs", _gpt2(48, 2, 2), {"docs": 1.0}, steps=740, learning_rate=3e-3),
-    ZooSpec("neo-micro-topics", _neo(96, 2, 4), {"reference": 1.0}, steps=660, learning_rate=3e-3),
-    ZooSpec("t5-mini-docs", _t5(96, 2, 4), {"docs": 1.0}, steps=600, learning_rate=3e-3),
-    ZooSpec("opt-mini-prose", _opt(128, 3, 4), {"prose": 1.0}, steps=200, learning_rate=2e-3),
-    ZooSpec("gpt2-mini-code", _gpt2(128, 3, 4), {"code": 1.0}, steps=500, learning_rate=2e-3),
-    ZooSpec("qwen3-mini-mix", _qwen3(160, 3, 4), {"docs": 1.0, "code": 1.0, "reference": 1.0}, steps=370, learning_rate=2e-3),
-)  # fmt: skip
+    ZooSpec("neo-micro-topics", _neo(96, 2, 4), {"reference": 1.0}, steps=450, learning_rate=3e-3),
+    ZooSpec("t5-mini-docs", _t5(96, 2, 4), {"docs": 1.0}, steps=400, learning_rate=5e-3),
+    ZooSpec("opt-mini-prose", _opt(128, 3, 4), {"prose": 1.0}, steps=320, learning_rate=2e-3),
+    ZooSpec("gpt2-mini-code", _gpt2(128, 3, 4), {"code": 1.0}, steps=350, learning_rate=3e-3),
+    ZooSpec("qwen3-mini-mix", _qwen3(160, 3, 4), _MIX, steps=330, learning_rate=3e-3),
+)
 SPECS: dict[str, ZooSpec] = {spec.name: spec for spec in _ALL}
 
 

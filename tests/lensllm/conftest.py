@@ -143,7 +143,9 @@ def plain_logits(
         else:
             arguments = {"input_ids": torch.tensor([[*example.prompt, *example.completion]])}
             first = len(example.prompt) - 1
-        output = torch.func.functional_call(model, weights or {}, (), arguments | {"use_cache": False})
+        output = torch.func.functional_call(
+            model, weights or {}, (), arguments | {"use_cache": False}
+        )
         found.append(output.logits[0, first : first + len(example.completion)])
     return found
 

@@ -35,7 +35,7 @@ TABLE = cells(
 def test_cells_up_to_the_budget_become_a_cube_with_nan_for_missing_ones():
     curves = curves_from_cells(TABLE, "bits_per_byte", budget=400, spectra=None)
 
-    assert ("zeta", "al") == curves.candidates
+    assert curves.candidates == ("zeta", "al")
     np.testing.assert_array_equal([100, 200, 400], curves.sizes)
     np.testing.assert_array_equal(
         [
@@ -63,7 +63,7 @@ def test_what_was_not_recorded_is_none():
 
     curves = curves_from_cells(table, "bits_per_byte", budget=100, spectra=None)
 
-    assert (None, None, None) == (curves.zero_shot, curves.parameters, curves.stop_times)
+    assert (curves.zero_shot, curves.parameters, curves.stop_times) == (None, None, None)
 
 
 def test_spectra_are_used_only_when_every_candidate_has_one():

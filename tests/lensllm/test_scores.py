@@ -51,15 +51,15 @@ def test_nothing_known_is_nan(score):
 def test_rel_acc_and_regret_of_the_chosen():
     predicted, truth = np.array([3.0, 1.0, 2.0]), np.array([1.0, 1.5, 3.0])
 
-    assert (3.0 - 1.5) / (3.0 - 1.0) == scores.rel_acc(predicted, truth)
-    assert 1.5 - 1.0 == scores.regret(predicted, truth)
+    assert scores.rel_acc(predicted, truth) == (3.0 - 1.5) / (3.0 - 1.0)
+    assert scores.regret(predicted, truth) == 1.5 - 1.0
 
 
 def test_tied_predictions_are_chosen_with_equal_chance():
     predicted, truth = np.array([1.0, 1.0, 2.0]), np.array([1.0, 2.0, 3.0])
 
-    assert 0.75 == scores.rel_acc(predicted, truth)
-    assert 0.5 == scores.regret(predicted, truth)
+    assert scores.rel_acc(predicted, truth) == 0.75
+    assert scores.regret(predicted, truth) == 0.5
 
 
 def test_rel_acc_of_equal_truths_is_nan():
@@ -75,7 +75,7 @@ def test_rmse_log_is_a_relative_error():
 def test_coverage_counts_the_bounds_in():
     low, high = np.array([1.0, 1.0, 1.0, NAN]), np.array([2.0, 2.0, 2.0, NAN])
 
-    assert 2 / 3 == scores.coverage_80(low, high, np.array([1.0, 1.5, 2.5, 1.0]))
+    assert scores.coverage_80(low, high, np.array([1.0, 1.5, 2.5, 1.0])) == 2 / 3
 
 
 def test_log_score_of_uniform_chances_is_ln_m_also_when_two_are_best():

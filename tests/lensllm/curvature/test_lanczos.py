@@ -33,12 +33,12 @@ def test_form_of_a_model_is_that_of_the_dense_blocks(
     vectors = directions(model, scale=0.1)
     with double_differentiable(model):
         hessian = BlockHessian(model, layers_of(model), examples)
-        forms = positive_quadratic(hessian, vectors, 60, tolerance=1e-3)
+        forms = positive_quadratic(hessian, vectors, 100, tolerance=1e-3)
     for layer, block in dense_blocks(model, examples).items():
         positive, negative, largest = _split(block, vectors[layer])
         form = forms[layer]
         assert form.positive == pytest.approx(positive, rel=0.01), layer
-        assert abs(form.negative - negative) <= form.error + 1e-9 * positive, layer
+        assert abs(form.negative - negative) <= form.error + 1e-5 * negative, layer
         assert form.largest_eigenvalue == pytest.approx(largest, rel=0.01), layer
 
 

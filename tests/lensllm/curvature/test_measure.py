@@ -9,6 +9,7 @@ import torch
 from lensllm.curvature.layers import layers_of
 from lensllm.curvature.measure import bound_terms, losses, measure_curvature
 from lensllm.errors import DataError, ModelError
+from lensllm.models.cost import forward_flops, shape_of
 
 
 def _tuned(model, scale=0.05, seed=3):
@@ -121,12 +122,14 @@ def test_two_runs_are_equal_and_the_model_is_left_alone(tiny_model, tiny_example
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_products_are_counted_in_examples(tiny_model, tiny_examples):
+def test_flops_grow_with_the_work(tiny_model, tiny_examples):
     model, before = _tuned(tiny_model("gpt2"))
-    found = _measure(
-        model, before, tiny_examples(5), lanczos_steps=3, max_examples_for_h=2
+    little, much = (
+        _measure(model, before, tiny_examples(5), lanczos_steps=n, max_examples_for_h=n)
+        for n in (2, 5)
     )
-    assert found.hessian_products == 3 * 5 + 2 * 5 + 3 * 2
+    forward = forward_flops(shape_of(model), tiny_examples(5))
+    assert 40 * forward < little.flops < much.flops < 200 * forward
 
 
 def test_losses_of_all_examples(tiny_model, tiny_examples, plain_losses):

@@ -64,9 +64,12 @@ def test_the_frame_has_the_schema_and_a_row_evaluates_to_the_prediction(curves):
     assert (
         pa.Table.from_pandas(frame, schema=schema("law/fits"), preserve_index=False).num_rows == 4
     )
-    assert [("a", "vanilla"), ("b", "vanilla"), ("a", "rectified"), ("b", "rectified")] == list(
-        zip(frame["candidate"], frame["law"], strict=True)
-    )
+    assert list(zip(frame["candidate"], frame["law"], strict=True)) == [
+        ("a", "vanilla"),
+        ("b", "vanilla"),
+        ("a", "rectified"),
+        ("b", "rectified"),
+    ]
     np.testing.assert_array_equal(fits[1].predict(SIZES)[1], evaluate(frame.iloc[3], SIZES))
 
 

@@ -13,7 +13,7 @@ def test_the_basis_spans_the_law_whatever_the_offset(beta, offset):
     z, kappa = basis(SIZES, np.log([beta]), np.log([offset]))
     x = 1 / (offset + SIZES**beta)
 
-    assert (1.0, 0.0) == (z[0, 0], z[0, -1])
+    assert (z[0, 0], z[0, -1]) == (1.0, 0.0)
     # E = 0 is b = κ a: then a (z + κ) is proportional to x
     np.testing.assert_allclose((z[0] + kappa[0]) / kappa[0], x / x[-1], rtol=1e-9)
 

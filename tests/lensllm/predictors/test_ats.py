@@ -13,18 +13,51 @@ SIZES = 200 * 2.0 ** np.arange(11)
 # models, PearCorr and RelAcc equal those published in every cell.
 MEASURED = {
     "Cerebras-GPT-111M": (
-        [3.76275, 3.68945, 3.592725, 3.48915, 3.4068, 3.3245, 3.236925, 3.107725, 2.990925]
-        + [2.827025, 2.63835],
+        [
+            3.76275,
+            3.68945,
+            3.592725,
+            3.48915,
+            3.4068,
+            3.3245,
+            3.236925,
+            3.107725,
+            2.990925,
+            2.827025,
+            2.63835,
+        ],
         [2.67292, 2.65435, 2.1905],
     ),
     "mt5-large": (
-        [2.596183, 2.527809, 2.469873, 2.389121, 2.311028, 2.22012, 2.137791, 2.051298, 1.965535]
-        + [1.889912, 1.81021],
+        [
+            2.596183,
+            2.527809,
+            2.469873,
+            2.389121,
+            2.311028,
+            2.22012,
+            2.137791,
+            2.051298,
+            1.965535,
+            1.889912,
+            1.81021,
+        ],
         [1.71353, 1.61897, 1.6048],
     ),
     "gpt2-medium": (
-        [2.297875, 2.213875, 2.130438, 2.049838, 1.965384, 1.891002, 1.809825, 1.742038, 1.671563]
-        + [1.602385, 1.530375],
+        [
+            2.297875,
+            2.213875,
+            2.130438,
+            2.049838,
+            1.965384,
+            1.891002,
+            1.809825,
+            1.742038,
+            1.671563,
+            1.602385,
+            1.530375,
+        ],
         [1.37796, 1.36862, 1.36013],
     ),
 }
@@ -35,7 +68,7 @@ def curves(losses, sizes=SIZES):
     return Curves(tuple(map(str, range(len(losses)))), sizes, losses[:, :, None])
 
 
-@pytest.mark.parametrize(("column", "budget"), enumerate([3_200, 25_600, 204_800]))
+@pytest.mark.parametrize(("column", "budget"), [(0, 3_200), (1, 25_600), (2, 204_800)])
 def test_published_curves(column, budget):
     losses = np.array([losses for losses, _ in MEASURED.values()])
     expected = [predicted[column] for _, predicted in MEASURED.values()]
@@ -55,10 +88,9 @@ def test_a_power_law_is_continued(slope, level):
 
 
 def test_it_stops_at_the_bend_and_ignores_everything_before():
-    random = np.random.default_rng(0)
-    y = np.where(SIZES < 3200, 2.0, 2.0 - 0.3 * np.log(SIZES / 3200))
-    y = y + 1e-3 * random.standard_normal(len(SIZES))
     x = np.log(SIZES)
+    y = np.where(SIZES < 3200, 2.0, 2.0 - 0.3 * np.log(SIZES / 3200))
+    y = y + 1e-3 * (-1.0) ** np.arange(len(SIZES))
 
     slope, level = ats.accepted_line(x, y, gamma=3, tau=5.0)
 

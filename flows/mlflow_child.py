@@ -1,0 +1,32 @@
+"""MLflow's web page in one process: ``python -m flows.mlflow_child SOCKET_FD PARENT DATABASE``.
+
+``mlflow ui`` would be a process that starts four others, which outlive it when it is killed.
+"""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+from lensllm.processes import die_with_parent
+
+
+def main() -> None:
+    """Serve the runs of the SQLite file DATABASE until SIGTERM or the end of process PARENT."""
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    die_with_parent(int(sys.argv[2]))
+    database = Path(sys.argv[3])
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # a further process, of no use here
+
+    import uvicorn
+    from mlflow.server.fastapi_app import app
+    from mlflow.server.handlers import initialize_backend_stores
+
+    figures = (database.parent / "mlflow-artifacts").as_uri()
+    initialize_backend_stores(f"sqlite:///{database}", default_artifact_root=figures)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""The command as users run it: a process of its own, real servers, real training."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [str(Path(sys.executable).with_name("lensllm"))]
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def environment() -> dict[str, str]:
+    """The user's environment without a server of their own."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_"))}
+
+
+def lensllm(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """An uninterrupted run of the pipeline ``smoke``: its artifacts folder and its JSON."""
+    artifacts = tmp_path_factory.mktemp("smoke")
+    done = lensllm("run", "smoke", "--artifacts", artifacts, "--json")
+    assert 0 == done.returncode, done.stderr
+    return artifacts, json.loads(done.stdout)
+
+
+@pytest.fixture
+def pretrained(smoke: tuple[Path, dict], tmp_path: Path) -> Path:
+    """An artifacts folder that holds data and pretrained candidates, and no cell yet."""
+    for stage in ("dataset", "sample", "pretext", "tokenizer", "pretrain", "tokens"):
+        shutil.copytree(smoke[0] / stage, tmp_path / stage)
+    return tmp_path

@@ -1,0 +1,99 @@
+"""Users' own checkpoints and data file, and a candidate that cannot be trained."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from lensllm import seeds
+from lensllm.models import tokenizer
+from tests.e2e.conftest import lensllm
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A data file, two checkpoints, and a configuration that names them."""
+    draw = seeds.generator(0, "rows")
+    words = ["red", "green", "blue", "small", "large", "round"]
+    rows = []
+    for _ in range(260):
+        asked = draw.choice(words, 4).tolist()
+        rows.append({"question": " ".join(asked), "answer": " ".join(sorted(asked))})
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    bpe = tokenizer.train([" ".join(words)] * 10, vocabulary=300)
+    torch.manual_seed(0)
+    ends = {"vocab_size": len(bpe), "bos_token_id": 0, "eos_token_id": 0}
+    models = {
+        "tiny-gpt2": GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, **ends)),
+        "tiny-llama": LlamaForCausalLM(
+            LlamaConfig(
+                hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+                **ends,
+            )
+        ),
+    }
+    for name, model in models.items():
+        model.save_pretrained(tmp_path / name)
+        bpe.save_pretrained(tmp_path / name)
+    content = {
+        "pipelines": {
+            "mine": {
+                "data": {
+                    "source": str(tmp_path / "rows.jsonl"), "prompt": "question",
+                    "completion": "answer", "validation_examples": 20, "test_examples": 40,
+                },
+                "candidates": [str(tmp_path / name) for name in models],
+                "sweep": {"min": 8, "max": 64},
+                "kernel": {"probes": 8},
+                "tracking": {"enabled": False},
+            }
+        }
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    return tmp_path
+
+
+def run(project: Path, *more: str):
+    return lensllm(
+        "run", "mine", "--file", project / "mine.yaml", "--artifacts", project / "artifacts",
+        "--json", *more,
+    )
+
+
+def test_folders_and_a_data_file_rank_for_all_the_data(project: Path):
+    done = run(project)
+    assert 0 == done.returncode, done.stderr
+    said = json.loads(done.stdout)
+    assert {"tiny-gpt2", "tiny-llama"} == {row["candidate"] for row in said["ranking"]}
+    assert {None} == {row["measured"] for row in said["ranking"]}
+    distinct = len({row for row in (project / "rows.jsonl").read_text().splitlines()})
+    assert distinct - 20 - 40 == said["target"]
+
+
+def test_a_candidate_that_cannot_be_loaded_fails_alone(project: Path):
+    weights = project / "tiny-llama" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    done = run(project)
+    assert 1 == done.returncode
+    said = json.loads(done.stdout)
+    assert ["tiny-gpt2"] == [row["candidate"] for row in said["ranking"]]
+    assert {"tiny-llama"} == {f["step"].split()[1] for f in said["failed"]}
+    assert str(project / "tiny-llama") in said["failed"][0]["reason"]
+
+
+def test_a_column_that_does_not_exist_is_a_sentence(project: Path):
+    done = run(project, "--set", "data.prompt=questoin")
+    assert 2 == done.returncode
+    assert "no column 'questoin' (did you mean 'question'?)" in done.stderr.replace("\n", "")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_sweep_larger_than_the_data_is_a_sentence(project: Path):
+    done = run(project, "--set", "sweep.max=4096")
+    assert 2 == done.returncode
+    assert "the sweep needs 4,096 training examples and the data has" in done.stderr

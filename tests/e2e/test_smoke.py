@@ -1,0 +1,163 @@
+"""The pipeline end to end: run, run again, damage, interruption."""
+
+import json
+import signal
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from tests.e2e.conftest import COMMAND, ROOT, environment, lensllm
+
+pytestmark = pytest.mark.slow
+
+STEPS = 37  # artefacts of smoke, report included
+FINAL = ("curve", "law", "ranking")
+
+
+def tables(artifacts: Path) -> dict[str, bytes]:
+    """The bytes of the final tables, by stage and key."""
+    return {
+        path.relative_to(artifacts).as_posix(): path.read_bytes()
+        for stage in FINAL
+        for path in (artifacts / stage).rglob("*.parquet")
+    }
+
+
+def test_the_ranking_is_complete_and_scored(smoke):
+    artifacts, said = smoke
+    assert {"gpt2-nano-docs", "neo-micro-topics", "t5-mini-docs"} == {
+        row["candidate"] for row in said["ranking"]
+    }
+    assert [1, 2, 3] == [row["rank"] for row in said["ranking"]]
+    assert all(row["low"] < row["predicted"] < row["high"] for row in said["ranking"])
+    assert 1.0 == pytest.approx(sum(row["p_best"] for row in said["ranking"]))
+    assert {1, 2, 3} == {row["measured_rank"] for row in said["ranking"]}
+    assert {"lensllm", "lensllm_phase", "ats", "zero_shot"} <= {
+        row["predictor"] for row in said["scores"]
+    }
+    assert (STEPS, 0) == (said["computed"], said["cached"])
+    for name in ("report.html", "curves.png", "predictions.csv"):
+        assert (artifacts / "reports" / "smoke" / name).stat().st_size > 0
+
+
+def test_the_cells_are_rows_of_the_documented_schema(smoke):
+    cells = pd.concat(pd.read_parquet(p) for p in (smoke[0] / "finetune").rglob("cell.parquet"))
+    assert 18 == len(cells)
+    trained = cells[cells["size"] > 0]
+    assert (trained["train_flops"] > 0).all()
+    assert (trained["seconds"] > 0).all()
+    assert (trained["peak_memory_bytes"] > 1e8).all()
+    assert (cells["test_bytes"] == cells["test_bytes"].iloc[0]).all()
+    small = trained[trained["size"] == 8].set_index("candidate")["nats_per_token"]
+    large = trained[trained["size"] == 128].set_index("candidate")["nats_per_token"]
+    assert (large < small).all()
+
+
+def test_a_second_run_computes_nothing_and_plan_says_so(smoke):
+    artifacts, first = smoke
+    foreseen = json.loads(lensllm("plan", "smoke", "--artifacts", artifacts, "--json").stdout)
+    assert 0 == foreseen["to_run"]
+    again = lensllm("run", "smoke", "--artifacts", artifacts, "--json")
+    assert 0 == again.returncode, again.stderr
+    said = json.loads(again.stdout)
+    assert (0, STEPS) == (said["computed"], said["cached"])
+    assert first["ranking"] == said["ranking"]
+
+    with sqlite3.connect(artifacts / "prefect" / "prefect.db") as database:
+        latest = "SELECT id FROM flow_run ORDER BY created DESC LIMIT 1"
+        states = database.execute(
+            f"SELECT state_name, name FROM task_run WHERE flow_run_id = ({latest})"
+        ).fetchall()
+    assert {"Cached"} == {state for state, _ in states}
+    assert STEPS == len(states)
+    assert "finetune gpt2-nano-docs · D=64 · seed 0" in {name for _, name in states}
+
+
+def test_mlflow_holds_each_cell_once(smoke):
+    client = MlflowClient(f"sqlite:///{smoke[0] / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("lensllm/smoke")
+    runs = client.search_runs([experiment.experiment_id])
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    parents = [run for run in runs if run not in children]
+    assert 1 == len(parents)
+    assert {"FINISHED"} == {run.info.status for run in runs}
+    assert 18 + 3 + 3 == len(children)  # cells, kernels, curvatures
+    cell = next(run for run in children if "D=64" in run.info.run_name)
+    assert cell.data.metrics["bits_per_byte"] > 0
+    files = {f.path for f in client.list_artifacts(parents[0].info.run_id)}
+    assert {"curves.png", "report.html"} <= files
+
+
+def test_status_and_report_read_what_is_there(smoke):
+    artifacts, first = smoke
+    status = json.loads(lensllm("status", "smoke", "--artifacts", artifacts, "--json").stdout)
+    assert {"done"} == {cell["state"] for cell in status["cells"]}
+    said = json.loads(lensllm("report", "smoke", "--artifacts", artifacts, "--json").stdout)
+    assert first["ranking"] == said["ranking"]
+
+
+def test_a_damaged_cell_alone_is_computed_again(smoke, pretrained: Path):
+    done = lensllm("run", "smoke", "--artifacts", pretrained, "--json")
+    before = tables(pretrained)
+    cell = sorted((pretrained / "finetune").rglob("cell.parquet"))[3]
+    content = bytearray(cell.read_bytes())
+    content[len(content) // 2] ^= 1
+    cell.write_bytes(content)
+
+    done = lensllm("run", "smoke", "--artifacts", pretrained, "--json")
+    assert 0 == done.returncode
+    assert f"finetune/{cell.parent.name[:12]} is damaged" in done.stderr
+    assert 1 == json.loads(done.stdout)["computed"]
+    assert before == tables(pretrained)
+    assert tables(smoke[0]) == tables(pretrained)
+
+
+def start(artifacts: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, "run", "smoke", "--artifacts", str(artifacts)],
+        cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )
+
+
+def wait_for_cells(artifacts: Path, count: int) -> set[Path]:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        cells = set(artifacts.glob("finetune/*/manifest.json"))
+        if len(cells) >= count:
+            return cells
+        time.sleep(0.05)
+    raise AssertionError(f"fewer than {count} cells in two minutes")
+
+
+@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_goes_on_where_it_was(smoke, pretrained: Path, way: signal.Signals):
+    command = start(pretrained)
+    wait_for_cells(pretrained, 3)
+    family = psutil.Process(command.pid).children(recursive=True)
+    command.send_signal(way)
+    said, _ = command.communicate(timeout=60)
+    if way != signal.SIGKILL:
+        assert 130 == command.returncode
+        assert "go on with lensllm run smoke" in said
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert [] == alive
+    kept = {p: p.stat().st_mtime_ns for p in pretrained.glob("finetune/*/manifest.json")}
+
+    done = lensllm("run", "smoke", "--artifacts", pretrained, "--json")
+    assert 0 == done.returncode, done.stderr
+    assert kept == {p: p.stat().st_mtime_ns for p in kept}
+    assert tables(smoke[0]) == tables(pretrained)
+    assert [] == list((pretrained / ".tmp").iterdir())
+    assert [] == list((pretrained / ".locks").iterdir())
+    with sqlite3.connect(pretrained / "prefect" / "prefect.db") as database:
+        left = database.execute(
+            "SELECT name FROM task_run WHERE state_type IN ('RUNNING', 'PENDING') "
+            "UNION SELECT name FROM flow_run WHERE state_type IN ('RUNNING', 'PENDING')"
+        ).fetchall()
+    assert [] == left
