@@ -1,7 +1,7 @@
 """The command line: ``lensllm plan|run|status|report|ui|gc``.
 
-Every command has ``--help`` with an example and ``--json`` for machines. A mistake the user can mend
-is one sentence and exit code 2; cells that failed while others went on, exit code 1; an
+Every command has ``--help`` with an example and ``--json`` for machines. A mistake the user can
+mend is one sentence and exit code 2; cells that failed while others went on, exit code 1; an
 interruption, 130.
 """
 
@@ -39,9 +39,7 @@ err = Console(stderr=True, highlight=False)
 
 Name = Annotated[str, typer.Argument(help="A pipeline of the configuration file.")]
 File = Annotated[Path, typer.Option("--file", "-f", help="Configuration file.")]
-Artifacts = Annotated[
-    Path, typer.Option(envvar="LENSLLM_ARTIFACTS", help="Folder of all results.")
-]
+Artifacts = Annotated[Path, typer.Option(envvar="LENSLLM_ARTIFACTS", help="Folder of all results.")]
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a setting.")
 ]

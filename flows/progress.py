@@ -56,8 +56,11 @@ class Terminal:
         self._slots = slots
         self._lock = threading.Lock()
         self._begin = time.monotonic()
-        self._live = Live(get_renderable=self._screen, console=console, transient=True,
-                          refresh_per_second=4) if console.is_terminal else None
+        self._live = (
+            Live(get_renderable=self._screen, console=console, transient=True, refresh_per_second=4)
+            if console.is_terminal
+            else None
+        )
 
     def __enter__(self) -> Terminal:
         if self._live:

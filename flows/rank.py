@@ -105,9 +105,12 @@ def _show_in_ui(
     store: Store, settings: Pipeline, plan: Plan, conclusion: Conclusion, folder: Path
 ) -> None:
     predictions = store.table(conclusion.ranking.ref, "predictions")
-    sentence = verdict(predictions, settings.ranking.predictor, plan.target, settings.ranking.metric)
+    sentence = verdict(
+        predictions, settings.ranking.predictor, plan.target, settings.ranking.metric
+    )
     create_table_artifact(
-        key="ranking", table=ranking_rows(predictions, settings.ranking.predictor),
+        key="ranking",
+        table=ranking_rows(predictions, settings.ranking.predictor),
         description=sentence,
     )
     create_markdown_artifact(

@@ -110,9 +110,7 @@ def plan(name: str, forecast: Forecast) -> RenderableType:
             flops(c.flops_sweep),
             flops(c.flops_full),
         )
-    stages = ", ".join(
-        f"{stage} {done}/{made}" for stage, (made, done) in forecast.steps.items()
-    )
+    stages = ", ".join(f"{stage} {done}/{made}" for stage, (made, done) in forecast.steps.items())
     missing = sum(made - done for made, done in forecast.steps.values())
     full = sum(c.flops_full for c in forecast.candidates)
     sweep = sum(c.flops_sweep for c in forecast.candidates)

@@ -15,6 +15,7 @@ from lensllm.spectrum import Spectrum
 
 Array = NDArray[np.float64]
 Metric = Literal["bits_per_byte", "nats_per_token"]
+Scale = Literal["scaled", "literal"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Curves:
     parameters: Array | None = None  # (M,) weights
     spectra: tuple[Spectrum, ...] | None = None  # M, at the pretrained weights
     stop_times: Array | None = None  # (M, S) sum of learning rates up to the best step
+    kernel_scale: Scale = "scaled"  # of F in the LensLLM law
 
     def __post_init__(self) -> None:
         count = len(self.candidates)

@@ -1,9 +1,9 @@
 """The store: content-addressed artefacts, ``<root>/<stage>/<key>/`` with Parquet tables inside.
 
 An artefact's key is the SHA-256 of its *recipe*: stage, stage version, the parameters that matter
-and the keys it was made from. It is published by renaming a complete directory, so it exists whole or
-not at all; a manifest of checksums is verified on the first read; a kernel lock per key keeps two
-processes from computing the same thing, and is freed by the kernel when its holder dies.
+and the keys it was made from. It is published by renaming a complete directory, so it exists whole
+or not at all; a manifest's checksums are verified on the first read; a kernel lock per key keeps
+two processes from computing the same thing, and is freed by the kernel when its holder dies.
 """
 
 from __future__ import annotations

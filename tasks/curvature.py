@@ -76,7 +76,9 @@ def build(work: Work) -> None:
         "candidate": work.hints["candidate"],
         "size": params["size"],
         "seed": int(cell["seed"]),
-        "flops": getattr(hessian,'FORWARDS_PER_PRODUCT',8.0) * per_example * found.hessian_products,
+        "flops": getattr(hessian, "FORWARDS_PER_PRODUCT", 8.0)
+        * per_example
+        * found.hessian_products,
         "seconds": meter.seconds(),
     }
     write_table(work.folder, "curvature/bound", [bound])

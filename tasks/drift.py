@@ -23,6 +23,4 @@ def step(sizes: Sequence[int], dataset: Ref, sample: Ref) -> Step:
 def build(work: Work) -> None:
     train = sample.rows(work.store, work.upstream["sample"], "train")
     targets = work.store.table(work.upstream["dataset"], "examples")["completion"].iloc[train]
-    write_table(
-        work.folder, "drift/sizes", sampling.drift(targets.tolist(), work.params["sizes"])
-    )
+    write_table(work.folder, "drift/sizes", sampling.drift(targets.tolist(), work.params["sizes"]))

@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from lensllm.models import cost
 from lensllm.models.batch import Example
-from lensllm.store import Ref, Store
-from tasks import models, sample
+from lensllm.store import Store
+from tasks import models
 from tasks.finetune import TRAIN_SAMPLE
 from tasks.models import Model
-from tasks.plan import Cell, Plan
-from tasks.stage import Step
+from tasks.plan import Plan
 
 # Before any cell was measured: of one CPU core on models of about a million weights.
 _FLOPS_PER_SECOND = 1.5e10

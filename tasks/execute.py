@@ -71,9 +71,7 @@ def _perform(run: Run, step: Step) -> State[Ref]:
 def _make(run: Run, step: Step) -> None:
     arguments = (run.store.root, step.recipe, dict(step.hints))
     if step.in_worker:
-        run.workers.call(
-            make, *arguments, timeout_seconds=step.timeout_seconds, label=step.label
-        )
+        run.workers.call(make, *arguments, timeout_seconds=step.timeout_seconds, label=step.label)
     else:
         make(*arguments)
 
@@ -89,9 +87,9 @@ def stage_task(stage: str) -> Task[..., Any]:
     )
 
 
-def run_steps(run: Run, steps: Sequence[Step], parents: Mapping[Ref, PrefectFuture[Any]]) -> (
-    dict[Ref, PrefectFuture[Any]]
-):
+def run_steps(
+    run: Run, steps: Sequence[Step], parents: Mapping[Ref, PrefectFuture[Any]]
+) -> dict[Ref, PrefectFuture[Any]]:
     """Submit each step as soon as what it is made of is there; return the futures.
 
     Must be called inside a flow. A step whose upstream failed is not submitted but
@@ -111,7 +109,9 @@ def run_steps(run: Run, steps: Sequence[Step], parents: Mapping[Ref, PrefectFutu
                 del waiting[step.ref]
                 run.skipped.add(step.ref)
                 run.tell("skipped", step)
-            elif not any(ref in waiting or (ref in futures and ref not in finished) for ref in needs):
+            elif not any(
+                ref in waiting or (ref in futures and ref not in finished) for ref in needs
+            ):
                 del waiting[step.ref]
                 future = tasks[step.stage].submit(
                     run, step, wait_for=[futures[ref] for ref in needs if ref in futures]

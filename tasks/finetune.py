@@ -57,9 +57,7 @@ def build(work: Work) -> None:
     device = load.choose_device(work.hints["device"])
     meter = measure.Meter(device)
     model = load.load_model(Path(work.hints["model"])).to(device)
-    dtype, precision = load.choose_precision(
-        recipe.precision, load.count_parameters(model), device
-    )
+    dtype, precision = load.choose_precision(recipe.precision, load.count_parameters(model), device)
     tokens = work.store.table(work.upstream["tokens"], "examples")
     rows = {
         role: sample.rows(work.store, work.upstream["sample"], role)
@@ -74,9 +72,7 @@ def build(work: Work) -> None:
         tuned = finetune.fine_tune(
             model, train, validation, recipe, seed=seed, device=device, dtype=dtype
         )
-        write_table(
-            work.folder, "finetune/epochs", [vars(epoch) for epoch in tuned.epochs]
-        )
+        write_table(work.folder, "finetune/epochs", [vars(epoch) for epoch in tuned.epochs])
     losses = {
         "test": finetune.evaluate(model, test, device=device, dtype=dtype),
         "train": finetune.evaluate(model, train[:TRAIN_SAMPLE], device=device, dtype=dtype),

@@ -44,9 +44,7 @@ def build(work: Work) -> None:
         [
             {"index": k, "eigenvalue": value, "projection_squared": projection}
             for k, (value, projection) in enumerate(
-                zip(
-                    kernel.spectrum.eigenvalues, kernel.spectrum.projections_squared, strict=True
-                )
+                zip(kernel.spectrum.eigenvalues, kernel.spectrum.projections_squared, strict=True)
             )
         ],
     )
@@ -55,9 +53,7 @@ def build(work: Work) -> None:
         "kernel/matrix",
         [
             {"row": i, "residual_norm": norm, "kernel": line.tolist()}
-            for i, (norm, line) in enumerate(
-                zip(kernel.residual_norms, kernel.matrix, strict=True)
-            )
+            for i, (norm, line) in enumerate(zip(kernel.residual_norms, kernel.matrix, strict=True))
         ],
     )
     summary = {

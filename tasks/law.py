@@ -5,12 +5,14 @@ Key: curves, kernels, metric, budget and the law's settings. Table: ``fits``.
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 
 from lensllm.config import Pipeline
-from lensllm.errors import DataError
 from lensllm.curves import Curves, curves_from_cells
+from lensllm.errors import DataError
 from lensllm.laws import fit, lensllm, rectified, vanilla
-from lensllm.store import Recipe, Ref, Store, write_table
+from lensllm.store import Recipe, Ref, write_table
 from tasks import kernel
 from tasks.stage import Step, Work
 
@@ -28,29 +30,29 @@ def step(config: Pipeline, curve: Ref, kernels: Mapping[str, Ref]) -> Step:
 
 
 def build(work: Work) -> None:
-    curves = read_curves(work.store, work.upstream, work.params["metric"], work.params["budget"])
-    scale = work.params["scale"]
+    curves = read_curves(work)
     fits = []
     for law in (
         vanilla.fit,
         rectified.fit,
-        lambda c: lensllm.fit(c, "prediction", scale),
-        lambda c: lensllm.fit(c, "phase", scale),
+        partial(lensllm.fit, mode="prediction"),
+        partial(lensllm.fit, mode="phase"),
     ):
         with suppress(DataError):  # too few sizes or no kernels for this law: its rows are missing
             fits.append(law(curves))
     write_table(work.folder, "law/fits", fit.fits_frame(fits))
 
 
-def read_curves(store: Store, upstream: Mapping[str, Ref], metric: str, budget: int) -> Curves:
+def read_curves(work: Work) -> Curves:
     """The observed curves of a law or ranking stage, with the kernels it was given."""
     spectra = {
-        role.removeprefix("kernel:"): kernel.read_spectrum(store, ref)
-        for role, ref in upstream.items()
+        role.removeprefix("kernel:"): kernel.read_spectrum(work.store, ref)
+        for role, ref in work.upstream.items()
         if role.startswith("kernel:")
     }
-    cells = store.table(upstream["curve"], "cells")
-    return curves_from_cells(cells, metric, budget, spectra or None)
+    cells = work.store.table(work.upstream["curve"], "cells")
+    curves = curves_from_cells(cells, work.params["metric"], work.params["budget"], spectra or None)
+    return replace(curves, kernel_scale=work.params["scale"])
 
 
 def _roles(kernels: Mapping[str, Ref]) -> dict[str, Ref]:

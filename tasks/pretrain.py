@@ -25,7 +25,5 @@ def build(work: Work) -> None:
 
     texts = work.store.table(work.upstream["pretext"], "texts")
     tokenizer = load_tokenizer(work.store.path(work.upstream["tokenizer"]) / "tokenizer")
-    curve = zoo.pretrain(
-        zoo.SPECS[work.hints["name"]], tokenizer, texts, work.folder / "model"
-    )
+    curve = zoo.pretrain(zoo.SPECS[work.hints["name"]], tokenizer, texts, work.folder / "model")
     write_table(work.folder, "pretrain/curve", curve)

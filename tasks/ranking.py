@@ -1,4 +1,4 @@
-"""ranking: every predictor's answer at the target, scored where the truth was measured, and the cost.
+"""ranking: every predictor's answer at the target, its score where there is a truth, and the cost.
 
 Key: curves, kernels, target, budget and the ranking's settings. Tables: ``predictions``,
 ``scores``, ``cost``.
@@ -62,7 +62,7 @@ def check(config: Pipeline) -> None:
 def build(work: Work) -> None:
     params = work.params
     cells = work.store.table(work.upstream["curve"], "cells")
-    curves = law.read_curves(work.store, work.upstream, params["metric"], params["budget"])
+    curves = law.read_curves(work)
     at_target = cells[cells["size"] == params["target"]]
     measured = at_target.groupby("candidate")[params["metric"]].mean()
     truth = measured.reindex(list(curves.candidates)).to_numpy() if len(measured) else None
@@ -93,7 +93,7 @@ def _cost(store: Store, cells: pd.DataFrame, work: Work) -> pd.DataFrame:
 
 
 def _full_flops(cells: pd.DataFrame, target: int) -> float:
-    """FLOPs at ``target`` from a line through a candidate's cells: they grow with D, D = 0 apart."""
+    """FLOPs at ``target`` from a line through a candidate's cells with D > 0."""
     mean = cells[cells["size"] > 0].groupby("size")["flops"].mean()
     if target in mean.index:
         return float(mean[target])

@@ -52,9 +52,7 @@ def build(work: Work) -> None:
         }
 
     cells = {label: work.store.table(ref, "cell") for label, ref in labelled("cell").items()}
-    bounds = {
-        label: work.store.table(ref, "bound") for label, ref in labelled("curvature").items()
-    }
+    bounds = {label: work.store.table(ref, "bound") for label, ref in labelled("curvature").items()}
     predictions = read("ranking", "predictions")
     data = ReportData(
         pipeline=work.params["pipeline"],
@@ -78,8 +76,7 @@ def build(work: Work) -> None:
         },
         machine=_named(cells)[_MACHINE],
         kernels={
-            name: kernel.read_spectrum(work.store, ref)
-            for name, ref in labelled("kernel").items()
+            name: kernel.read_spectrum(work.store, ref) for name, ref in labelled("kernel").items()
         },
         failed=[(label, reason) for label, reason in work.params["failed"]],
         config=work.params["config"],

@@ -1,8 +1,8 @@
 """What a stage is: a module of this package with a ``VERSION``, a ``build`` and a ``step``.
 
-``step(...)`` says what an artefact is made of, ``build(...)`` makes it from other artefacts. A build
-runs in a worker process, so the modules import torch inside ``build``: the command line, which only
-names artefacts, starts without it.
+``step(...)`` says what an artefact is made of, ``build(...)`` makes it from other artefacts. A
+build runs in a worker process, so the modules import torch inside ``build``: the command line,
+which only names artefacts, starts without it.
 """
 
 from __future__ import annotations

@@ -18,9 +18,12 @@ from torch import Tensor
 from lensllm.errors import DataError, ModelError
 from lensllm.models.batch import Batch, Example, collate, token_losses
 
-# Padded tokens of a micro-batch: large enough for efficient products, small enough that the graph
-# of a 1M-weight model stays near 100 MB.
-_TOKENS_PER_BATCH = 1024
+# Padded tokens of a micro-batch: larger ones were no faster at 1M weights.
+_TOKENS_PER_BATCH = 512
+
+# Graphs are kept between products while weights × padded tokens stay below this: they take 0.02
+# (135M weights) to 0.08 bytes (1M weights) of it, so 350 MB at most.
+_KEPT = 2**32
 
 # Costs in forward passes, counted with torch.utils.flop_counter on GPT-2, Qwen3 and T5 of 4 to 14
 # layers: the graph 3.3 … 3.9; a product of all layers 12 … 24, within 15 % of 6 + 1.5 per layer.
@@ -74,9 +77,9 @@ def micro_batches(
 class BlockHessian:
     """u ↦ H_i u for the Hessian block H_i of every layer i, of the mean loss over ``examples``.
 
-    Use within ``double_differentiable(model)``, with the model's weights left alone. When the
-    examples fit one micro-batch its graph is kept between products; otherwise every product
-    builds the graphs anew, one at a time.
+    Use within ``double_differentiable(model)``, with the model's weights left alone. Graphs are
+    kept between products when they are small; otherwise every product builds them anew, one
+    micro-batch at a time.
     """
 
     def __init__(
@@ -93,7 +96,10 @@ class BlockHessian:
         self._examples = len(examples)
         self.forward_passes = 0.0  # over the examples: what has been computed so far cost as much
         self._batches = micro_batches(examples, model.config, tokens_per_batch)
-        self._kept = self._gradients(self._batches[0]) if len(self._batches) == 1 else None
+        weights = sum(p.numel() for group in self.parameters.values() for p in group)
+        tokens = sum(batch.inputs["input_ids"].numel() for batch in self._batches)
+        small = weights * tokens <= _KEPT
+        self._kept = [self._gradients(batch) for batch in self._batches] if small else None
 
     def __call__(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """H_i u_i for each layer in ``vectors``; flat tensors of the layer's size both ways.
@@ -103,7 +109,7 @@ class BlockHessian:
         share = len(vectors) / len(self.parameters)
         self.forward_passes += share * (_OWN_COST + _COST_PER_LAYER * len(self.parameters))
         totals = {layer: torch.zeros_like(vector) for layer, vector in vectors.items()}
-        for gradients in self._graphs():
+        for gradients in self._kept or map(self._gradients, self._batches):
             for layer, vector in vectors.items():
                 totals[layer] += self._product(gradients[layer], self.parameters[layer], vector)
         for layer, total in totals.items():
@@ -111,13 +117,6 @@ class BlockHessian:
                 raise ModelError(f"the curvature of {layer} is not finite; the weights are damaged")
             total /= self._examples
         return totals
-
-    def _graphs(self) -> Iterator[Gradients]:
-        if self._kept is not None:
-            yield self._kept
-        else:
-            for batch in self._batches:
-                yield self._gradients(batch)
 
     def _gradients(self, batch: Batch) -> Gradients:
         """Gradients of the batch's SUMMED example losses, by layer, differentiable again."""

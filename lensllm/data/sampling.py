@@ -14,9 +14,7 @@ from lensllm import seeds
 from lensllm.errors import DataError
 
 
-def roles(
-    split: pd.Series, *, validation: int, test: int, seed: int, repeat: int
-) -> pd.DataFrame:
+def roles(split: pd.Series, *, validation: int, test: int, seed: int, repeat: int) -> pd.DataFrame:
     """The table ``sample/roles`` from the ``split`` column of the examples.
 
     Test and validation rows depend on ``seed`` alone; the order of the training rows, whose first D

@@ -65,7 +65,8 @@ def load(data: Data) -> pd.DataFrame:
             raise DataError(
                 f"{path}: row {row + 1} of column '{getattr(data, column)}' is empty or no text"
             )
-    return frame.drop_duplicates(ignore_index=True).assign(split="")
+    distinct: pd.DataFrame = frame.drop_duplicates(ignore_index=True).assign(split="")
+    return distinct
 
 
 def _file(data: Data) -> Path:

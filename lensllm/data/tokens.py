@@ -14,8 +14,8 @@ from lensllm.models.batch import Example
 def tokenise(examples: pd.DataFrame, tokenizer: Any, max_tokens: int) -> pd.DataFrame:
     """The table ``tokens/examples``: prompt and completion ids and the bytes of the kept target.
 
-    A completion keeps its first ``max_tokens // 2`` tokens, end-of-text included; a prompt keeps its
-    last tokens up to ``max_tokens`` in all, those next to the completion.
+    A completion keeps its first ``max_tokens // 2`` tokens, end-of-text included; a prompt keeps
+    its last tokens up to ``max_tokens`` in all, those next to the completion.
     """
     keep = max_tokens // 2
 
@@ -58,7 +58,5 @@ def select(tokens: pd.DataFrame, rows: Sequence[int]) -> list[Example]:
     chosen = tokens.iloc[list(rows)]
     return [
         Example(prompt.tolist(), completion.tolist())
-        for prompt, completion in zip(
-            chosen["prompt_ids"], chosen["completion_ids"], strict=True
-        )
+        for prompt, completion in zip(chosen["prompt_ids"], chosen["completion_ids"], strict=True)
     ]

@@ -10,8 +10,8 @@ F is how much of the pretrained model's residual gradient flow leaves after time
 
 F(0) = Σρ² grows with the number of probes, so that taken *literal* it caps the offset at about
 that number. The default is *scaled*: F = s φ(t), φ = F(t)/F(0), with one s for all candidates,
-fitted. In prediction mode with φ(∞) = 0 a larger s never fits worse; s is then the smallest that
-the data do not reject.
+fitted; ``Curves.kernel_scale`` chooses. In prediction mode with φ(∞) = 0 a larger s never fits
+worse; s is then the smallest that the data do not reject.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ from lensllm.spectrum import Spectrum
 
 PARAMETERS = {"prediction": 4, "phase": 3}  # per curve; the shared scale comes on top
 Mode = Literal["prediction", "phase"]
-Scale = Literal["scaled", "literal"]
 
 
-def fit(curves: Curves, mode: Mode = "prediction", scale: Scale = "scaled") -> LawFit:
+def fit(curves: Curves, mode: Mode = "prediction") -> LawFit:
     """Fit every curve that has enough sizes: 4 for *prediction*, 3 for *phase*.
 
     Raises DataError when no curve has, when the candidates have no kernels, or, in *phase*, no
@@ -56,7 +55,7 @@ def fit(curves: Curves, mode: Mode = "prediction", scale: Scale = "scaled") -> L
         least = np.array([_unreachable(spectrum) for spectrum in spectra]) / initial
         most = np.ones(len(spectra))
     s = initial
-    if scale == "scaled":
+    if curves.kernel_scale == "scaled":
         s = np.full_like(initial, np.exp(_log_scale(curves.sizes, losses, least, most)))
     found = solve(curves.sizes, losses, s * least, s * most)
     if mode == "prediction":

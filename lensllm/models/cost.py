@@ -1,8 +1,8 @@
 """Floating-point operations of training and evaluation, from shapes alone.
 
 A forward pass costs 2 per matrix weight and token plus 4 · layers · width · T per token for
-attention over T positions; a training step costs three forward passes. The head runs on target tokens only,
-as our loop does. Encoder and decoder are charged by their own tokens.
+attention over T positions; a training step costs three forward passes. The head runs on target
+tokens only, as our loop does. Encoder and decoder are charged by their own tokens.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ def load_model(folder: Path) -> Any:
         model = auto.from_pretrained(
             folder, config=config, dtype=torch.float32, use_safetensors=True, local_files_only=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{folder}: {_first_line(error)}") from error
+    except Exception as error:  # safetensors and the architectures each raise their own
+        raise ModelError(f"{folder} cannot be loaded: {_first_line(error)}") from error
     return model.eval()
 
 

@@ -42,6 +42,8 @@ _ALL = (
     ZooSpec("t5-mini-docs", "t5", 96, 2, 4, {"docs": 1.0}, 600, 3e-3),
     ZooSpec("opt-mini-prose", "opt", 128, 3, 4, {"prose": 1.0}, 200, 2e-3),
     ZooSpec("gpt2-mini-code", "gpt2", 128, 3, 4, {"code": 1.0}, 500, 2e-3),
-    ZooSpec("qwen3-mini-mix", "qwen3", 160, 3, 4, {"docs": 1, "code": 1, "reference": 1}, 370, 2e-3),
+    ZooSpec(
+        "qwen3-mini-mix", "qwen3", 160, 3, 4, {"docs": 1, "code": 1, "reference": 1}, 370, 2e-3
+    ),
 )
 SPECS: dict[str, ZooSpec] = {spec.name: spec for spec in _ALL}

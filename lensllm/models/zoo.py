@@ -55,42 +55,68 @@ class ZooSpec:
 
 def _gpt2(width: int, layers: int, heads: int) -> Callable[[], PretrainedConfig]:
     return lambda: GPT2Config(
-        n_embd=width, n_layer=layers, n_head=heads, n_positions=CONTEXT_TOKENS,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        n_positions=CONTEXT_TOKENS,
         activation_function="gelu_pytorch_tanh",
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
     )
 
 
 def _neo(width: int, layers: int, heads: int) -> Callable[[], PretrainedConfig]:
     return lambda: GPTNeoConfig(
-        hidden_size=width, num_layers=layers, num_heads=heads,
+        hidden_size=width,
+        num_layers=layers,
+        num_heads=heads,
         activation_function="gelu_pytorch_tanh",
-        attention_types=[[["global", "local"], layers // 2]], window_size=32,
+        attention_types=[[["global", "local"], layers // 2]],
+        window_size=32,
         max_position_embeddings=CONTEXT_TOKENS,
-        resid_dropout=0.0, embed_dropout=0.0, attention_dropout=0.0,
+        resid_dropout=0.0,
+        embed_dropout=0.0,
+        attention_dropout=0.0,
     )
 
 
 def _t5(width: int, layers: int, heads: int) -> Callable[[], PretrainedConfig]:
     return lambda: T5Config(
-        d_model=width, num_layers=layers, num_decoder_layers=layers, num_heads=heads,
-        d_kv=width // heads, d_ff=3 * width, dropout_rate=0.0,
+        d_model=width,
+        num_layers=layers,
+        num_decoder_layers=layers,
+        num_heads=heads,
+        d_kv=width // heads,
+        d_ff=3 * width,
+        dropout_rate=0.0,
     )
 
 
 def _opt(width: int, layers: int, heads: int) -> Callable[[], PretrainedConfig]:
     return lambda: OPTConfig(
-        hidden_size=width, word_embed_proj_dim=width, num_hidden_layers=layers,
-        num_attention_heads=heads, ffn_dim=4 * width, max_position_embeddings=CONTEXT_TOKENS,
-        dropout=0.0, attention_dropout=0.0, layerdrop=0.0,
+        hidden_size=width,
+        word_embed_proj_dim=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        ffn_dim=4 * width,
+        max_position_embeddings=CONTEXT_TOKENS,
+        dropout=0.0,
+        attention_dropout=0.0,
+        layerdrop=0.0,
     )
 
 
 def _qwen3(width: int, layers: int, heads: int) -> Callable[[], PretrainedConfig]:
     return lambda: Qwen3Config(
-        hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
-        num_key_value_heads=heads, head_dim=width // heads, intermediate_size=5 * width // 2,
-        max_position_embeddings=CONTEXT_TOKENS, tie_word_embeddings=True,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=width // heads,
+        intermediate_size=5 * width // 2,
+        max_position_embeddings=CONTEXT_TOKENS,
+        tie_word_embeddings=True,
     )
 
 

@@ -7,24 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from lensllm.spectrum import Spectrum
 
 Array = NDArray[np.float64]
 
 METRICS = {"bits_per_byte": "bits per byte", "nats_per_token": "nats per token"}
-
-
-def loss_at(fit: pd.Series, sizes: ArrayLike) -> Array:
-    """L(D) = B / (offset + D^β) + E of one ``law/fits`` row at ``sizes`` (any shape, D > 0).
-
-    The rectified law of Lin et al. (2024); with offset F(Θ, t) LensLLM's (Zeng et al. 2025,
-    eq. 10), with offset 0 the vanilla power law.
-    """
-    power = np.asarray(sizes, dtype=float) ** float(fit["beta"])
-    loss: Array = float(fit["B"]) / (float(fit["offset"]) + power) + float(fit["E"])
-    return loss
 
 
 @dataclass(frozen=True)

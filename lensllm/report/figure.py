@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
+from lensllm.laws.fit import evaluate
 from lensllm.report import style, text
-from lensllm.report.data import ReportData, loss_at
+from lensllm.report.data import ReportData
 from lensllm.report.labels import Label, direct_labels
 from lensllm.report.style import CROWD, INK, MUTED, OTHERS, PAPER, SHADE, WIDE, Layout, Look
 
@@ -205,8 +206,8 @@ def _curve(
     if fit is not None:
         known = np.linspace(scale.first, scale.budget, 80)
         ahead = np.linspace(scale.budget, scale.target, 80)
-        axes.plot(known, loss_at(fit, 2.0**known), linewidth=0.7 if thin else 1.5, **ink)
-        axes.plot(ahead, loss_at(fit, 2.0**ahead), linewidth=0.7 if thin else 1.5,
+        axes.plot(known, evaluate(fit, 2.0**known), linewidth=0.7 if thin else 1.5, **ink)
+        axes.plot(ahead, evaluate(fit, 2.0**ahead), linewidth=0.7 if thin else 1.5,
                   linestyle=(0, (4, 2.2)), **ink)  # fmt: skip
     else:
         axes.plot(np.log2(paid.index), paid, linewidth=0.7 if thin else 1.2, alpha=0.7, **ink)

@@ -37,7 +37,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     """An uninterrupted run of the pipeline ``smoke``: its artifacts folder and its JSON."""
     artifacts = tmp_path_factory.mktemp("smoke")
     done = lensllm("run", "smoke", "--artifacts", artifacts, "--json")
-    assert 0 == done.returncode, done.stderr
+    assert done.returncode == 0, done.stderr
     return artifacts, json.loads(done.stdout)
 
 

@@ -32,7 +32,10 @@ def project(tmp_path: Path) -> Path:
         "tiny-gpt2": GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, **ends)),
         "tiny-llama": LlamaForCausalLM(
             LlamaConfig(
-                hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=1,
+                num_attention_heads=2,
                 **ends,
             )
         ),
@@ -44,8 +47,11 @@ def project(tmp_path: Path) -> Path:
         "pipelines": {
             "mine": {
                 "data": {
-                    "source": str(tmp_path / "rows.jsonl"), "prompt": "question",
-                    "completion": "answer", "validation_examples": 20, "test_examples": 40,
+                    "source": str(tmp_path / "rows.jsonl"),
+                    "prompt": "question",
+                    "completion": "answer",
+                    "validation_examples": 20,
+                    "test_examples": 40,
                 },
                 "candidates": [str(tmp_path / name) for name in models],
                 "sweep": {"min": 8, "max": 64},
@@ -60,18 +66,24 @@ def project(tmp_path: Path) -> Path:
 
 def run(project: Path, *more: str):
     return lensllm(
-        "run", "mine", "--file", project / "mine.yaml", "--artifacts", project / "artifacts",
-        "--json", *more,
+        "run",
+        "mine",
+        "--file",
+        project / "mine.yaml",
+        "--artifacts",
+        project / "artifacts",
+        "--json",
+        *more,
     )
 
 
 def test_folders_and_a_data_file_rank_for_all_the_data(project: Path):
     done = run(project)
-    assert 0 == done.returncode, done.stderr
+    assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert {"tiny-gpt2", "tiny-llama"} == {row["candidate"] for row in said["ranking"]}
     assert {None} == {row["measured"] for row in said["ranking"]}
-    distinct = len({row for row in (project / "rows.jsonl").read_text().splitlines()})
+    distinct = len(set((project / "rows.jsonl").read_text().splitlines()))
     assert distinct - 20 - 40 == said["target"]
 
 
@@ -79,21 +91,21 @@ def test_a_candidate_that_cannot_be_loaded_fails_alone(project: Path):
     weights = project / "tiny-llama" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     done = run(project)
-    assert 1 == done.returncode
+    assert done.returncode == 1
     said = json.loads(done.stdout)
-    assert ["tiny-gpt2"] == [row["candidate"] for row in said["ranking"]]
+    assert [row["candidate"] for row in said["ranking"]] == ["tiny-gpt2"]
     assert {"tiny-llama"} == {f["step"].split()[1] for f in said["failed"]}
     assert str(project / "tiny-llama") in said["failed"][0]["reason"]
 
 
 def test_a_column_that_does_not_exist_is_a_sentence(project: Path):
     done = run(project, "--set", "data.prompt=questoin")
-    assert 2 == done.returncode
+    assert done.returncode == 2
     assert "no column 'questoin' (did you mean 'question'?)" in done.stderr.replace("\n", "")
     assert "Traceback" not in done.stderr
 
 
 def test_a_sweep_larger_than_the_data_is_a_sentence(project: Path):
     done = run(project, "--set", "sweep.max=4096")
-    assert 2 == done.returncode
+    assert done.returncode == 2
     assert "the sweep needs 4,096 training examples and the data has" in done.stderr

@@ -34,21 +34,21 @@ def test_the_ranking_is_complete_and_scored(smoke):
     assert {"gpt2-nano-docs", "neo-micro-topics", "t5-mini-docs"} == {
         row["candidate"] for row in said["ranking"]
     }
-    assert [1, 2, 3] == [row["rank"] for row in said["ranking"]]
+    assert [row["rank"] for row in said["ranking"]] == [1, 2, 3]
     assert all(row["low"] < row["predicted"] < row["high"] for row in said["ranking"])
-    assert 1.0 == pytest.approx(sum(row["p_best"] for row in said["ranking"]))
+    assert pytest.approx(sum(row["p_best"] for row in said["ranking"])) == 1.0
     assert {1, 2, 3} == {row["measured_rank"] for row in said["ranking"]}
     assert {"lensllm", "lensllm_phase", "ats", "zero_shot"} <= {
         row["predictor"] for row in said["scores"]
     }
-    assert (STEPS, 0) == (said["computed"], said["cached"])
+    assert (said["computed"], said["cached"]) == (STEPS, 0)
     for name in ("report.html", "curves.png", "predictions.csv"):
         assert (artifacts / "reports" / "smoke" / name).stat().st_size > 0
 
 
 def test_the_cells_are_rows_of_the_documented_schema(smoke):
     cells = pd.concat(pd.read_parquet(p) for p in (smoke[0] / "finetune").rglob("cell.parquet"))
-    assert 18 == len(cells)
+    assert len(cells) == 18
     trained = cells[cells["size"] > 0]
     assert (trained["train_flops"] > 0).all()
     assert (trained["seconds"] > 0).all()
@@ -62,11 +62,11 @@ def test_the_cells_are_rows_of_the_documented_schema(smoke):
 def test_a_second_run_computes_nothing_and_plan_says_so(smoke):
     artifacts, first = smoke
     foreseen = json.loads(lensllm("plan", "smoke", "--artifacts", artifacts, "--json").stdout)
-    assert 0 == foreseen["to_run"]
+    assert foreseen["to_run"] == 0
     again = lensllm("run", "smoke", "--artifacts", artifacts, "--json")
-    assert 0 == again.returncode, again.stderr
+    assert again.returncode == 0, again.stderr
     said = json.loads(again.stdout)
-    assert (0, STEPS) == (said["computed"], said["cached"])
+    assert (said["computed"], said["cached"]) == (0, STEPS)
     assert first["ranking"] == said["ranking"]
 
     with sqlite3.connect(artifacts / "prefect" / "prefect.db") as database:
@@ -75,7 +75,7 @@ def test_a_second_run_computes_nothing_and_plan_says_so(smoke):
             f"SELECT state_name, name FROM task_run WHERE flow_run_id = ({latest})"
         ).fetchall()
     assert {"Cached"} == {state for state, _ in states}
-    assert STEPS == len(states)
+    assert len(states) == STEPS
     assert "finetune gpt2-nano-docs · D=64 · seed 0" in {name for _, name in states}
 
 
@@ -85,9 +85,9 @@ def test_mlflow_holds_each_cell_once(smoke):
     runs = client.search_runs([experiment.experiment_id])
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
     parents = [run for run in runs if run not in children]
-    assert 1 == len(parents)
+    assert len(parents) == 1
     assert {"FINISHED"} == {run.info.status for run in runs}
-    assert 18 + 3 + 3 == len(children)  # cells, kernels, curvatures
+    assert len(children) == 18 + 3 + 3  # cells, kernels, curvatures
     cell = next(run for run in children if "D=64" in run.info.run_name)
     assert cell.data.metrics["bits_per_byte"] > 0
     files = {f.path for f in client.list_artifacts(parents[0].info.run_id)}
@@ -111,9 +111,9 @@ def test_a_damaged_cell_alone_is_computed_again(smoke, pretrained: Path):
     cell.write_bytes(content)
 
     done = lensllm("run", "smoke", "--artifacts", pretrained, "--json")
-    assert 0 == done.returncode
+    assert done.returncode == 0
     assert f"finetune/{cell.parent.name[:12]} is damaged" in done.stderr
-    assert 1 == json.loads(done.stdout)["computed"]
+    assert json.loads(done.stdout)["computed"] == 1
     assert before == tables(pretrained)
     assert tables(smoke[0]) == tables(pretrained)
 
@@ -121,7 +121,11 @@ def test_a_damaged_cell_alone_is_computed_again(smoke, pretrained: Path):
 def start(artifacts: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*COMMAND, "run", "smoke", "--artifacts", str(artifacts)],
-        cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -143,21 +147,21 @@ def test_an_interrupted_run_goes_on_where_it_was(smoke, pretrained: Path, way: s
     command.send_signal(way)
     said, _ = command.communicate(timeout=60)
     if way != signal.SIGKILL:
-        assert 130 == command.returncode
+        assert command.returncode == 130
         assert "go on with lensllm run smoke" in said
     _, alive = psutil.wait_procs(family, timeout=20)
-    assert [] == alive
+    assert alive == []
     kept = {p: p.stat().st_mtime_ns for p in pretrained.glob("finetune/*/manifest.json")}
 
     done = lensllm("run", "smoke", "--artifacts", pretrained, "--json")
-    assert 0 == done.returncode, done.stderr
+    assert done.returncode == 0, done.stderr
     assert kept == {p: p.stat().st_mtime_ns for p in kept}
     assert tables(smoke[0]) == tables(pretrained)
-    assert [] == list((pretrained / ".tmp").iterdir())
-    assert [] == list((pretrained / ".locks").iterdir())
+    assert list((pretrained / ".tmp").iterdir()) == []
+    assert list((pretrained / ".locks").iterdir()) == []
     with sqlite3.connect(pretrained / "prefect" / "prefect.db") as database:
         left = database.execute(
             "SELECT name FROM task_run WHERE state_type IN ('RUNNING', 'PENDING') "
             "UNION SELECT name FROM flow_run WHERE state_type IN ('RUNNING', 'PENDING')"
         ).fetchall()
-    assert [] == left
+    assert left == []

@@ -33,13 +33,13 @@ def file(tmp_path: Path) -> Path:
 
 def test_a_pipeline_overrides_defaults_and_set_overrides_both(file: Path):
     loaded = config.load(file, "p", ["finetune.batch_size=4", "sweep.seeds=3"])
-    assert (7, 5, 4, 3) == (
+    assert (
         loaded.seed,
         loaded.finetune.epochs,
         loaded.finetune.batch_size,
         loaded.sweep.seeds,
-    )
-    assert ["one", "two"] == [c.name for c in loaded.candidates]
+    ) == (7, 5, 4, 3)
+    assert [c.name for c in loaded.candidates] == ["one", "two"]
 
 
 def test_every_pipeline_of_this_checkout_loads():
@@ -50,8 +50,8 @@ def test_every_pipeline_of_this_checkout_loads():
 
 
 def test_sizes_are_geometric():
-    assert (100, 200, 400, 800) == Sweep(min=100, max=800).sizes
-    assert (100, 150, 225) == Sweep(min=100, max=300, growth=1.5).sizes
+    assert Sweep(min=100, max=800).sizes == (100, 200, 400, 800)
+    assert Sweep(min=100, max=300, growth=1.5).sizes == (100, 150, 225)
 
 
 @given(st.integers(2, 500), st.integers(0, 5000), st.floats(1.01, 8))
@@ -79,7 +79,11 @@ def test_sizes_ascend_within_the_budget(low: int, more: int, growth: float):
         ("p", ["curvature.sizes=[150]"], r"150 is not a size of the sweep; choose from 100, 200"),
         ("p", ["sweep.max"], r"write it as KEY.PATH=VALUE"),
         ("p", ["sweep.max={"], r"the value is not YAML"),
-        ("p", ["ranking.metric=accuracy"], r"'ranking.metric'.*'bits_per_byte' or 'nats_per_token'"),
+        (
+            "p",
+            ["ranking.metric=accuracy"],
+            r"'ranking.metric'.*'bits_per_byte' or 'nats_per_token'",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence(file: Path, name: str, override: list[str], sentence: str):

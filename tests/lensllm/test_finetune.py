@@ -22,12 +22,22 @@ def tiny(kind: str = "gpt2"):
     torch.manual_seed(0)
     if kind == "gpt2":
         config = GPT2Config(
-            vocab_size=50, n_embd=16, n_layer=1, n_head=2, n_positions=32, bos_token_id=0,
+            vocab_size=50,
+            n_embd=16,
+            n_layer=1,
+            n_head=2,
+            n_positions=32,
+            bos_token_id=0,
             eos_token_id=0,
         )
         return GPT2LMHeadModel(config).eval()
     config = T5Config(
-        vocab_size=50, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2,
+        vocab_size=50,
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_layers=1,
+        num_heads=2,
         decoder_start_token_id=0,
     )
     return T5ForConditionalGeneration(config).eval()
@@ -58,7 +68,7 @@ def test_the_schedule_rises_to_its_peak_and_falls_towards_zero(steps: int, warmu
     peak = int(np.argmax(rates))
     assert sorted(rates[: peak + 1]) == rates[: peak + 1]
     assert sorted(rates[peak:], reverse=True) == rates[peak:]
-    assert 2.0 == pytest.approx(max(rates))
+    assert pytest.approx(max(rates)) == 2.0
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=120), st.integers(1, 16))
@@ -90,7 +100,7 @@ def test_training_learns_and_keeps_the_best_epoch(kind: str):
 def test_the_learning_rate_integral_is_the_sum_over_steps():
     tuned = tune(tiny(), warmup=0.25)
     rates = [finetune.learning_rate(s, 15, 1e-2, 0.25) for s in range(15)]
-    assert [0, 5, 10, 15] == [e.step for e in tuned.epochs]
+    assert [e.step for e in tuned.epochs] == [0, 5, 10, 15]
     assert [0.0, *(sum(rates[:n]) for n in (5, 10, 15))] == pytest.approx(
         [e.learning_rate_integral for e in tuned.epochs]
     )
@@ -119,7 +129,7 @@ def test_dropout_follows_the_cells_seed():
     ends = []
     for seed in (3, 4):
         model = tiny()
-        assert 0.1 == model.config.resid_pdrop
+        assert model.config.resid_pdrop == 0.1
         tuned = finetune.fine_tune(
             model, TRAIN, VALIDATION, recipe, seed=seed, device=CPU, dtype=FLOAT
         )
@@ -139,7 +149,7 @@ def test_a_loss_that_explodes_is_a_sentence():
     model = tiny()
     with torch.no_grad():
         model.transformer.wte.weight[3] = math.nan
-    with pytest.raises(ModelError, match="not finite in epoch 1; lower finetune.learning_rate"):
+    with pytest.raises(ModelError, match=r"not finite in epoch 1; lower finetune.learning_rate"):
         tune(model)
 
 

@@ -63,7 +63,7 @@ def test_a_child_whose_parent_is_dead_already_exits() -> None:
         text=True,
         check=False,
     )
-    assert (1, "") == (done.returncode, done.stdout)
+    assert (done.returncode, done.stdout) == (1, "")
 
 
 def test_this_process_is_alive_since_its_own_start_only() -> None:
@@ -89,7 +89,7 @@ def test_cores_obey_the_affinity_mask() -> None:
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(before)})
-        assert 1 == cores()
+        assert cores() == 1
     finally:
         os.sched_setaffinity(0, before)
     assert len(before) == cores()

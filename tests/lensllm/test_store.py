@@ -18,7 +18,11 @@ from lensllm.errors import StoreError
 from lensllm.store import MANIFEST, Recipe, Ref, Store, write_table
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False, allow_infinity=False),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text()
+    | st.floats(allow_nan=False, allow_infinity=False),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
@@ -86,8 +90,8 @@ def test_a_failed_build_leaves_nothing(store: Store):
     with pytest.raises(RuntimeError):
         store.make(recipe, build)
     assert not store.has(recipe.ref)
-    assert [] == [p for p in (store.root / ".tmp").iterdir()]
-    assert [] == [p for p in (store.root / ".locks").iterdir()]
+    assert list((store.root / ".tmp").iterdir()) == []
+    assert list((store.root / ".locks").iterdir()) == []
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "manifest"])
@@ -112,7 +116,7 @@ def test_damage_is_named_and_mended(store: Store, damage: str, caplog):
     with pytest.raises(StoreError, match="missing or damaged"):
         fresh.table(recipe.ref, "x")
     assert not fresh.make(recipe, note("hello"))
-    assert "hello" == path.read_text()
+    assert path.read_text() == "hello"
 
 
 def _slow_make(root: Path, log: Path) -> None:
@@ -142,8 +146,8 @@ def test_two_processes_compute_once(store: Store, tmp_path: Path):
     both = [_start(_slow_make, store.root, log) for _ in range(2)]
     for process in both:
         process.join(30)
-    assert [0, 0] == [p.exitcode for p in both]
-    assert "built\n" == log.read_text()
+    assert [p.exitcode for p in both] == [0, 0]
+    assert log.read_text() == "built\n"
 
 
 def test_a_killed_maker_leaves_no_lock_and_its_folder_is_collected(store: Store, tmp_path: Path):
@@ -154,11 +158,11 @@ def test_a_killed_maker_leaves_no_lock_and_its_folder_is_collected(store: Store,
     os.kill(maker.pid or 0, signal.SIGKILL)
     maker.join()
     assert not store.in_progress(recipe.ref)
-    assert 1 == len(list((store.root / ".tmp").iterdir()))
+    assert len(list((store.root / ".tmp").iterdir())) == 1
 
     Store(store.root).prepare()
-    assert [] == list((store.root / ".tmp").iterdir())
-    assert [] == list((store.root / ".locks").iterdir())
+    assert list((store.root / ".tmp").iterdir()) == []
+    assert list((store.root / ".locks").iterdir()) == []
 
 
 def test_collection_spares_a_living_maker(store: Store, tmp_path: Path):
@@ -167,7 +171,7 @@ def test_collection_spares_a_living_maker(store: Store, tmp_path: Path):
     _wait_for(log)
     Store(store.root).prepare()
     maker.join(30)
-    assert 0 == maker.exitcode
+    assert maker.exitcode == 0
     assert Store(store.root).has(Recipe("s", 1).ref)
 
 
@@ -177,7 +181,7 @@ def test_unreferenced_and_remove(store: Store):
         store.make(recipe, note("x"))
     assert [left.ref] == store.unreferenced({kept.ref})
     assert store.remove(left.ref) > 0
-    assert [] == store.unreferenced({kept.ref})
+    assert store.unreferenced({kept.ref}) == []
 
 
 def test_the_manifest_lists_every_file(store: Store):
@@ -190,7 +194,7 @@ def test_the_manifest_lists_every_file(store: Store):
 
     store.make(recipe, build)
     files = json.loads((store.path(recipe.ref) / MANIFEST).read_text())["files"]
-    assert {"b": 2, "model/a": 1} == {name: entry["bytes"] for name, entry in files.items()}
+    assert {name: entry["bytes"] for name, entry in files.items()} == {"b": 2, "model/a": 1}
 
 
 def test_a_file_in_place_of_the_folder_is_a_sentence(tmp_path: Path):

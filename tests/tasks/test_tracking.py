@@ -52,8 +52,8 @@ def test_a_sweep_is_a_parent_with_a_child_per_artefact(
     found = {run.info.run_name: run for run in runs()}
     assert {"demo", "gpt2 400", "opt 400"} == set(found)
     assert {"FINISHED"} == {run.info.status for run in found.values()}
-    assert {"sweep.max": "3200"} == found["demo"].data.params
-    assert {"regret": 0.0} == found["demo"].data.metrics
+    assert found["demo"].data.params == {"sweep.max": "3200"}
+    assert found["demo"].data.metrics == {"regret": 0.0}
     for name, key, loss in (("gpt2 400", "a1", 2.5), ("opt 400", "a2", 2.25)):
         tags = found[name].data.tags
         assert (found["demo"].info.run_id, key) == (
@@ -74,7 +74,7 @@ def test_metrics_carry_their_step_and_files_lie_beside_the_database(
     mlflow.close()
     run_id = {run.info.run_name: run.info.run_id for run in runs()}
     client = MlflowClient(f"sqlite:///{database}")
-    assert [400] == [point.step for point in client.get_metric_history(run_id["cell"], "loss")]
+    assert [point.step for point in client.get_metric_history(run_id["cell"], "loss")] == [400]
     copy = database.parent / "mlflow-artifacts" / run_id["demo"] / "artifacts" / "report.html"
     assert copy.read_text() == "<p>answer</p>"
 
@@ -109,7 +109,7 @@ def test_another_run_key_is_another_parent_and_what_is_new_is_added(
     mlflow.close()
     found = {run.info.run_name: run for run in runs()}
     assert {"k1", "k1 a", "k1 b", "k2", "k2 a"} == set(found)
-    assert {"cells": 2.0} == found["k1"].data.metrics
+    assert found["k1"].data.metrics == {"cells": 2.0}
 
 
 def test_a_half_written_child_is_written_anew(
@@ -129,7 +129,7 @@ def test_a_half_written_child_is_written_anew(
     assert mlflow.has(parent, "a1")
     (again,) = [run for run in runs() if run.info.run_name == "cell"]
     assert again.info.run_id != whole.info.run_id
-    assert ("FINISHED", {"loss": 2.5}) == (again.info.status, again.data.metrics)
+    assert (again.info.status, again.data.metrics) == ("FINISHED", {"loss": 2.5})
 
 
 def test_what_mlflow_would_refuse_is_made_to_fit(
@@ -141,9 +141,9 @@ def test_what_mlflow_would_refuse_is_made_to_fit(
     mlflow.child(mlflow.parent("key", "demo", params), "a1", "cell", {}, metrics)
     mlflow.close()
     found = {run.info.run_name: run for run in runs()}
-    assert {"p/gpt2_main_x": 1.0} == found["cell"].data.metrics
+    assert found["cell"].data.metrics == {"p/gpt2_main_x": 1.0}
     assert len(found["demo"].data.params) == 151
-    assert "x" * 500 == found["demo"].data.params["long"]
+    assert found["demo"].data.params["long"] == "x" * 500
 
 
 def test_a_deleted_experiment_is_restored(
@@ -179,7 +179,7 @@ def test_a_failure_is_one_warning_and_the_sweep_goes_on(
 def test_processes_that_start_at_once_create_one_database(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     with multiprocessing.get_context("spawn").Pool(3) as pool:
-        assert [True] * 3 == pool.starmap(_track, [(uri, f"k{i}") for i in range(3)])
+        assert pool.starmap(_track, [(uri, f"k{i}") for i in range(3)]) == [True] * 3
     client = MlflowClient(uri)
     found = client.search_runs([client.get_experiment_by_name("demo").experiment_id])
     assert {"k0", "k1", "k2"} == {run.info.run_name for run in found}

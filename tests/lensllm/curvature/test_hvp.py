@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lensllm.curvature import hvp
 from lensllm.curvature.hvp import (
     BlockHessian,
     double_differentiable,
@@ -79,6 +80,17 @@ def test_micro_batches_do_not_change_the_product(
         parts = _products(model, examples, vectors, tokens_per_batch=tokens)
         for layer, product in whole.items():
             torch.testing.assert_close(parts[layer], product, rtol=1e-4, atol=1e-6)
+
+
+def test_graphs_too_large_to_keep_are_built_again(
+    tiny_model, tiny_examples, directions, monkeypatch
+):
+    model, examples = tiny_model("gpt2"), tiny_examples(5)
+    vectors = directions(model)
+    kept = _products(model, examples, vectors, tokens_per_batch=20)
+    monkeypatch.setattr(hvp, "_KEPT", 0)
+    built = _products(model, examples, vectors, tokens_per_batch=20)
+    assert all(torch.equal(built[layer], product) for layer, product in kept.items())
 
 
 def test_only_the_layers_asked_for(tiny_model, tiny_examples, directions):

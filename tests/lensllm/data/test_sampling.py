@@ -27,16 +27,14 @@ def test_no_row_has_two_roles_and_none_is_lost(split: list[str], seed: int, repe
         return
     roles = sampling.roles(series, validation=2, test=int(tests), seed=seed, repeat=repeat)
     assert list(range(len(split))) == sorted(roles["row"])
-    assert 2 == len(rows(roles, "validation"))
+    assert len(rows(roles, "validation")) == 2
     if "test" in split:
         assert {"test"} == set(series[rows(roles, "test")])
 
 
 def test_repeats_share_what_is_held_out_and_differ_in_order():
     split = pd.Series(["train"] * 90 + ["test"] * 10)
-    one, two = (
-        sampling.roles(split, validation=20, test=10, seed=5, repeat=r) for r in (0, 1)
-    )
+    one, two = (sampling.roles(split, validation=20, test=10, seed=5, repeat=r) for r in (0, 1))
     for role in ("test", "validation"):
         assert rows(one, role) == rows(two, role)
     assert rows(one, "train") != rows(two, "train")
@@ -58,9 +56,7 @@ def test_the_subset_does_not_depend_on_the_size_of_the_sweep():
 )
 def test_too_little_data_is_a_sentence(count: int, validation: int, test: int, sentence: str):
     with pytest.raises(DataError, match=sentence):
-        sampling.roles(
-            pd.Series([""] * count), validation=validation, test=test, seed=0, repeat=0
-        )
+        sampling.roles(pd.Series([""] * count), validation=validation, test=test, seed=0, repeat=0)
 
 
 def test_sizes_beyond_the_data_are_a_sentence():
@@ -72,13 +68,13 @@ def test_sizes_beyond_the_data_are_a_sentence():
 def test_drift_against_its_definitions():
     targets = ["a b", "a c c", "a b", "d"] * 5
     table = sampling.drift(targets, [4, 10])
-    assert [4, 10, 20] == table["size"].tolist()
+    assert table["size"].tolist() == [4, 10, 20]
 
     first = table.iloc[0]
     lengths = np.array([len(t) for t in targets])
     assert lengths[:4].mean() == first["mean_target_bytes"]
-    assert 0.0 == pytest.approx(first["target_length_ks"])  # four in a row have all lengths
-    assert 0.0 == pytest.approx(first["vocabulary_js_bits"], abs=1e-12)
+    assert pytest.approx(first["target_length_ks"]) == 0.0  # four in a row have all lengths
+    assert pytest.approx(first["vocabulary_js_bits"], abs=1e-12) == 0.0
 
     small = sampling.drift(targets, [1]).iloc[0]
     full = np.array([15, 10, 10, 5]) / 40  # a, b, c, d
@@ -86,8 +82,8 @@ def test_drift_against_its_definitions():
     middle = (full + seen) / 2
     expected = (entropy(full, middle, base=2) + entropy(seen, middle, base=2)) / 2
     assert expected == pytest.approx(small["vocabulary_js_bits"])
-    assert 25 / 40 == pytest.approx(small["vocabulary_coverage"])
+    assert pytest.approx(small["vocabulary_coverage"]) == 25 / 40
     last = table.iloc[-1]
-    assert [0.0, 0.0, 1.0] == pytest.approx(
+    assert pytest.approx(
         [last["target_length_ks"], last["vocabulary_js_bits"], last["vocabulary_coverage"]]
-    )
+    ) == [0.0, 0.0, 1.0]

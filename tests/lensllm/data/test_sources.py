@@ -9,7 +9,9 @@ from lensllm.config import Data
 from lensllm.data import sources
 from lensllm.errors import DataError
 
-ROWS = pd.DataFrame({"question": ["a", "b", "a"], "answer": ["1", "2\nlines", "1"], "id": [1, 2, 3]})
+ROWS = pd.DataFrame(
+    {"question": ["a", "b", "a"], "answer": ["1", "2\nlines", "1"], "id": [1, 2, 3]}
+)
 
 
 def data(path: Path, **settings: str) -> Data:
@@ -29,7 +31,7 @@ def test_the_three_kinds_give_the_same_examples_without_duplicates(tmp_path: Pat
     if kind == "csv":  # a newline inside a CSV field needs a reader option most files do not
         path.write_text(path.read_text().replace("2\nlines", "2 lines"))
     loaded = sources.load(data(path))
-    assert ["a", "b"] == loaded["prompt"].tolist()
+    assert loaded["prompt"].tolist() == ["a", "b"]
     assert ["1", "2\nlines" if kind != "csv" else "2 lines"] == [
         str(v) for v in loaded["completion"]
     ]
@@ -50,9 +52,21 @@ def test_the_fingerprint_follows_the_content_not_the_name(tmp_path: Path):
     [
         ("no.jsonl", None, "no such file"),
         ("a.txt", "x", "is none of .jsonl, .csv, .parquet"),
-        ("a.jsonl", '{"question": "a", "anwser": "b"}\n', r"no column 'answer' \(did you mean 'anwser'"),
-        ("a.jsonl", '{"question": "a", "answer": "b"}\n{"question": "c", "answer": " "}\n', "row 2"),
-        ("a.jsonl", '{"question": "a", "answer": 3}\n', "row 1 of column 'answer' is empty or no text"),
+        (
+            "a.jsonl",
+            '{"question": "a", "anwser": "b"}\n',
+            r"no column 'answer' \(did you mean 'anwser'",
+        ),
+        (
+            "a.jsonl",
+            '{"question": "a", "answer": "b"}\n{"question": "c", "answer": " "}\n',
+            "row 2",
+        ),
+        (
+            "a.jsonl",
+            '{"question": "a", "answer": 3}\n',
+            "row 1 of column 'answer' is empty or no text",
+        ),
         ("a.jsonl", "not json\n", "cannot be read as jsonl"),
         ("a.parquet", "not parquet", "cannot be read as parquet"),
         ("a.csv", "question,answer\n\xff,b\n", "row 1|cannot be read as csv"),

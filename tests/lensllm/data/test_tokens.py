@@ -33,7 +33,7 @@ def test_a_long_target_keeps_its_start_and_is_counted():
     frame = pd.DataFrame({"prompt": ["the dog"], "completion": ["the cat " * 50]})
     row = tokenise(frame, TOKENIZER, 16).iloc[0]
     assert row["truncated"]
-    assert 8 == len(row["completion_ids"])
+    assert len(row["completion_ids"]) == 8
     assert len(TOKENIZER.decode(row["completion_ids"]).encode()) == row["target_bytes"]
 
 
@@ -41,6 +41,6 @@ def test_select_keeps_the_order_asked_for():
     frame = pd.DataFrame({"prompt": ["the", "cat"], "completion": ["sat", "dog"]})
     table = tokenise(frame, TOKENIZER, 32)
     two, one = select(table, [1, 0])
-    assert "cat" == TOKENIZER.decode(two.prompt)
-    assert "the" == TOKENIZER.decode(one.prompt)
+    assert TOKENIZER.decode(two.prompt) == "cat"
+    assert TOKENIZER.decode(one.prompt) == "the"
     assert pytest.approx(len(one.completion)) == len(table["completion_ids"][0])

@@ -61,7 +61,7 @@ def test_prediction_with_a_wide_range_is_the_rectified_law():
     wide = tuple(
         replace(s, projections_squared=s.projections_squared * 1e6) for s in curves.spectra
     )
-    fit = lensllm.fit(replace(curves, spectra=wide), "prediction", "literal")
+    fit = lensllm.fit(replace(curves, spectra=wide, kernel_scale="literal"), "prediction")
 
     np.testing.assert_allclose(fit.rmse_log, rectified.fit(curves).rmse_log, rtol=1e-6)
     np.testing.assert_allclose(fit.scale, [s.residual(0) for s in wide])
@@ -69,7 +69,7 @@ def test_prediction_with_a_wide_range_is_the_rectified_law():
 
 def test_literal_scale_caps_the_offset_at_f_of_zero():
     curves, _, _ = make(noise=0.003)
-    fit = lensllm.fit(curves, "prediction", "literal")
+    fit = lensllm.fit(replace(curves, kernel_scale="literal"), "prediction")
 
     cap = np.array([float(s.residual(0)) for s in curves.spectra])
     np.testing.assert_allclose(fit.offset, cap, rtol=1e-9)  # about 32, thousands are wanted
@@ -90,7 +90,7 @@ def test_a_shared_scale_is_not_larger_than_the_data_ask_for():
 
 def test_the_null_space_keeps_the_offset_up():
     curves, _, _ = make(noise=0.003, null=8)
-    fit = lensllm.fit(curves, "prediction", "literal")
+    fit = lensllm.fit(replace(curves, kernel_scale="literal"), "prediction")
 
     floors = np.array([s.projections_squared[-8:].sum() for s in curves.spectra])
     assert np.all(fit.offset >= floors * (1 - 1e-9))
@@ -99,7 +99,9 @@ def test_the_null_space_keeps_the_offset_up():
 def test_an_offset_of_zero_is_reached_at_infinite_time():
     curves, _, _ = make(count=2)
     power_laws = np.stack([5 / SIZES**0.3 + 1, 4 / SIZES**0.4 + 0.5])
-    fit = lensllm.fit(replace(curves, losses=power_laws[:, :, None]), "prediction", "literal")
+    fit = lensllm.fit(
+        replace(curves, losses=power_laws[:, :, None], kernel_scale="literal"), "prediction"
+    )
 
     np.testing.assert_allclose(fit.predict(1e6)[:, 0], [5 / 1e6**0.3 + 1, 4 / 1e6**0.4 + 0.5], 1e-4)
     assert np.all(fit.t > 1)
@@ -121,7 +123,7 @@ def test_phase_takes_the_median_stopping_time_and_finds_the_scale():
 
 def test_phase_with_the_literal_scale_is_the_formula():
     curves, times, _ = make()
-    fit = lensllm.fit(curves, "phase", "literal")
+    fit = lensllm.fit(replace(curves, kernel_scale="literal"), "phase")
 
     expected = [float(s.residual(t)) for s, t in zip(curves.spectra, times, strict=True)]
     np.testing.assert_allclose(fit.offset, expected, rtol=1e-12)

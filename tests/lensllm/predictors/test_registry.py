@@ -13,8 +13,8 @@ SIZES = 100 * 2.0 ** np.arange(7)
 LAWS = {
     "vanilla": vanilla.fit,
     "rectified": rectified.fit,
-    "lensllm": lambda curves: lensllm.fit(curves, "prediction", "scaled"),
-    "lensllm_phase": lambda curves: lensllm.fit(curves, "phase", "scaled"),
+    "lensllm": lambda curves: lensllm.fit(curves, "prediction"),
+    "lensllm_phase": lambda curves: lensllm.fit(curves, "phase"),
 }
 
 

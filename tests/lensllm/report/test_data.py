@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lensllm.report.data import loss_at
+from lensllm.laws.fit import evaluate
 
 
 @pytest.mark.parametrize(
@@ -20,12 +20,12 @@ def test_law_at_a_size(data, fit, size, expected):
     """L(D) = B / (offset + D^β) + E, at sizes where it comes out even."""
     row = data.fits.iloc[0].copy()
     row.update(fit)
-    assert expected == loss_at(row, size)
+    assert expected == evaluate(row, size)
 
 
 def test_law_keeps_the_shape_of_the_sizes(data):
     """One fit is evaluated at an array of sizes and falls along it."""
-    losses = loss_at(data.fits.iloc[0], [[100, 200], [400, 800]])
+    losses = evaluate(data.fits.iloc[0], [[100, 200], [400, 800]])
     assert losses.shape == (2, 2)
     assert (np.diff(losses.ravel()) < 0).all()
 

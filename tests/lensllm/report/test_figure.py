@@ -10,8 +10,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
+from lensllm.laws.fit import evaluate
 from lensllm.report import figure, style
-from lensllm.report.data import loss_at
 
 LONG = [(f"organisation/a-model-with-a-very-long-name-{i:02d}-instruct", 10**9) for i in range(50)]
 
@@ -45,7 +45,7 @@ def test_law_is_solid_to_the_budget_and_dashed_to_the_target(data):
     assert data.budget == pytest.approx(2 ** known.get_xdata()[-1])
     assert data.budget == pytest.approx(2 ** ahead.get_xdata()[0])
     assert data.target == pytest.approx(2 ** ahead.get_xdata()[-1])
-    assert loss_at(data.fit(name), data.target) == pytest.approx(ahead.get_ydata()[-1])
+    assert evaluate(data.fit(name), data.target) == pytest.approx(ahead.get_ydata()[-1])
 
 
 def test_interval_and_truth_stand_at_the_target(data):
