@@ -1,8 +1,8 @@
 """The command line: ``lensllm plan|run|status|report|ui|gc``.
 
-Every command has ``--help`` with an example and ``--json`` for machines. A mistake the user can
-mend is one sentence and exit code 2; cells that failed while others went on, exit code 1; an
-interruption, 130.
+Every command has ``--help`` with an example and, but for ``ui``, ``--json`` for machines. A mistake
+the user can mend is one sentence and exit code 2; cells that failed while others went on, exit
+code 1; an interruption, 130.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def plan(
 ) -> None:
     """Say what a run would compute, reuse and cost, before a second of training.
 
-    Example: [cyan]lensllm plan demo --set sweep.max=3200[/cyan]
+    Example: [cyan]lensllm plan demo --set sweep.seeds=3[/cyan]
     """
     from flows import screens
     from flows.slots import slots_of

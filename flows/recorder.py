@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 _LOOK_SECONDS = 0.2
 _STILL_SECONDS = 0.6  # nothing new for so long and nothing unfinished: all is written
-_STUCK_SECONDS = 4.0  # nothing new for so long: what is unfinished was left by a dead process
+_STUCK_SECONDS = 2.0  # nothing new for so long: what is unfinished was left by a dead process
 _PATIENCE_SECONDS = 120.0
 
 # Settings of the server's recorder: by default it commits every event by itself, 29 CPU-seconds

@@ -63,7 +63,7 @@ class Sweep(Section):
     """Factor from one subset to the next."""
     zero_shot: bool = True
     """Measure the pretrained model too (D = 0)."""
-    target: int | Literal["full"] = "full"
+    target: Annotated[int, Field(ge=2)] | Literal["full"] = "full"
     """Training-set size the ranking is for; ``full`` is every training example."""
     measure_target: bool = False
     """Fine-tune every candidate at the target as well, to see whether the ranking was right."""
@@ -95,9 +95,13 @@ class FineTune(Section):
     """The recipe of a cell, the same for every candidate."""
 
     learning_rate: float = Field(1e-3, gt=0)
+    """Peak of the schedule, of AdamW."""
     weight_decay: float = Field(0.01, ge=0)
+    """Of AdamW, on every weight."""
     batch_size: int = Field(16, ge=1)
+    """Examples of an optimiser step."""
     epochs: int = Field(3, ge=1)
+    """Passes over the subset; the weights of the best one on the validation set are kept."""
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of the steps with a rising learning rate; it then falls linearly to 0."""
     clip: float = Field(1.0, gt=0)
@@ -110,6 +114,7 @@ class Kernel(Section):
     """The neural tangent kernel at the pretrained weights."""
 
     enabled: bool = True
+    """Without it the LensLLM predictors are left out."""
     probes: int = Field(64, ge=4)
     """Training examples whose gradients span the kernel."""
 
@@ -119,12 +124,14 @@ class Curvature(Section):
 
     sizes: tuple[int, ...] = ()
     """Subset sizes whose cells are examined; each must be one of the sweep's."""
-    examples: int = Field(32, ge=1)
+    examples: int = Field(16, ge=1)
     """Training examples the Hessian is averaged over."""
-    single_examples: int = Field(8, ge=1)
+    single_examples: int = Field(4, ge=1)
     """Of these, examples whose own Hessian gives the bound's largest vᵀH⁺v."""
-    lanczos_steps: int = Field(8, ge=2)
+    lanczos_steps: int = Field(6, ge=2)
+    """Most Hessian products of a layer behind vᵀH⁺v."""
     trace_probes: int = Field(4, ge=2)
+    """Random vectors behind a layer's trace."""
 
 
 class Law(Section):
@@ -140,6 +147,7 @@ class Ranking(Section):
     predictor: str = "rectified"
     """The predictor whose ranking is the answer; all others are reported beside it."""
     metric: Literal["bits_per_byte", "nats_per_token"] = "bits_per_byte"
+    """Loss to rank by; nats per token compare only candidates that share a tokenizer."""
     draws: int = Field(4000, ge=100)
     """Random draws behind P(best) and the intervals."""
 
@@ -147,9 +155,10 @@ class Ranking(Section):
 class Engine(Section):
     """Where cells run."""
 
-    slots: int | Literal["auto"] = "auto"
+    slots: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Cells at a time; ``auto`` is one per core, or one per GPU."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """``auto`` takes CUDA, then Apple's MPS, then the CPU."""
     cell_timeout_minutes: float = Field(720.0, gt=0)
     """A cell that takes longer is stopped and reported as failed."""
 
@@ -158,6 +167,7 @@ class Tracking(Section):
     """MLflow."""
 
     enabled: bool = True
+    """Write runs to MLflow."""
     uri: str | None = None
     """Tracking server; the default is a SQLite file in the artifacts folder."""
 
@@ -166,17 +176,21 @@ class Schedule(Section):
     """When a deployed pipeline runs again."""
 
     cron: str | None = None
+    """Five fields; nothing: only by hand."""
     timezone: str = "UTC"
+    """Of the times in ``cron``."""
 
 
 class Pipeline(Section):
     """One pipeline, complete."""
 
     description: str = ""
+    """What the pipeline is for."""
     seed: int = Field(0, ge=0)
     """The one seed every random stream is derived from."""
     data: Data = Data()
     candidates: Annotated[tuple[Candidate, ...], Field(min_length=1)]
+    """The models to rank: mappings of name and model, or just the models."""
     sweep: Sweep = Sweep()
     finetune: FineTune = FineTune()
     kernel: Kernel = Kernel()

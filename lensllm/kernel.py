@@ -107,8 +107,8 @@ def _gradient(model: Any, probe: Example, named: dict[str, Tensor], row: Tensor)
         raise ModelError(
             f"the gradient of {bad} is not finite on a kernel probe; the checkpoint is damaged"
         )
-    residual = logits.detach().double().softmax(-1)
-    residual[torch.arange(len(batch.targets)), batch.targets] -= 1.0
+    residual = logits.detach().softmax(-1)
+    residual -= F.one_hot(batch.targets, residual.shape[-1])
     return float(residual.square().sum(-1).mean().sqrt())
 
 
@@ -116,7 +116,7 @@ def _gram(gradients: Tensor) -> Array:
     """All inner products of the rows, (n, n), summed in float64."""
     total = torch.zeros(len(gradients), len(gradients), dtype=torch.float64)
     for block in torch.split(gradients, _COLUMNS, dim=1):
-        total += (block @ block.T).double().cpu()
+        total += (block @ block.T).cpu()
     return total.numpy()
 
 

@@ -27,7 +27,7 @@ _HELD_OUT_LOSS = (
 
 TABLES: dict[str, pa.Schema] = {
     # --- data ------------------------------------------------------------------------------
-    "dataset/examples": _schema(("prompt", _s), ("completion", _s), ("split", _s)),  # train | test
+    "dataset/examples": _schema(("prompt", _s), ("completion", _s), ("split", _s)),  # train | test | empty: to be drawn
     "pretext/texts": _schema(("kind", _s), ("text", _s)),  # docs | reference | prose | code
     "sample/roles": _schema(
         ("row", _i),  # index into dataset/examples
@@ -74,7 +74,7 @@ TABLES: dict[str, pa.Schema] = {
         ("seconds", _f),
         ("peak_memory_bytes", _i),
         ("precision", _s),
-        ("versions", _s),  # JSON: python, torch, transformers, lensllm
+        ("versions", _s),  # JSON: python, lensllm and the libraries that compute
     ),
     "finetune/epochs": _schema(
         ("epoch", _i),
@@ -99,7 +99,7 @@ TABLES: dict[str, pa.Schema] = {
         ("distance", _f),  # ‖v‖, v = fine-tuned − pretrained weights
         ("vhv_positive", _f),  # vᵀH⁺v of the mean training loss
         ("vhv_negative", _f),  # vᵀH⁻v, non-negative
-        ("vhv_error", _f),  # change over the last Lanczos step
+        ("vhv_error", _f),  # neither of the two is further than this from its value
         ("vhv_positive_max", _f),  # largest vᵀH⁺v over single examples: h_i of the bound
         ("trace", _f),
         ("trace_stderr", _f),

@@ -1,7 +1,7 @@
 """Cells run in worker processes of our own, because a thread can be neither stopped nor isolated.
 
-Each slot is one warm process (torch and transformers imported once, about 2.5 s and 260 MB) that
-runs one job at a time. A job that crashes or runs out of time takes its process with it and fails
+Each slot is one warm process (torch and transformers are imported once: 2.5 s, 260 MB) that runs
+one job at a time. A job that crashes or runs out of time takes its process with it and fails
 alone; the slot gets a new process. Each slot is a pebble pool of ONE: a pool of many shares one
 channel between its processes, is lost whole when an idle one is killed, and cannot say which
 process gets which GPU.
@@ -19,6 +19,7 @@ from multiprocessing import get_context, resource_tracker
 from typing import TypeVar
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from lensllm.errors import LensError
 from lensllm.processes import die_with_parent
@@ -28,6 +29,15 @@ T = TypeVar("T")
 # A process is replaced after this many jobs, so that what native allocators never give back stays
 # bounded; at 2.5 s a start that costs 13 ms a job.
 _JOBS_PER_PROCESS = 200
+
+
+# The console is the parent's: these libraries print progress bars and advice unless told not to.
+_QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 class WorkerError(LensError):
@@ -186,18 +196,15 @@ def _warm_up(parent: int, threads: int, gpu: str | None) -> None:
     die_with_parent(parent)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ |= _QUIET
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-
-    import torch  # only now: the libraries read those variables when they are loaded
-    from transformers.utils import logging
+    import torch  # only now: it reads those variables when it is loaded
 
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    # A new process first imports the main script again, and with it, maybe, NumPy.
+    threadpool_limits(threads)
 
 
 def _work(payload: bytes) -> bytes:

@@ -40,7 +40,7 @@ def build(work: Work) -> None:
 
     from lensllm.curvature import measure as hessian
     from lensllm.data.tokens import select
-    from lensllm.models import cost, load
+    from lensllm.models import load
 
     params = work.params
     device = load.choose_device(work.hints["device"])
@@ -48,7 +48,8 @@ def build(work: Work) -> None:
     model = load.load_model(Path(work.hints["model"])).to(device)
     pretrained = {name: p.detach().clone() for name, p in model.named_parameters()}
     weights = load_file(work.store.path(work.upstream["cell"]) / "weights.safetensors")
-    model.load_state_dict(weights, strict=False)  # tied weights are stored once
+    for name, parameter in model.named_parameters():  # tied weights are stored once
+        parameter.data.copy_(weights[name])
 
     tokens = work.store.table(work.upstream["tokens"], "examples")
     train, test = (
@@ -67,7 +68,6 @@ def build(work: Work) -> None:
         max_examples_for_h=params["single_examples"],
         seed=params["seed"],
     )
-    per_example = cost.forward_flops(cost.shape_of(model), examples) / len(examples)
     layers = [vars(layer) for layer in found.layers]
     write_table(work.folder, "curvature/layers", layers)
     cell = work.store.table(work.upstream["cell"], "cell").iloc[0]
@@ -76,9 +76,6 @@ def build(work: Work) -> None:
         "candidate": work.hints["candidate"],
         "size": params["size"],
         "seed": int(cell["seed"]),
-        "flops": getattr(hessian, "FORWARDS_PER_PRODUCT", 8.0)
-        * per_example
-        * found.hessian_products,
         "seconds": meter.seconds(),
     }
     write_table(work.folder, "curvature/bound", [bound])

@@ -1,6 +1,6 @@
 """kernel: the residual kernel of one candidate at its pretrained weights.
 
-Key: model, tokens, sample, probes and seed. Tables: ``spectrum``, ``matrix``, ``summary``.
+Key: model, tokens, sample and the number of probes. Tables: ``spectrum``, ``matrix``, ``summary``.
 """
 
 from pathlib import Path

@@ -98,7 +98,11 @@ def check(config: Pipeline, store: Store) -> None:
 
 
 def make_plan(config: Pipeline, store: Store) -> Plan:
-    """The plan of ``config``. Makes the data set first when the target is all of it."""
+    """The plan of ``config``. Makes the data set first when the target is all of it.
+
+    Raises ``LensError`` as ``check`` does, and for sizes beyond the data where it is at hand.
+    """
+    ranking.check(config)
     data, *samples = data_steps(config)
     repeats = range(config.sweep.seeds)
     found = tuple(models.resolve(candidate, store) for candidate in config.candidates)
@@ -109,8 +113,8 @@ def make_plan(config: Pipeline, store: Store) -> Plan:
         Cell(m.name, size, repeat): finetune.step(
             config, m, size, repeat, token_steps[m.name].ref, samples[repeat].ref
         )
-        for m in found
         for size in sizes
+        for m in found
         for repeat in repeats
     }
     by_name = {m.name: m for m in found}

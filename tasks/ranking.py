@@ -32,6 +32,7 @@ def step(
         "metric": config.ranking.metric,
         "draws": config.ranking.draws,
         "predictor": config.ranking.predictor,
+        "predictors": list(PREDICTORS),
         "scale": config.law.scale,
         "seed": config.seed,
     }
@@ -67,7 +68,7 @@ def build(work: Work) -> None:
     measured = at_target.groupby("candidate")[params["metric"]].mean()
     truth = measured.reindex(list(curves.candidates)).to_numpy() if len(measured) else None
     ranking = rank(
-        curves, params["target"], list(PREDICTORS), truth, params["seed"], params["draws"]
+        curves, params["target"], params["predictors"], truth, params["seed"], params["draws"]
     )
     if reason := ranking.skipped.get(params["predictor"]):
         raise DataError(f"ranking.predictor: {params['predictor']} cannot answer. {reason}")

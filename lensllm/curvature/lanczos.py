@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,11 @@ from torch import Tensor
 from lensllm.curvature.quadrature import exhausted, gauss, positive_part
 
 Product = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+
+
+def inner(a: Tensor, b: Tensor) -> float:
+    """⟨a, b⟩, summed pairwise: a dot product in float32 would lose digits over many weights."""
+    return float((a * b).sum())
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class _Run:
     """The Krylov basis of one layer and its tridiagonal coefficients."""
 
     def __init__(self, start: Tensor) -> None:
-        self._norm = float(start.double().norm())
+        self._norm = math.sqrt(inner(start, start))
         self.basis = [start / self._norm]
         self._diagonal: list[float] = []
         self._off: list[float] = []
@@ -62,12 +68,12 @@ class _Run:
 
     def extend(self, image: Tensor) -> None:
         """Take ``image`` = H times the last basis vector."""
-        self._diagonal.append(float(image.double() @ self.basis[-1].double()))
+        self._diagonal.append(inner(image, self.basis[-1]))
         span = torch.stack(self.basis)
         for _ in range(2):  # twice is enough (Parlett 1980)
             image = image - span.T @ (span @ image)
         self._rules.append(gauss(np.array(self._diagonal), np.array(self._off)))
-        self._off.append(float(image.double().norm()))
+        self._off.append(math.sqrt(inner(image, image)))
         self._complete = exhausted(np.array(self._diagonal), np.array(self._off))
         if not self._complete:
             self.basis.append(image / self._off[-1])

@@ -29,7 +29,7 @@ from lensllm.curvature.hvp import (
     example_losses,
     micro_batches,
 )
-from lensllm.curvature.lanczos import Quadratic, positive_quadratic
+from lensllm.curvature.lanczos import Quadratic, inner, positive_quadratic
 from lensllm.curvature.layers import layers_of
 from lensllm.curvature.trace import Trace, rademacher, traces
 from lensllm.errors import DataError, ModelError
@@ -71,7 +71,10 @@ class Curvature:
 
 
 def losses(model: Any, examples: Sequence[Example]) -> Tensor:
-    """Mean loss of each example in nats per target token, shape (n,), shortest examples first."""
+    """Mean loss of each example in nats per target token, shape (n,), shortest examples first.
+
+    The model is run as it is: put it in evaluation mode first.
+    """
     with torch.no_grad():
         found = [
             example_losses(model, batch.to(model.device))
@@ -115,7 +118,7 @@ def measure_curvature(
     shape, layers = shape_of(model), layers_of(model)
     moved = _distances(model, pretrained, layers)
     with double_differentiable(model):
-        seen = losses(model, examples).double()
+        seen = losses(model, examples).cpu().double()
         hessian = BlockHessian(model, layers, examples)
         forms = positive_quadratic(hessian, _starts(moved, seed), lanczos_steps)
         found = traces(hessian, moved, trace_probes, seed)
@@ -174,7 +177,7 @@ def _nonzero(moved: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _row(layer: str, v: Tensor, form: Quadratic, h: float, trace: Trace) -> LayerCurvature:
-    distance = float(v.double().norm())
+    distance = math.sqrt(inner(v, v))
     still = distance == 0.0  # the form is then that of a random start
     return LayerCurvature(
         layer=layer,

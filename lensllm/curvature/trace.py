@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lensllm import seeds
-from lensllm.curvature.lanczos import Product
+from lensllm.curvature.lanczos import Product, inner
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def traces(
     for probe in range(probes):
         signs = {n: rademacher(s, seed, "trace", n, probe) for n, s in shapes.items()}
         for layer, image in product(signs).items():
-            forms[layer].append(float(signs[layer].double() @ image.double()))
+            forms[layer].append(inner(signs[layer], image))
     return {layer: _mean(values) for layer, values in forms.items()}
 
 

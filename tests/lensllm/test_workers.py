@@ -149,6 +149,8 @@ def test_closing_without_a_call_starts_nothing() -> None:
 
 _SWEEP = """
 import os, sys, threading, time
+import numpy  # before the worker could say how many threads
+from threadpoolctl import threadpool_info
 from lensllm.workers import Workers
 
 if __name__ == "__main__":
@@ -159,6 +161,7 @@ if __name__ == "__main__":
         thread = threading.Thread(target=sweep)
         thread.start()
         thread.join()
+    print({pool["num_threads"] for pool in workers.call(threadpool_info, label="numpy")})
     threading.Thread(target=workers.call, args=(time.sleep, 600), kwargs={"label": "x"}).start()
     threading.Thread(target=workers.call, args=(time.sleep, 600), kwargs={"label": "y"}).start()
     while len(workers.running()) < 2:
@@ -171,10 +174,13 @@ if __name__ == "__main__":
 def test_no_process_survives_kill_9_of_the_parent(tmp_path: Path) -> None:
     script = tmp_path / "sweep.py"
     script.write_text(_SWEEP)
-    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    with subprocess.Popen(
+        [sys.executable, script], env=environment, stdout=subprocess.PIPE, text=True
+    ) as parent:
         assert parent.stdout is not None
-        first, second, running = (parent.stdout.readline().strip() for _ in range(3))
-        assert running == "running"
+        first, second, threads, running = (parent.stdout.readline().strip() for _ in range(4))
+        assert (threads, running) == ("{1}", "running")
         children = [child.pid for child in psutil.Process(parent.pid).children(recursive=True)]
         parent.kill()
     assert first == second

@@ -178,11 +178,11 @@ def test_a_failure_is_one_warning_and_the_sweep_goes_on(
 
 def test_processes_that_start_at_once_create_one_database(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
-        assert pool.starmap(_track, [(uri, f"k{i}") for i in range(3)]) == [True] * 3
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        assert pool.starmap(_track, [(uri, f"k{i}") for i in range(2)]) == [True] * 2
     client = MlflowClient(uri)
     found = client.search_runs([client.get_experiment_by_name("demo").experiment_id])
-    assert {"k0", "k1", "k2"} == {run.info.run_name for run in found}
+    assert {"k0", "k1"} == {run.info.run_name for run in found}
 
 
 def _track(uri: str, key: str) -> bool:

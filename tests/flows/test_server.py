@@ -1,0 +1,148 @@
+"""One real server for all commands on a folder: found, shared, recorded, and gone with the last."""
+
+import json
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from http.client import HTTPConnection
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from flows.server import answers, embedded_server
+from lensllm.errors import ConfigError
+
+# A command: joins the server, runs a flow of N tasks, says where, and ends when told to.
+_COMMAND = """
+import sys
+from pathlib import Path
+from flows.environment import prepare
+from flows.server import embedded_server
+
+home = Path(sys.argv[1])
+prepare(home.parent)
+with embedded_server(home) as url:
+    from prefect import flow, task
+    from prefect.cache_policies import NO_CACHE
+
+    @task(cache_policy=NO_CACHE, persist_result=False)
+    def cell(i):
+        return i
+
+    @flow(name="sweep")
+    def sweep(n):
+        return sum(future.result() for future in cell.map(range(n)))
+
+    assert sweep(int(sys.argv[2])) == sum(range(int(sys.argv[2])))
+    print(url, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def command(home: Path, tasks: int) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-c", _COMMAND, str(home), str(tasks)]
+    return subprocess.Popen(
+        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def url_of(running: subprocess.Popen[str]) -> str:
+    assert running.stdout is not None
+    return running.stdout.readline().strip()
+
+
+def server_pid(home: Path) -> int:
+    return int(json.loads((home / "server.json").read_text())["pid"])
+
+
+def test_commands_share_a_server_until_the_last_is_killed(
+    home: Path, gone: Callable[[int], bool]
+) -> None:
+    """Two at once start one server; it outlives the first to end, is complete, and dies with -9."""
+    first, second = command(home, 40), command(home, 20)
+    url = url_of(first)
+    assert url == url_of(second)
+    pid = server_pid(home)
+
+    _, printed = first.communicate("end\n")
+    assert (first.returncode, printed) == (0, "")
+    assert answers(f"{url}/health")
+
+    second.kill()
+    second.communicate()
+    assert gone(pid)
+    assert not answers(f"{url}/health")
+    with sqlite3.connect(home / "prefect.db") as database:
+        states = Counter(database.execute("SELECT state_type FROM task_run"))
+    assert states == {("COMPLETED",): 60}
+
+
+def test_a_server_on_a_port_of_ones_own_with_its_web_page(
+    home: Path, gone: Callable[[int], bool]
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with embedded_server(home, port) as url:
+        assert url == f"http://127.0.0.1:{port}/api"
+        assert os.environ["PREFECT_API_URL"] == url
+        pid = server_pid(home)
+        with embedded_server(home) as named:  # the flow of a command may ask again
+            assert named == url
+        assert json.loads(fetch(url, "/ui-settings"))["api_url"] == url
+        assert "<!DOCTYPE html>" in fetch(url, "/v2/")
+        from prefect.client.orchestration import get_client  # imported by now, or only here
+
+        with get_client(sync_client=True) as client:
+            assert str(client.api_url).rstrip("/") == url
+    assert "PREFECT_API_URL" not in os.environ
+    assert gone(pid)
+
+
+def fetch(url: str, path: str) -> str:
+    connection = HTTPConnection(urlsplit(url).netloc)
+    connection.request("GET", path, headers={"Accept": "text/html"})
+    answer = connection.getresponse()
+    assert answer.status == 200
+    return answer.read().decode()
+
+
+def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with (
+            pytest.raises(
+                ConfigError, match=rf"^Port {port} of 127\.0\.0\.1 cannot be used .*choose"
+            ),
+            embedded_server(tmp_path, port),
+        ):
+            pass
+    assert not (tmp_path / "server.json").exists()
+
+
+def test_a_server_the_user_names_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://cluster:4200/api")
+    with embedded_server(tmp_path / "prefect") as url:
+        assert url == "http://cluster:4200/api"
+    assert os.environ["PREFECT_API_URL"] == "http://cluster:4200/api"
+    assert not (tmp_path / "prefect").exists()
+
+
+def test_notes_of_a_server_that_is_gone_are_not_believed(tmp_path: Path) -> None:
+    """A note of a dead process, or one cut short, means: start one (here: on a port in use)."""
+    for note in ('{"url": "http://127.0.0.1:9/api", "pid": 1, "start": 0.0}', '{"url": "ht'):
+        (tmp_path / "server.json").write_text(note)
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            with (
+                pytest.raises(ConfigError, match="cannot be used"),
+                embedded_server(tmp_path, other.getsockname()[1]),
+            ):
+                pass

@@ -1,0 +1,67 @@
+"""``lensllm ui``: both pages load, Ctrl-C ends both servers, a port in use is a sentence."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from urllib.request import urlopen
+
+import psutil
+import pytest
+
+from flows.ui import serve
+from lensllm.errors import ConfigError
+from tasks.tracking import Tracker
+
+_SERVE = """
+import sys
+from pathlib import Path
+from flows.environment import prepare
+from flows.ui import serve
+
+prepare(Path(sys.argv[1]))
+serve(Path(sys.argv[1]))
+print("ended")
+"""
+
+
+def test_both_pages_are_served_until_ctrl_c(home: Path, gone: Callable[[int], bool]) -> None:
+    artifacts = home.parent
+    mlflow = Tracker(f"sqlite:///{artifacts / 'mlflow.db'}", "demo")
+    mlflow.finish(mlflow.parent("key", "demo", {}), {"regret": 0.0}, [])
+    mlflow.close()
+    with subprocess.Popen(
+        [sys.executable, "-c", _SERVE, artifacts], stdout=subprocess.PIPE, text=True
+    ) as command:
+        assert command.stdout is not None
+        lines = [command.stdout.readline().split() for _ in range(2)]
+        children = [child.pid for child in psutil.Process(command.pid).children(recursive=True)]
+        pages = dict(lines)
+        assert set(pages) == {"Prefect:", "MLflow:"}
+        for url in pages.values():
+            assert b"<html" in get(url).lower()
+        found = get(f"{pages['MLflow:']}/ajax-api/2.0/mlflow/experiments/search?max_results=9")
+        assert "demo" in {experiment["name"] for experiment in json.loads(found)["experiments"]}
+        command.send_signal(signal.SIGINT)
+        assert command.stdout.read().endswith("ended\n")
+    assert command.returncode == 0
+    assert len(children) == 2
+    assert all(gone(pid) for pid in children)
+
+
+def get(url: str) -> bytes:
+    with urlopen(url, timeout=60) as answer:
+        content: bytes = answer.read()
+    return content
+
+
+def test_a_port_in_use_is_a_sentence(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"^Port {port} of 127\.0\.0\.1 cannot be used"):
+            serve(tmp_path, mlflow_port=port)
