@@ -23,7 +23,7 @@ def curves(count: int = 30) -> Curves:
 
 
 def by_scipy(data: Curves) -> np.ndarray:
-    """Root mean squared log residual per curve, BFGS with numerical gradients from random starts."""
+    """RMS log residual per curve: BFGS with numerical gradients from random starts."""
     draw = seeds.generator(0, "bench starts")
 
     def fit(losses: np.ndarray) -> float:

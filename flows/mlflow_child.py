@@ -23,7 +23,7 @@ def main() -> None:
     from mlflow.server.handlers import initialize_backend_stores
 
     figures = (database.parent / "mlflow-artifacts").as_uri()
-    initialize_backend_stores(f"sqlite:///{database}", default_artifact_root=figures)
+    initialize_backend_stores(f"sqlite:///{database}", f"sqlite:///{database}", figures)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
     uvicorn.Server(config).run(sockets=[listener])
 

@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 _LOOK_SECONDS = 0.2
-_STILL_SECONDS = 0.6  # nothing new for so long and nothing unfinished: all is written
-_STUCK_SECONDS = 2.0  # nothing new for so long: what is unfinished was left by a dead process
+_STILL_SECONDS = 1.2  # nothing new for so long, which is more than an interval: all is written
+_STUCK_SECONDS = 2.5  # nothing new for so long: what is unfinished was left by a dead process
 _PATIENCE_SECONDS = 120.0
 
 # Settings of the server's recorder: by default it commits every event by itself, 29 CPU-seconds

@@ -89,7 +89,8 @@ def listener(port: int | None) -> socket.socket:
     Bound here, so that nobody can take the port in between, and a port in use is known at once.
     """
     bound = socket.socket()
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if port:  # one that was in use a moment ago will do; a free one must be free for certain
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind(("127.0.0.1", port or 0))
     except OSError as error:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 from uuid import UUID
 
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterId,
@@ -22,7 +22,7 @@ from prefect.client.schemas.filters import (
     TaskRunFilterState,
     TaskRunFilterStateType,
 )
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
 from prefect.states import Crashed
 
 from lensllm.processes import alive, started
@@ -46,34 +46,13 @@ def mark_zombies() -> int:
     Two requests when there is nothing to do. Task runs come first, so that after an interruption
     here their flow run is still found the next time.
     """
-    here = FlowRunFilterTags(all_=[_host()])
-    flow_state = FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNFINISHED))
-    task_state = TaskRunFilterState(type=TaskRunFilterStateType(any_=_UNFINISHED))
     with get_client(sync_client=True) as client:
-        flow_runs = _every_page(
-            lambda offset: client.read_flow_runs(
-                flow_run_filter=FlowRunFilter(tags=here, state=flow_state),
-                limit=_PAGE,
-                offset=offset,
-            )
-        )
-        task_runs = _every_page(
-            lambda offset: client.read_task_runs(
-                flow_run_filter=FlowRunFilter(tags=here),
-                task_run_filter=TaskRunFilter(state=task_state),
-                limit=_PAGE,
-                offset=offset,
-            )
-        )
+        flow_runs, task_runs = _unfinished_flow_runs(client), _unfinished_task_runs(client)
         tags = {run.id: run.tags for run in flow_runs}
         parents = {run.flow_run_id for run in task_runs if run.flow_run_id} - tags.keys()
-        for page in _pages(list(parents)):  # flow runs that ended while their tasks did not
-            found = client.read_flow_runs(
-                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=page))
-            )
-            tags |= {run.id: run.tags for run in found}
-        dead = {run_id for run_id, names in tags.items() if not _runs(names)}
-        crashed = Crashed(message="Its process is gone.")
+        tags |= _tags_of(client, list(parents))  # flow runs that ended while their tasks did not
+        dead = {run_id for run_id, names in tags.items() if not _lives(names)}
+        crashed: State[None] = Crashed(message="Its process is gone.")
         dead_tasks = [run.id for run in task_runs if run.flow_run_id in dead]
         dead_flows = [run.id for run in flow_runs if run.id in dead]
         for task_run in dead_tasks:
@@ -83,17 +62,33 @@ def mark_zombies() -> int:
     return len(dead_tasks) + len(dead_flows)
 
 
-def _host() -> str:
-    return _HOST + socket.gethostname()
+def _unfinished_flow_runs(client: SyncPrefectClient) -> list[FlowRun]:
+    state = FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNFINISHED))
+    ours = FlowRunFilter(tags=FlowRunFilterTags(all_=[_host()]), state=state)
+    return _every_page(
+        lambda offset: client.read_flow_runs(flow_run_filter=ours, limit=_PAGE, offset=offset)
+    )
 
 
-def _runs(tags: Iterable[str]) -> bool:
-    """Whether the process named in ``tags`` still runs; True if none is: then we cannot know."""
-    for tag in tags:
-        if tag.startswith(_PROCESS):
-            pid, start = tag.removeprefix(_PROCESS).split("@")
-            return alive(int(pid), float(start))
-    return True
+def _unfinished_task_runs(client: SyncPrefectClient) -> list[TaskRun]:
+    ours = FlowRunFilter(tags=FlowRunFilterTags(all_=[_host()]))
+    state = TaskRunFilterState(type=TaskRunFilterStateType(any_=_UNFINISHED))
+    return _every_page(
+        lambda offset: client.read_task_runs(
+            flow_run_filter=ours,
+            task_run_filter=TaskRunFilter(state=state),
+            limit=_PAGE,
+            offset=offset,
+        )
+    )
+
+
+def _tags_of(client: SyncPrefectClient, flow_runs: list[UUID]) -> dict[UUID, list[str]]:
+    tags: dict[UUID, list[str]] = {}
+    for i in range(0, len(flow_runs), _PAGE):
+        some = FlowRunFilter(id=FlowRunFilterId(any_=flow_runs[i : i + _PAGE]))
+        tags |= {run.id: run.tags for run in client.read_flow_runs(flow_run_filter=some)}
+    return tags
 
 
 def _every_page(read: Callable[[int], list[T]]) -> list[T]:
@@ -104,5 +99,14 @@ def _every_page(read: Callable[[int], list[T]]) -> list[T]:
     return results + page
 
 
-def _pages(ids: list[UUID]) -> Iterable[list[UUID]]:
-    return (ids[i : i + _PAGE] for i in range(0, len(ids), _PAGE))
+def _host() -> str:
+    return _HOST + socket.gethostname()
+
+
+def _lives(tags: Iterable[str]) -> bool:
+    """Whether the process named in ``tags`` still runs; True if none is: then we cannot know."""
+    for tag in tags:
+        if tag.startswith(_PROCESS):
+            pid, start = tag.removeprefix(_PROCESS).split("@")
+            return alive(int(pid), float(start))
+    return True

@@ -27,7 +27,9 @@ _HELD_OUT_LOSS = (
 
 TABLES: dict[str, pa.Schema] = {
     # --- data ------------------------------------------------------------------------------
-    "dataset/examples": _schema(("prompt", _s), ("completion", _s), ("split", _s)),  # train | test | empty: to be drawn
+    "dataset/examples": _schema(
+        ("prompt", _s), ("completion", _s), ("split", _s)
+    ),  # train | test | empty: to be drawn
     "pretext/texts": _schema(("kind", _s), ("text", _s)),  # docs | reference | prose | code
     "sample/roles": _schema(
         ("row", _i),  # index into dataset/examples

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lensllm.models import cost
+import torch
+
+from lensllm.models import cost, load, zoo
 from lensllm.models.batch import Example
 from lensllm.store import Store
-from tasks import models
 from tasks.finetune import TRAIN_SAMPLE
 from tasks.models import Model
 from tasks.plan import Plan
@@ -125,7 +126,12 @@ def _flops(plan: Plan, shape: cost.Shape, size: int, example: Example) -> float:
 
 
 def _shape(model: Model) -> tuple[cost.Shape, int]:
-    empty = models.empty(model)
+    if model.specification:
+        settings = zoo.config(model.specification)
+    else:
+        settings = load.load_config(model.folder)
+    with torch.device("meta"):
+        empty = load.from_config(settings)
     return cost.shape_of(empty), sum(p.numel() for p in empty.parameters())
 
 

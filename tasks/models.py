@@ -12,6 +12,7 @@ from typing import Any
 from lensllm.config import Candidate, suggestion
 from lensllm.errors import ModelError
 from lensllm.models import checkpoint, specs
+from lensllm.models.specs import ZooSpec
 from lensllm.store import Ref, Store
 from tasks import pretext, pretrain, tokenizer
 from tasks.stage import Step
@@ -30,6 +31,7 @@ class Model:
     params: Mapping[str, Any] = field(default_factory=dict)  # of every recipe that uses the model
     upstream: Mapping[str, Ref] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()  # what makes it, in order; none for a folder
+    specification: ZooSpec | None = None  # of an embedded candidate
 
 
 def resolve(candidate: Candidate, store: Store) -> Model:
@@ -59,6 +61,7 @@ def _builtin(candidate: Candidate, store: Store) -> Model:
         store.path(bpe.ref) / "tokenizer",
         upstream={"model": model.ref},
         steps=(text, bpe, model),
+        specification=specs.SPECS[name],
     )
 
 

@@ -16,14 +16,17 @@ def step(name: str, specification: dict[str, object], pretext: Ref, tokenizer: R
         {"specification": specification},
         {"pretext": pretext, "tokenizer": tokenizer},
     )
-    return Step(f"pretrain {name}", recipe, {"name": name})
+    return Step(f"pretrain {name}", recipe)
 
 
 def build(work: Work) -> None:
     from lensllm.models import zoo
     from lensllm.models.load import load_tokenizer
+    from lensllm.models.specs import ZooSpec
 
     texts = work.store.table(work.upstream["pretext"], "texts")
     tokenizer = load_tokenizer(work.store.path(work.upstream["tokenizer"]) / "tokenizer")
-    curve = zoo.pretrain(zoo.SPECS[work.hints["name"]], tokenizer, texts, work.folder / "model")
+    curve = zoo.pretrain(
+        ZooSpec(**work.params["specification"]), tokenizer, texts, work.folder / "model"
+    )
     write_table(work.folder, "pretrain/curve", curve)

@@ -35,6 +35,12 @@ def load_model(folder: Path) -> Any:
     return model.eval()
 
 
+def from_config(config: Any) -> Any:
+    """A float32 model with fresh weights; inside ``torch.device("meta")`` it takes no memory."""
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    return auto.from_config(config, dtype=torch.float32)
+
+
 def load_config(folder: Path) -> Any:
     """The transformers configuration in ``folder``."""
     try:

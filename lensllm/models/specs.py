@@ -36,14 +36,15 @@ class ZooSpec:
         return asdict(self)
 
 
+_MIX = {"docs": 1.0, "code": 1.0, "reference": 2.0}
 _ALL = (
-    ZooSpec("gpt2-nano-docs", "gpt2", 48, 2, 2, {"docs": 1.0}, 740, 3e-3),
-    ZooSpec("neo-micro-topics", "gpt_neo", 96, 2, 4, {"reference": 1.0}, 660, 3e-3),
-    ZooSpec("t5-mini-docs", "t5", 96, 2, 4, {"docs": 1.0}, 600, 3e-3),
-    ZooSpec("opt-mini-prose", "opt", 128, 3, 4, {"prose": 1.0}, 200, 2e-3),
-    ZooSpec("gpt2-mini-code", "gpt2", 128, 3, 4, {"code": 1.0}, 500, 2e-3),
+    ZooSpec("gpt2-nano-docs", "gpt2", 48, 2, 2, {"docs": 1.0}, steps=740, learning_rate=3e-3),
     ZooSpec(
-        "qwen3-mini-mix", "qwen3", 160, 3, 4, {"docs": 1, "code": 1, "reference": 1}, 370, 2e-3
+        "neo-micro-topics", "gpt_neo", 96, 2, 4, {"reference": 1.0}, steps=450, learning_rate=3e-3
     ),
+    ZooSpec("t5-mini-docs", "t5", 96, 2, 4, {"docs": 1.0}, steps=350, learning_rate=5e-3),
+    ZooSpec("opt-mini-prose", "opt", 128, 3, 4, {"prose": 1.0}, steps=320, learning_rate=1.5e-3),
+    ZooSpec("gpt2-mini-code", "gpt2", 128, 3, 4, {"code": 1.0}, steps=370, learning_rate=2e-3),
+    ZooSpec("qwen3-mini-mix", "qwen3", 160, 3, 4, _MIX, steps=350, learning_rate=1.2e-3),
 )
 SPECS: dict[str, ZooSpec] = {spec.name: spec for spec in _ALL}

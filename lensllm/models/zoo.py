@@ -7,8 +7,7 @@ much fine-tuning data there is. Steps and seeds are fixed: the same text gives t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ import numpy as np
 import pandas as pd
 import torch
 from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     GPT2Config,
     GPTNeoConfig,
     OPTConfig,
@@ -29,32 +26,17 @@ from transformers import (
 from lensllm import seeds
 from lensllm.finetune import learning_rate
 from lensllm.models.batch import Example, collate, token_losses
+from lensllm.models.load import from_config
+from lensllm.models.specs import ZooSpec
+from lensllm.models.tokenizer import VOCABULARY
 
 CONTEXT_TOKENS = 256
 _REPORT_STEPS = 20
 _WARMUP = 0.1  # share of the steps
 
 
-@dataclass(frozen=True)
-class ZooSpec:
-    """One candidate: how it is built and what it has read."""
-
-    name: str
-    config: Callable[[], PretrainedConfig]  # without the vocabulary, which the tokenizer decides
-    mix: Mapping[str, float]  # share of each kind of text
-    steps: int
-    learning_rate: float
-    batch: int = 16
-    length: int = 64  # tokens of a training sequence
-    seed: int = 0
-
-    @property
-    def tokens(self) -> int:
-        return self.steps * self.batch * self.length
-
-
-def _gpt2(width: int, layers: int, heads: int) -> Callable[[], PretrainedConfig]:
-    return lambda: GPT2Config(
+def _gpt2(width: int, layers: int, heads: int) -> PretrainedConfig:
+    return GPT2Config(
         n_embd=width,
         n_layer=layers,
         n_head=heads,
@@ -66,8 +48,8 @@ def _gpt2(width: int, layers: int, heads: int) -> Callable[[], PretrainedConfig]
     )
 
 
-def _neo(width: int, layers: int, heads: int) -> Callable[[], PretrainedConfig]:
-    return lambda: GPTNeoConfig(
+def _neo(width: int, layers: int, heads: int) -> PretrainedConfig:
+    return GPTNeoConfig(
         hidden_size=width,
         num_layers=layers,
         num_heads=heads,
@@ -81,8 +63,8 @@ def _neo(width: int, layers: int, heads: int) -> Callable[[], PretrainedConfig]:
     )
 
 
-def _t5(width: int, layers: int, heads: int) -> Callable[[], PretrainedConfig]:
-    return lambda: T5Config(
+def _t5(width: int, layers: int, heads: int) -> PretrainedConfig:
+    return T5Config(
         d_model=width,
         num_layers=layers,
         num_decoder_layers=layers,
@@ -93,8 +75,8 @@ def _t5(width: int, layers: int, heads: int) -> Callable[[], PretrainedConfig]:
     )
 
 
-def _opt(width: int, layers: int, heads: int) -> Callable[[], PretrainedConfig]:
-    return lambda: OPTConfig(
+def _opt(width: int, layers: int, heads: int) -> PretrainedConfig:
+    return OPTConfig(
         hidden_size=width,
         word_embed_proj_dim=width,
         num_hidden_layers=layers,
@@ -107,8 +89,8 @@ def _opt(width: int, layers: int, heads: int) -> Callable[[], PretrainedConfig]:
     )
 
 
-def _qwen3(width: int, layers: int, heads: int) -> Callable[[], PretrainedConfig]:
-    return lambda: Qwen3Config(
+def _qwen3(width: int, layers: int, heads: int) -> PretrainedConfig:
+    return Qwen3Config(
         hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=heads,
@@ -120,28 +102,29 @@ def _qwen3(width: int, layers: int, heads: int) -> Callable[[], PretrainedConfig
     )
 
 
-_MIX = {"docs": 1.0, "code": 1.0, "reference": 2.0}
-_ALL = (
-    ZooSpec("gpt2-nano-docs", _gpt2(48, 2, 2), {"docs": 1.0}, steps=740, learning_rate=3e-3),
-    ZooSpec("neo-micro-topics", _neo(96, 2, 4), {"reference": 1.0}, steps=450, learning_rate=3e-3),
-    ZooSpec("t5-mini-docs", _t5(96, 2, 4), {"docs": 1.0}, steps=400, learning_rate=5e-3),
-    ZooSpec("opt-mini-prose", _opt(128, 3, 4), {"prose": 1.0}, steps=320, learning_rate=2e-3),
-    ZooSpec("gpt2-mini-code", _gpt2(128, 3, 4), {"code": 1.0}, steps=350, learning_rate=3e-3),
-    ZooSpec("qwen3-mini-mix", _qwen3(160, 3, 4), _MIX, steps=330, learning_rate=3e-3),
-)
-SPECS: dict[str, ZooSpec] = {spec.name: spec for spec in _ALL}
+_CONFIGS: dict[str, Callable[[int, int, int], PretrainedConfig]] = {
+    "gpt2": _gpt2,
+    "gpt_neo": _neo,
+    "t5": _t5,
+    "opt": _opt,
+    "qwen3": _qwen3,
+}
+
+
+def config(spec: ZooSpec, vocabulary: int = VOCABULARY, end: int = 0) -> PretrainedConfig:
+    """The transformers configuration of ``spec``; ``end`` is the end-of-text token."""
+    made = _CONFIGS[spec.architecture](spec.width, spec.layers, spec.heads)
+    made.vocab_size = vocabulary
+    made.bos_token_id = made.eos_token_id = made.pad_token_id = end
+    made.decoder_start_token_id = end if made.is_encoder_decoder else None
+    return made
 
 
 def _build(spec: ZooSpec, tokenizer: Any) -> Any:
-    config = spec.config()
-    end = tokenizer.eos_token_id
-    config.vocab_size = len(tokenizer)
-    config.bos_token_id = config.eos_token_id = config.pad_token_id = end
-    config.decoder_start_token_id = end if config.is_encoder_decoder else None
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    made = config(spec, len(tokenizer), tokenizer.eos_token_id)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.integer(spec.seed, "initialisation", spec.name))
-        return auto.from_config(config, dtype=torch.float32)
+        return from_config(made)
 
 
 def _chunks(texts: pd.DataFrame, kind: str, tokenizer: Any, length: int, most: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
@@ -33,11 +34,10 @@ with tags(*tags_of_this_process()):
 def test_runs_of_a_killed_process_are_set_to_crashed(
     home: Path, gone: Callable[[int], bool]
 ) -> None:
-    with embedded_server(home) as url:
+    with embedded_server(home):
         from prefect import flow, tags
         from prefect.client.orchestration import get_client
 
-        from flows.recorder import wait_until_written
         from flows.zombies import mark_zombies, tags_of_this_process
 
         with subprocess.Popen(
@@ -45,7 +45,11 @@ def test_runs_of_a_killed_process_are_set_to_crashed(
         ) as killed:
             assert killed.stdout is not None
             assert killed.stdout.readline() == "running\n"
-            wait_until_written(url)
+            with get_client(sync_client=True) as client:
+                deadline = time.monotonic() + 60
+                while "Running" not in {run.state_name for run in client.read_task_runs()}:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.1)
             assert mark_zombies() == 0  # it lives
             killed.kill()
         assert gone(killed.pid)

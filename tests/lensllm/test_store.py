@@ -4,7 +4,9 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -123,14 +125,14 @@ def _slow_make(root: Path, log: Path) -> None:
     def build(folder: Path) -> None:
         with log.open("a") as stream:
             stream.write("built\n")
-        time.sleep(1.0)
+        time.sleep(2.0)
         (folder / "note.txt").write_text("x")
 
     Store(root).make(Recipe("s", 1), build)
 
 
 def _start(target, *args) -> multiprocessing.Process:
-    process = multiprocessing.get_context("fork").Process(target=target, args=args)
+    process = multiprocessing.get_context("spawn").Process(target=target, args=args)
     process.start()
     return process
 
@@ -206,3 +208,33 @@ def test_a_file_in_place_of_the_folder_is_a_sentence(tmp_path: Path):
 def test_a_folder_that_cannot_be_written_is_a_sentence():
     with pytest.raises(StoreError, match="cannot be written"):
         Store(Path("/proc/self/lensllm")).prepare()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A disk of 512 KiB, and how to make it read-only."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_a_sentence_and_loses_nothing(small_disk: Path):
+    store = Store(small_disk / "artifacts")
+    store.prepare()
+    store.make(Recipe("s", 1, {"p": 1}), note("kept"))
+    with pytest.raises(StoreError, match="no space is left on its disk; free some"):
+        store.make(Recipe("s", 1, {"p": 2}), note("x" * 2**20))
+    again = Store(small_disk / "artifacts")
+    again.prepare()
+    assert again.has(Recipe("s", 1, {"p": 1}).ref)
+    assert not again.make(Recipe("s", 1, {"p": 2}), note("fits"))
+
+
+def test_a_read_only_disk_is_a_sentence(small_disk: Path):
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(StoreError, match="cannot be written; choose another with --artifacts"):
+        Store(small_disk / "artifacts").prepare()

@@ -78,7 +78,7 @@ def test_at_most_eight_completions_of_a_package_begin_alike(package: Path) -> No
     many = "\n".join(f'def f{i}():\n    """Return the name of tree {i}."""' for i in range(20))
     (package / "names.py").write_text(many)
     completions = docstrings.pairs([package.name])["completion"]
-    assert docstrings.SAME_OPENING_MAX == completions.str.startswith("Return the name of").sum()
+    assert completions.str.startswith("Return the name of").sum() == docstrings.SAME_OPENING_MAX
 
 
 @pytest.mark.parametrize("name", ["no_such_package_at_all", "os.path", "__main__", "sys", ""])

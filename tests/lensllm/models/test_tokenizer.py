@@ -19,14 +19,14 @@ def test_every_text_comes_back(text: str) -> None:
 
 def test_end_of_text_is_the_only_special_token() -> None:
     ends = (TRAINED.bos_token_id, TRAINED.eos_token_id, TRAINED.pad_token_id)
-    assert (0, 0, 0) == ends
+    assert ends == (0, 0, 0)
     assert TRAINED.unk_token_id is None
-    assert [0] == TRAINED.all_special_ids
+    assert TRAINED.all_special_ids == [0]
 
 
 def test_no_token_is_added_and_frequent_words_are_merged() -> None:
-    assert 300 == len(TRAINED)
-    assert [" years"] == [TRAINED.decode([i]) for i in TRAINED.encode(" years")]
+    assert len(TRAINED) == 300
+    assert [TRAINED.decode([i]) for i in TRAINED.encode(" years")] == [" years"]
     assert TRAINED.encode("def") + TRAINED.encode(" grow") == TRAINED.encode("def grow")
 
 

@@ -5,28 +5,31 @@ import pandas as pd
 import pytest
 import torch
 
-from lensllm.models import batch, load, tokenizer, zoo
+from lensllm.models import batch, load, specs, tokenizer, zoo
 from lensllm.models.batch import Example
 
 KINDS = ("docs", "reference", "prose", "code")
 TEXTS = pd.DataFrame(
     [
-        {"kind": kind, "text": " ".join(f"{kind} grows by {i % 7} and {i % 5}." for i in range(500))}
+        {
+            "kind": kind,
+            "text": " ".join(f"{kind} grows by {i % 7} and {i % 5}." for i in range(500)),
+        }
         for kind in KINDS
     ]
 )
 TOKENIZER = tokenizer.train(TEXTS["text"], vocabulary=320)
 
 
-def _small(name: str, **changes: object) -> zoo.ZooSpec:
-    return dataclasses.replace(zoo.SPECS[name], **{"steps": 3, "length": 16, **changes})
+def _small(name: str, **changes: object) -> specs.ZooSpec:
+    return dataclasses.replace(specs.SPECS[name], **{"steps": 3, "length": 16, **changes})
 
 
-def _pretrain(spec: zoo.ZooSpec, folder: Path) -> pd.DataFrame:
+def _pretrain(spec: specs.ZooSpec, folder: Path) -> pd.DataFrame:
     return zoo.pretrain(spec, TOKENIZER, TEXTS, folder)
 
 
-@pytest.mark.parametrize("name", zoo.SPECS)
+@pytest.mark.parametrize("name", specs.SPECS)
 def test_two_pretrainings_write_the_same_bytes(name: str, tmp_path: Path) -> None:
     curves = [_pretrain(_small(name), tmp_path / run) for run in "ab"]
     assert curves[0].equals(curves[1])
@@ -37,11 +40,11 @@ def test_two_pretrainings_write_the_same_bytes(name: str, tmp_path: Path) -> Non
     assert first == second
 
 
-@pytest.mark.parametrize("name", zoo.SPECS)
+@pytest.mark.parametrize("name", specs.SPECS)
 def test_a_saved_candidate_loads_and_has_learnt(name: str, tmp_path: Path) -> None:
     curve = _pretrain(_small(name, steps=60), tmp_path)
-    assert [20, 40, 60] == curve["step"].tolist()
-    assert [20 * 256, 40 * 256, 60 * 256] == curve["tokens"].tolist()
+    assert curve["step"].tolist() == [20, 40, 60]
+    assert curve["tokens"].tolist() == [20 * 256, 40 * 256, 60 * 256]
     ids = load.load_tokenizer(tmp_path).encode(" docs grows by 3 and 1. docs grows")
     model = load.load_model(tmp_path)
     fresh = type(model)(model.config)
@@ -75,7 +78,7 @@ def test_progress_ends_at_the_last_step_and_threads_are_restored(tmp_path: Path)
     before = torch.get_num_threads()
     spec = _small("gpt2-nano-docs", steps=25, batch=2)
     zoo.pretrain(spec, TOKENIZER, TEXTS, tmp_path, lambda *step: heard.append(step))
-    assert [(20, 25), (25, 25)] == heard
+    assert heard == [(20, 25), (25, 25)]
     assert before == torch.get_num_threads()
 
 

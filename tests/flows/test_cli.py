@@ -1,0 +1,131 @@
+"""What users get wrong, met by one sentence and exit code 2, in the command's own process."""
+
+import json
+import re
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows import cli
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run ``lensllm`` with arguments; its exit code, standard output and error."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("LENSLLM_ARTIFACTS", str(tmp_path / "artifacts"))
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lensllm", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, " ".join(said.err.split())
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", "dmeo"], r"pipelines.yaml: no pipeline 'dmeo' \(did you mean 'demo'\?\)"),
+        (["run", "demo", "--set", "sweep.maxx=1"], r"unknown key 'sweep.maxx' \(did you mean"),
+        (["run", "demo", "--set", "finetune.epochs=many"], r"'finetune.epochs'.*not 'many'"),
+        (["run", "demo", "--set", "sweep.target=400"], r"target \(400\) is below the budget"),
+        (["run", "demo", "--set", "candidates=[]"], r"name at least one model"),
+        (["run", "demo", "--set", "candidates=[a/m, b/m]"], r"m is listed twice"),
+        (
+            ["run", "demo", "--set", "candidates=[no/such/folder]"],
+            r"no such folder: no/such/folder",
+        ),
+        (
+            ["run", "demo", "--set", "candidates=['builtin:gpt2-nano']"],
+            r"did you mean 'gpt2-nano-docs'",
+        ),
+        (["run", "demo", "--set", "candidates=[tests]"], r"tests has no config.json"),
+        (["run", "demo", "--set", "data.source=rows.jsonl"], r"no such file: rows.jsonl"),
+        (["run", "demo", "--set", "data.packages=[nmupy]"], r"nmupy"),
+        (["run", "demo", "--set", "ranking.predictor=lens"], r"no predictor 'lens'"),
+        (
+            ["run", "demo", "--set", "sweep.min=400", "--set", "curvature.sizes=[]"],
+            r"rectified needs 4 subset sizes and the sweep has 2",
+        ),
+        (["plan", "demo", "--file", "nowhere.yaml"], r"nowhere.yaml: no such file; name one"),
+        (["report", "demo"], r"'demo' has no ranking with these settings yet; lensllm run demo"),
+        (["run", "demo", "--artifacts", "pyproject.toml"], r"pyproject.toml: it is not a folder"),
+        (["run", "demo", "--artifacts", "/proc/lensllm"], r"/proc/lensllm: it cannot be written"),
+    ],
+)
+def test_a_mistake_is_one_sentence(command, arguments: list[str], sentence: str):
+    code, out, err = command(*arguments)
+    assert (code, out) == (2, "")
+    assert re.search(sentence, err), err
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+
+
+def test_a_port_in_use_is_one_sentence(command):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, _, err = command("ui", "--prefect-port", port)
+    assert code == 2
+    assert f"Port {port} of 127.0.0.1 cannot be used" in err
+
+
+def test_plan_tells_cells_and_cost_before_anything_is_made(command):
+    code, out, _ = command("plan", "demo", "--json")
+    assert code == 0
+    said = json.loads(out)
+    assert said["stages"]["finetune"]["artefacts"] == 36
+    assert said["stages"]["finetune"]["cached"] == 0
+    assert min(said["flops_full"], said["flops_sweep"]) > 1e12
+    assert said["expected_minutes"] > 0
+    text = command("plan", "demo")[1]
+    assert "6 embedded candidates are pretrained first" in text
+
+
+def test_plan_of_more_than_the_data_is_one_sentence(command, tmp_path: Path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("\n".join(f'{{"prompt": "p{i}", "completion": "c"}}' for i in range(900)))
+    more = ["--set", f"data.source={rows}", "--set", "sweep.target=full"]
+    code, _, err = command("plan", "demo", *more)
+    assert code == 2
+    assert "the sweep needs 800 training examples and the data has 200" in err
+
+
+def test_status_shows_every_cell_to_come(command):
+    code, out, _ = command("status", "smoke")
+    assert code == 0
+    assert "0 of 18 cells done" in out
+    assert out.count("○") == 18 + 1  # and the legend's
+
+
+def test_gc_lists_and_only_deletes_when_told(command, tmp_path: Path):
+    from lensllm.store import Recipe, Store
+
+    store = Store(tmp_path / "artifacts")
+    store.prepare()
+    stray = Recipe("drift", 0, {"left": "over"})
+    store.make(stray, lambda folder: (folder / "x").write_text("x"))
+    assert f"{stray.ref}" in command("gc")[1]
+    assert store.path(stray.ref).is_dir()
+    assert "Deleted 1 artefacts" in command("gc", "--delete")[1]
+    assert not store.path(stray.ref).exists()
+    assert "Nothing to collect" in command("gc")[1]
+
+
+@pytest.mark.parametrize("name", ["plan", "run", "status", "report", "ui", "gc"])
+def test_help_has_an_example(command, name: str):
+    code, out, _ = command(name, "--help")
+    assert code == 0
+    assert f"Example: lensllm {name}" in out
