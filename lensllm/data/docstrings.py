@@ -59,7 +59,7 @@ def _roots(package: str) -> list[Path]:
     if package.isidentifier():
         try:
             spec = importlib.util.find_spec(package)
-        except ValueError:  # e.g. "__main__", which has no specification
+        except ValueError:  # a loaded module without a specification, such as __main__
             spec = None
     if spec is not None and spec.submodule_search_locations:
         return sorted(Path(folder) for folder in spec.submodule_search_locations)

@@ -167,7 +167,7 @@ def pretrain(
     tokenizer: Any,
     texts: pd.DataFrame,
     folder: Path,
-    progress: Callable[[int, int], None] = lambda step, steps: None,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> pd.DataFrame:
     """Train ``spec`` on ``texts`` (kind, text) and save model and tokenizer to ``folder``.
 

@@ -48,10 +48,8 @@ def test_a_saved_candidate_loads_and_has_learnt(name: str, tmp_path: Path) -> No
     ids = load.load_tokenizer(tmp_path).encode(" docs grows by 3 and 1. docs grows")
     model = load.load_model(tmp_path)
     fresh = type(model)(model.config)
-    learnt, unlearnt = (
-        float(batch.token_losses(m, batch.collate([Example(ids[:4], ids[4:])], m.config)).mean())
-        for m in (model, fresh)
-    )
+    examples = batch.collate([Example(ids[:4], ids[4:])], model.config)
+    learnt, unlearnt = (batch.token_losses(m, examples).mean().item() for m in (model, fresh))
     assert curve["nats_per_token"].is_monotonic_decreasing
     assert learnt < unlearnt - 0.5
 
