@@ -15,6 +15,7 @@ from pathlib import Path
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.context import TagsContext
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.slots import slots_of
@@ -49,7 +50,11 @@ def rank(pipeline: str, file: str, artifacts: str, overrides: list[str] | None =
     settings = config.load(Path(file), pipeline, overrides or [])
     store = Store(Path(artifacts))
     store.prepare()
-    with _workers(settings) as workers, MlflowProjection(pipeline, settings, store) as mlflow:
+    with (
+        TagsContext(current_tags=frozenset()),  # the process's tags are the flow run's alone
+        _workers(settings) as workers,
+        MlflowProjection(pipeline, settings, store) as mlflow,
+    ):
         watching = (*observers.get(), ProgressArtifact(), mlflow)
         run = Run(store, workers, watching)
         futures = run_steps(run, data_steps(settings), {})

@@ -84,7 +84,9 @@ def _hindsight(rows: pd.DataFrame) -> str:
 
 def _money(summary: Summary) -> str:
     spent, full = (summary.cost[c].sum() for c in ("spent_flops", "full_flops"))
-    compared = f"{summary.saved:.0%} saved" if summary.saved >= 0 else f"{-summary.saved:.0%} MORE"
+    compared = f"{summary.saved:.0%} saved"
+    if summary.saved < 0:
+        compared = f"{-summary.saved:.0%} more, for a target so near the budget"
     text = (
         f"Cost: {flops(spent)} spent against {flops(full)} for fine-tuning every candidate on "
         f"the target: {compared}."

@@ -32,6 +32,7 @@ def step(
         Recipe("curvature", VERSION, params, upstream),
         {"candidate": model.name, "model": str(model.folder), "device": config.engine.device},
         timeout_seconds=60 * config.engine.cell_timeout_minutes,
+        weight=model.work,
     )
 
 

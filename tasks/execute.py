@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from prefect import Task, task
+from prefect import Task, tags, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed, State
@@ -88,19 +88,19 @@ def stage_task(stage: str) -> Task[..., Any]:
 
 
 def run_steps(
-    run: Run, steps: Sequence[Step], parents: Mapping[Ref, PrefectFuture[Any]]
+    run: Run, steps: Sequence[Step], earlier: Mapping[Ref, PrefectFuture[Any]]
 ) -> dict[Ref, PrefectFuture[Any]]:
     """Submit each step as soon as what it is made of is there; return the futures.
 
     Must be called inside a flow. A step whose upstream failed is not submitted but
-    skipped. ``parents`` are futures of earlier calls, so that the UI can draw the whole graph.
+    skipped. ``earlier`` are futures of earlier calls, so that the UI can draw the whole graph.
     """
-    waiting = {step.ref: step for step in steps if step.ref not in parents}
+    waiting = {step.ref: step for step in steps if step.ref not in earlier}
     run.tell("planned", list(waiting.values()))
     tasks = {stage: stage_task(stage) for stage in {step.stage for step in steps}}
-    futures = dict(parents)
+    futures = dict(earlier)
     done: queue.SimpleQueue[Step] = queue.SimpleQueue()
-    finished = set(parents)
+    finished = set(earlier)
     pending = 0
     while waiting or pending:
         for step in list(waiting.values()):
@@ -113,9 +113,9 @@ def run_steps(
                 ref in waiting or (ref in futures and ref not in finished) for ref in needs
             ):
                 del waiting[step.ref]
-                future = tasks[step.stage].submit(
-                    run, step, wait_for=[futures[ref] for ref in needs if ref in futures]
-                )
+                parents = [futures[ref] for ref in needs if ref in futures]
+                with tags(*filter(None, [step.hints.get("candidate")])):
+                    future = tasks[step.stage].submit(run, step, wait_for=parents)
                 futures[step.ref] = future
                 future.add_done_callback(lambda _, step=step: done.put(step))
                 pending += 1

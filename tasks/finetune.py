@@ -37,7 +37,7 @@ def step(config: Pipeline, model: Model, size: int, repeat: int, tokens: Ref, ro
         recipe,
         {"candidate": model.name, "model": str(model.folder), "device": config.engine.device},
         timeout_seconds=60 * config.engine.cell_timeout_minutes,
-        weight=_passes(config, size),
+        weight=_passes(config, size) * model.work,
     )
 
 

@@ -23,7 +23,7 @@ def step(config: Pipeline, model: Model, tokens: Ref, roles: Ref) -> Step:
         "kernel", VERSION, params, {"tokens": tokens, "sample": roles, **model.upstream}
     )
     hints = {"candidate": model.name, "model": str(model.folder), "device": config.engine.device}
-    return Step(f"kernel {model.name}", recipe, hints)
+    return Step(f"kernel {model.name}", recipe, hints, weight=model.work)
 
 
 def build(work: Work) -> None:

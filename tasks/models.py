@@ -32,6 +32,7 @@ class Model:
     upstream: Mapping[str, Ref] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()  # what makes it, in order; none for a folder
     specification: ZooSpec | None = None  # of an embedded candidate
+    work: float = 1.0  # of one example, relative to other candidates: about its weights
 
 
 def resolve(candidate: Candidate, store: Store) -> Model:
@@ -41,7 +42,8 @@ def resolve(candidate: Candidate, store: Store) -> Model:
     folder = Path(candidate.model).expanduser()
     checkpoint.check(folder)
     weights, tokens = _fingerprints(folder)
-    return Model(candidate.name, folder, tokens, folder, {"model": weights})
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return Model(candidate.name, folder, tokens, folder, {"model": weights}, work=size / 4)
 
 
 def _builtin(candidate: Candidate, store: Store) -> Model:
@@ -53,7 +55,7 @@ def _builtin(candidate: Candidate, store: Store) -> Model:
         )
     text = pretext.step()
     bpe = tokenizer.step(text.ref)
-    model = pretrain.step(name, specs.SPECS[name].describe(), text.ref, bpe.ref)
+    model = pretrain.step(specs.SPECS[name], text.ref, bpe.ref)
     return Model(
         candidate.name,
         store.path(model.ref) / "model",
@@ -62,6 +64,7 @@ def _builtin(candidate: Candidate, store: Store) -> Model:
         upstream={"model": model.ref},
         steps=(text, bpe, model),
         specification=specs.SPECS[name],
+        work=specs.SPECS[name].work,
     )
 
 

@@ -60,7 +60,8 @@ class Plan:
     @property
     def steps(self) -> list[Step]:
         """Everything to make, upstream first."""
-        making = [step for model in self.models for step in model.steps]
+        # The heaviest candidates first: their cells are then not what everybody waits for.
+        making = [s for m in sorted(self.models, key=lambda m: -m.work) for s in m.steps]
         order = [self.dataset, *self.samples, *making, *self.tokens.values(), self.drift]
         order += [*self.kernels.values(), *self.cells.values(), *self.curvatures.values()]
         once: dict[Ref, Step] = {}
@@ -114,7 +115,7 @@ def make_plan(config: Pipeline, store: Store) -> Plan:
             config, m, size, repeat, token_steps[m.name].ref, samples[repeat].ref
         )
         for size in sizes
-        for m in found
+        for m in sorted(found, key=lambda m: -m.work)
         for repeat in repeats
     }
     by_name = {m.name: m for m in found}

@@ -3,30 +3,34 @@
 Key: its specification, text and tokenizer. Files: ``model/``. Table: ``curve``.
 """
 
+from lensllm.models.specs import ZooSpec
 from lensllm.store import Recipe, Ref, write_table
 from tasks.stage import Step, Work
 
 VERSION = 1
 
 
-def step(name: str, specification: dict[str, object], pretext: Ref, tokenizer: Ref) -> Step:
+def step(specification: ZooSpec, pretext: Ref, tokenizer: Ref) -> Step:
     recipe = Recipe(
         "pretrain",
         VERSION,
-        {"specification": specification},
+        {"specification": specification.describe()},
         {"pretext": pretext, "tokenizer": tokenizer},
     )
-    return Step(f"pretrain {name}", recipe)
+    return Step(
+        f"pretrain {specification.name}",
+        recipe,
+        weight=specification.work * specification.tokens,
+    )
 
 
 def build(work: Work) -> None:
-    from lensllm.models import zoo
+    from lensllm import pretrain
     from lensllm.models.load import load_tokenizer
-    from lensllm.models.specs import ZooSpec
 
     texts = work.store.table(work.upstream["pretext"], "texts")
     tokenizer = load_tokenizer(work.store.path(work.upstream["tokenizer"]) / "tokenizer")
-    curve = zoo.pretrain(
+    curve = pretrain.pretrain(
         ZooSpec(**work.params["specification"]), tokenizer, texts, work.folder / "model"
     )
     write_table(work.folder, "pretrain/curve", curve)

@@ -31,6 +31,11 @@ class ZooSpec:
         """Tokens read in pretraining."""
         return self.steps * self.batch * self.length
 
+    @property
+    def work(self) -> float:
+        """Of one pass over a token, relative to other candidates: weights of the blocks."""
+        return 12.0 * self.layers * self.width**2
+
     def describe(self) -> dict[str, Any]:
         """Everything the weights depend on besides text and tokenizer."""
         return asdict(self)

@@ -77,6 +77,6 @@ def _embedded(store: Store) -> list[Step]:
     store.make(text, lambda folder: write_table(folder, "pretext/texts", rows))
     bpe = tokenizer_stage.step(text.ref)
     make(store.root, bpe.recipe, bpe.hints)
-    model = pretrain.step("tiny", TINY.describe(), text.ref, bpe.ref)
+    model = pretrain.step(TINY, text.ref, bpe.ref)
     make(store.root, model.recipe, model.hints)
     return [bpe, model]

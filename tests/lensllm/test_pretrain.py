@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from lensllm.models import batch, load, specs, tokenizer, zoo
+from lensllm import pretrain
+from lensllm.models import batch, load, specs, tokenizer
 from lensllm.models.batch import Example
 
 KINDS = ("docs", "reference", "prose", "code")
@@ -26,7 +27,7 @@ def _small(name: str, **changes: object) -> specs.ZooSpec:
 
 
 def _pretrain(spec: specs.ZooSpec, folder: Path) -> pd.DataFrame:
-    return zoo.pretrain(spec, TOKENIZER, TEXTS, folder)
+    return pretrain.pretrain(spec, TOKENIZER, TEXTS, folder)
 
 
 @pytest.mark.parametrize("name", specs.SPECS)
@@ -67,16 +68,14 @@ def test_the_curve_starts_at_the_loss_transformers_computes(tmp_path: Path) -> N
 def test_kinds_that_are_not_in_the_mix_are_not_read(tmp_path: Path) -> None:
     spec = _small("gpt2-mini-code", batch=2)
     changed = TEXTS.assign(text=TEXTS["text"].where(TEXTS["kind"] == "code", "other words"))
-    curves = [zoo.pretrain(spec, TOKENIZER, texts, tmp_path) for texts in (TEXTS, changed)]
+    curves = [pretrain.pretrain(spec, TOKENIZER, texts, tmp_path) for texts in (TEXTS, changed)]
     assert curves[0].equals(curves[1])
 
 
-def test_progress_ends_at_the_last_step_and_threads_are_restored(tmp_path: Path) -> None:
-    heard: list[tuple[int, int]] = []
+def test_the_curve_ends_at_the_last_step_and_threads_are_restored(tmp_path: Path) -> None:
     before = torch.get_num_threads()
-    spec = _small("gpt2-nano-docs", steps=25, batch=2)
-    zoo.pretrain(spec, TOKENIZER, TEXTS, tmp_path, lambda *step: heard.append(step))
-    assert heard == [(20, 25), (25, 25)]
+    curve = _pretrain(_small("gpt2-nano-docs", steps=25, batch=2), tmp_path)
+    assert curve["step"].tolist() == [20, 25]
     assert before == torch.get_num_threads()
 
 
@@ -103,5 +102,5 @@ def test_size_with_the_full_vocabulary(name: str, millions: float, tmp_path: Pat
     whole = tokenizer.train(TEXTS["text"], vocabulary=320)
     whole.add_tokens([f"token {i}" for i in range(tokenizer.VOCABULARY - len(whole))])
     spec = _small(name, steps=1, batch=1)
-    zoo.pretrain(spec, whole, TEXTS, tmp_path)
+    pretrain.pretrain(spec, whole, TEXTS, tmp_path)
     assert millions == round(load.count_parameters(load.load_model(tmp_path)) / 1e6, 2)
