@@ -200,7 +200,10 @@ def _warm_up(parent: int, threads: int, gpu: str | None) -> None:
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     import torch  # only now: it reads those variables when it is loaded
+    from tqdm import tqdm
 
+    # Its own lock is a semaphore between processes, which a worker's hard exit would leave behind.
+    tqdm.set_lock(threading.RLock())
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
     # A new process first imports the main script again, and with it, maybe, NumPy.

@@ -35,12 +35,12 @@ class Model:
     work: float = 1.0  # of one example, relative to other candidates: about its weights
 
 
-def resolve(candidate: Candidate, store: Store) -> Model:
+def resolve(candidate: Candidate, max_tokens: int, store: Store) -> Model:
     """The model of a candidate. Raises ``ModelError`` when there is no such model."""
     if candidate.model.startswith(BUILTIN):
         return _builtin(candidate, store)
     folder = Path(candidate.model).expanduser()
-    checkpoint.check(folder)
+    checkpoint.check(folder, max_tokens)
     weights, tokens = _fingerprints(folder)
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     return Model(candidate.name, folder, tokens, folder, {"model": weights}, work=size / 4)

@@ -94,8 +94,7 @@ def check(config: Pipeline, store: Store) -> None:
     """Raise ``LensError`` for what can be known to be wrong before a server or worker starts."""
     ranking.check(config)
     data_steps(config)
-    for candidate in config.candidates:
-        models.resolve(candidate, store)
+    _models(config, store)
 
 
 def make_plan(config: Pipeline, store: Store) -> Plan:
@@ -106,7 +105,9 @@ def make_plan(config: Pipeline, store: Store) -> Plan:
     ranking.check(config)
     data, *samples = data_steps(config)
     repeats = range(config.sweep.seeds)
-    found = tuple(models.resolve(candidate, store) for candidate in config.candidates)
+    found = tuple(
+        models.resolve(candidate, config.data.max_tokens, store) for candidate in config.candidates
+    )
     target = _target(config, store, data, samples[0])
     sizes = _sizes(config, target)
     token_steps = {m.name: tokens.step(config, m, data.ref) for m in found}
@@ -168,6 +169,11 @@ def conclude(name: str, plan: Plan, store: Store, failed: Iterable[tuple[str, st
     }
     page = report.step(name, plan.config, plan.target, upstream, list(failed))
     return Conclusion(curves, laws, ranks, page)
+
+
+def _models(config: Pipeline, store: Store) -> tuple[Model, ...]:
+    longest = config.data.max_tokens
+    return tuple(models.resolve(candidate, longest, store) for candidate in config.candidates)
 
 
 def _sizes(config: Pipeline, target: int) -> list[int]:

@@ -47,6 +47,7 @@ def project(tmp_path: Path) -> Path:
         "pipelines": {
             "mine": {
                 "data": {
+                    "max_tokens": 32,
                     "source": str(tmp_path / "rows.jsonl"),
                     "prompt": "question",
                     "completion": "answer",
