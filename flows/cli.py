@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from flows import environment
 from lensllm import config
@@ -85,7 +87,7 @@ def run(
     Example: [cyan]lensllm run demo --set sweep.seeds=3[/cyan]
     """
     settings, store = _open(file, name, overrides, artifacts)
-    with _interruptible(f"lensllm run {name}"):
+    with _interruptible():
         from flows import screens
         from flows.launch import launch
         from flows.summary import summarise
@@ -174,6 +176,7 @@ def gc(
     store.prepare()
     found = garbage(file, store)
     if delete:
+        store.refuse_while_used()
         for ref in found.refs:
             store.remove(ref)
     _print(as_json, lambda: found.as_dict, lambda: screens.garbage(found, deleted=delete))
@@ -198,7 +201,7 @@ def _print(as_json: bool, machine: Any, person: Any) -> None:
 
 
 @contextmanager
-def _interruptible(command: str) -> Iterator[None]:
+def _interruptible() -> Iterator[None]:
     """Ctrl-C and SIGTERM stop the run where it is; finished cells are kept."""
 
     def stop(*_: object) -> None:
@@ -208,7 +211,11 @@ def _interruptible(command: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        err.print(f"\nStopped. Every finished cell is kept: go on with [bold]{command}[/bold]")
+        command = escape(shlex.join(["lensllm", *sys.argv[1:]]))
+        err.print(
+            f"\nStopped. Every finished cell is kept: go on with [bold]{command}[/bold]",
+            soft_wrap=True,
+        )
         raise typer.Exit(130) from None
 
 
@@ -217,5 +224,5 @@ def main() -> None:
     try:
         app()
     except LensError as error:
-        err.print(f"[bold red]error:[/bold red] {error}", soft_wrap=True, markup=True)
+        err.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
         sys.exit(2)

@@ -52,8 +52,8 @@ def rank(pipeline: str, file: str, artifacts: str, overrides: list[str] | None =
     store.prepare()
     with (
         TagsContext(current_tags=frozenset()),  # the process's tags are the flow run's alone
-        _workers(settings) as workers,
         MlflowProjection(pipeline, settings, store) as mlflow,
+        _workers(settings) as workers,  # inside: stopped first when the run is interrupted
     ):
         watching = (*observers.get(), ProgressArtifact(), mlflow)
         run = Run(store, workers, watching)
@@ -61,7 +61,8 @@ def rank(pipeline: str, file: str, artifacts: str, overrides: list[str] | None =
         _stop_on_failure(run)
         plan = make_plan(settings, store)  # knows the data by now: checks the sizes against it
         futures = run_steps(run, plan.steps, futures)
-        if not any(store.has(step.ref) for step in plan.cells.values()):
+        observed = [step.ref for cell, step in plan.cells.items() if cell.size in plan.observed]
+        if not any(store.has(ref) for ref in observed):
             _stop_on_failure(run)
         failures = tuple(run.failures.values())
         conclusion = conclude(pipeline, plan, store, failures)

@@ -55,12 +55,37 @@ def ranking(summary: Summary, width: int) -> RenderableType:
         table.add_row(*cells, style="bold" if place == 1 else "")
     parts: list[RenderableType] = [Text(""), table, Text(summary.verdict)]
     if measured:
-        parts.append(Text(_hindsight(rows)))
+        parts += [Text(_hindsight(rows)), Text(""), _predictors(summary)]
     parts.append(Text(_money(summary)))
     parts += [Text(f"failed: {label}: {why}", style="red") for label, why in summary.failures]
     parts.append(Text(f"\nReport   {summary.folder / 'report.html'}", overflow="fold"))
     parts.append(Text("Servers  lensllm ui   (Prefect and MLflow pages on this machine)"))
     return Group(*parts)
+
+
+def _predictors(summary: Summary) -> Table:
+    """What every predictor would have chosen, and how right it was."""
+    table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table.title = "Every predictor on the same cells, against the measured truth"
+    for column in ("predictor", "chooses"):
+        table.add_column(column, no_wrap=True)
+    for column in ("RelAcc", "Pearson", "Spearman", "RMSE of log loss", "in 80 %"):
+        table.add_column(column, justify="right")
+    firsts = summary.predictions[summary.predictions["rank"] == 1]
+    chosen = dict(zip(firsts["predictor"], firsts["candidate"], strict=True))
+    for row in summary.scores.sort_values("rel_acc", ascending=False, kind="stable").itertuples():
+        used = row.predictor == summary.settings.ranking.predictor
+        table.add_row(
+            row.predictor,
+            escape(chosen[row.predictor]),
+            f"{row.rel_acc:.3f}",
+            f"{row.pearson:.3f}",
+            f"{row.spearman:.3f}",
+            f"{row.rmse_log:.4f}",
+            f"{row.coverage_80:.0%}",
+            style="bold" if used else "",
+        )
+    return table
 
 
 def _chance(share: float, *, bar: bool) -> str:
@@ -72,7 +97,7 @@ def _chance(share: float, *, bar: bool) -> str:
 def _hindsight(rows: pd.DataFrame) -> str:
     """Whether the choice was right, in words."""
     known = rows.dropna(subset=["measured"])
-    chosen, best = known.iloc[0], known.loc[known["measured"].idxmin()]
+    chosen, best = rows.iloc[0], known.loc[known["measured"].idxmin()]
     if chosen["candidate"] == best["candidate"]:
         return "Was it right? Yes: measured at the target, it is the best."
     return (

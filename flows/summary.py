@@ -47,7 +47,8 @@ class Summary:
     @property
     def saved(self) -> float:
         """Share of the FLOPs of fine-tuning every candidate on the target that was not spent."""
-        return 1.0 - float(self.cost["spent_flops"].sum() / self.cost["full_flops"].sum())
+        known = self.cost.dropna()
+        return 1.0 - float(known["spent_flops"].sum() / known["full_flops"].sum())
 
     @property
     def as_dict(self) -> dict[str, Any]:
@@ -60,7 +61,7 @@ class Summary:
             "verdict": self.verdict,
             "ranking": _records(self.chosen.drop(columns="predictor")),
             "scores": _records(self.scores),
-            "cost": {**_totals(self.cost), "saved": self.saved},
+            "cost": _records(pd.DataFrame([{**_totals(self.cost), "saved": self.saved}]))[0],
             "computed": self.computed,
             "cached": self.cached,
             "failed": [{"step": label, "reason": reason} for label, reason in self.failures],
@@ -87,7 +88,9 @@ def reread(name: str, settings: Pipeline, store: Store) -> Summary:
     if any(store.has(step.ref) for step in plan.cells.values()):
         conclusion = conclude(name, plan, store, [])
         if store.has(conclusion.ranking.ref):
-            return _summary(name, plan, conclusion, store, ())
+            missing = [s.label for s in plan.steps if not store.has(s.ref)]
+            lost = tuple((label, "not there; run again") for label in missing)
+            return _summary(name, plan, conclusion, store, lost)
     raise LensError(f"'{name}' has no ranking with these settings yet; lensllm run {name} makes it")
 
 

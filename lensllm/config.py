@@ -21,7 +21,9 @@ from lensllm.errors import ConfigError
 class Section(BaseModel):
     """A frozen section that refuses keys it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class Data(Section):
@@ -83,9 +85,9 @@ class Sweep(Section):
     def _ordered(self) -> Self:
         if self.min > self.max:
             raise ValueError(f"min ({self.min}) is above max ({self.max})")
-        if self.target != "full" and self.target < self.max:
+        if self.target != "full" and self.target <= self.max:
             raise ValueError(
-                f"target ({self.target}) is below the budget max ({self.max}); "
+                f"target ({self.target}) is not above the budget max ({self.max}); "
                 "nothing is left to predict, raise target or lower max"
             )
         return self
@@ -123,7 +125,8 @@ class Curvature(Section):
     """The Hessian bound of chosen cells: a diagnostic, never a ranking."""
 
     sizes: tuple[int, ...] = ()
-    """Subset sizes whose cells are examined; each must be one of the sweep's."""
+    """Subset sizes whose cells are examined; each must be one of the sweep's. Their weights are
+    kept, so a size added later has its cells trained again."""
     examples: int = Field(16, ge=1)
     """Training examples the Hessian is averaged over."""
     single_examples: int = Field(4, ge=1)
@@ -296,6 +299,8 @@ def _read(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; name one with --file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -310,6 +315,9 @@ def _read(path: Path) -> dict[str, Any]:
     for section in content.values():
         if section is not None and not isinstance(section, dict):
             raise ConfigError(f"{path}: defaults and pipelines must be mappings")
+    for name, pipeline in (content.get("pipelines") or {}).items():
+        if pipeline is not None and not isinstance(pipeline, dict):
+            raise ConfigError(f"{path}: pipeline '{name}' must be a mapping of sections")
     return content
 
 

@@ -28,9 +28,14 @@ _HELD_OUT_LOSS = (
 TABLES: dict[str, pa.Schema] = {
     # --- data ------------------------------------------------------------------------------
     "dataset/examples": _schema(
-        ("prompt", _s), ("completion", _s), ("split", _s)
-    ),  # train | test | empty: to be drawn
-    "pretext/texts": _schema(("kind", _s), ("text", _s)),  # docs | reference | prose | code
+        ("prompt", _s),
+        ("completion", _s),
+        ("split", _s),  # train | test | empty: to be drawn
+    ),
+    "pretext/texts": _schema(
+        ("kind", _s),  # docs | reference | prose | code
+        ("text", _s),
+    ),
     "sample/roles": _schema(
         ("row", _i),  # index into dataset/examples
         ("role", _s),  # train | validation | test

@@ -93,7 +93,7 @@ class Store:
 
         Raises ``StoreError`` when the folder cannot be written.
         """
-        with _explained(self.root):
+        with _explained(self.root, errno.ENOENT):
             for name in (".tmp", ".locks"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
             probe = self.root / ".tmp" / f".writable-{os.getpid()}"
@@ -235,6 +235,16 @@ class Store:
         ]
         return [ref for ref in present if ref not in wanted]
 
+    def refuse_while_used(self) -> None:
+        """Raise ``StoreError`` when some process is making an artefact now."""
+        for path in (self.root / ".locks").iterdir():
+            stage, _, key = path.name.rpartition("-")
+            if self.in_progress(Ref(stage, key)):
+                raise StoreError(
+                    f"artifacts folder {self.root}: a command is making {Ref(stage, key)}; "
+                    "delete when it has ended"
+                )
+
     def remove(self, ref: Ref) -> int:
         """Delete an artefact; the bytes freed."""
         with self._lock(ref):
@@ -288,8 +298,8 @@ def _same_file(handle: int, path: Path) -> bool:
 
 
 @contextmanager
-def _explained(root: Path) -> Iterator[None]:
-    """Turn what the file system refuses into a sentence for the user."""
+def _explained(root: Path, *more: int) -> Iterator[None]:
+    """Turn what the file system refuses into a sentence; ``more`` numbers mean not writable."""
     try:
         yield
     except OSError as error:
@@ -298,7 +308,7 @@ def _explained(root: Path) -> Iterator[None]:
             raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             reason = "no space is left on its disk; free some and run the same command again"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, *more):
             reason = "it cannot be written; choose another with --artifacts or change its mode"
         elif error.errno in (errno.ENOTDIR, errno.EEXIST):
             reason = "it is not a folder; choose another with --artifacts"

@@ -10,25 +10,20 @@ import pandas as pd
 
 from lensllm import schemas
 from lensllm.store import Recipe, Ref, write_table
+from tasks.cell import Cell
 from tasks.stage import Step, Work
 
 VERSION = 1
 
 
-def step(cells: Mapping[str, tuple[str, Ref]]) -> Step:
-    """``cells`` maps a cell's label to its candidate's name and its artefact."""
-    recipe = Recipe(
-        "curve",
-        VERSION,
-        {"candidates": {label: name for label, (name, _) in cells.items()}},
-        {label: ref for label, (_, ref) in cells.items()},
-    )
+def step(cells: Mapping[Cell, Ref]) -> Step:
+    recipe = Recipe("curve", VERSION, upstream={str(cell): ref for cell, ref in cells.items()})
     return Step("curves", recipe, in_worker=False)
 
 
 def build(work: Work) -> None:
     frames = [
-        work.store.table(ref, "cell").assign(candidate=work.params["candidates"][label])
+        work.store.table(ref, "cell").assign(candidate=Cell.parse(label).candidate)
         for label, ref in work.upstream.items()
     ]
     cells = pd.concat(frames).sort_values(["candidate", "size", "seed"], kind="stable")

@@ -11,7 +11,7 @@ import torch
 from lensllm.models import cost, load, zoo
 from lensllm.models.batch import Example
 from lensllm.store import Store
-from tasks.finetune import TRAIN_SAMPLE
+from tasks.finetune import passes
 from tasks.models import Model
 from tasks.plan import Plan
 
@@ -86,7 +86,9 @@ def forecast(plan: Plan, store: Store, slots: int) -> Forecast:
         _candidate(plan, store, model, *shapes[model.name], examples[model.name])
         for model in plan.models
     )
-    largest = sorted((c.parameters for c in candidates), reverse=True)[:slots]
+    to_run = [c for c in candidates if c.cached < c.cells]
+    largest = max((c.parameters for c in to_run), default=0)
+    at_once = min(slots, sum(c.cells - c.cached for c in to_run))
     return Forecast(
         target=plan.target,
         steps=steps,
@@ -94,7 +96,7 @@ def forecast(plan: Plan, store: Store, slots: int) -> Forecast:
         slots=slots,
         flops_per_second=pace or _FLOPS_PER_SECOND,
         measured_pace=pace is not None,
-        peak_bytes=sum(_BYTES_PER_WEIGHT * p + _BYTES_OF_A_WORKER for p in largest),
+        peak_bytes=at_once * (_BYTES_PER_WEIGHT * largest + _BYTES_OF_A_WORKER),
         to_pretrain=sum(not store.has(s.ref) for m in plan.models for s in m.steps[-1:]),
     )
 
@@ -117,12 +119,7 @@ def _candidate(
 
 
 def _flops(plan: Plan, shape: cost.Shape, size: int, example: Example) -> float:
-    epochs = plan.config.finetune.epochs if size else 0
-    data = plan.config.data
-    evaluated = data.test_examples + min(size, TRAIN_SAMPLE)
-    evaluated += data.validation_examples * (epochs + 1) if size else 0
-    one = cost.forward_flops(shape, [example])
-    return one * (3 * epochs * size + evaluated)
+    return cost.forward_flops(shape, [example]) * passes(plan.config, size)
 
 
 def _shape(model: Model) -> tuple[cost.Shape, int]:

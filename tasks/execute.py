@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import time
 import traceback
@@ -17,6 +18,8 @@ from lensllm.errors import LensError
 from lensllm.store import Ref, Store
 from lensllm.workers import Workers
 from tasks.stage import Step, make
+
+log = logging.getLogger("lensllm.run")
 
 
 class Observer(Protocol):
@@ -41,7 +44,10 @@ class Run:
 
     def tell(self, event: str, *args: Any, **kwargs: Any) -> None:
         for observer in self.observers:
-            getattr(observer, event)(*args, **kwargs)
+            try:
+                getattr(observer, event)(*args, **kwargs)
+            except Exception as error:  # whoever watches must not cost the run
+                log.warning("%s could not be told '%s': %s", type(observer).__name__, event, error)
 
     def fail(self, step: Step, reason: str) -> None:
         self.failures[step.ref] = (step.label, reason)
@@ -56,7 +62,7 @@ def _perform(run: Run, step: Step) -> State[Ref]:
         return Completed(name="Cached", message=f"artefact {step.ref}", data=step.ref)
     run.tell("started", step)
     try:
-        _make(run, step)
+        cached = _make(run, step)
     except LensError as error:
         run.fail(step, str(error))
         return Failed(message=str(error))
@@ -64,16 +70,18 @@ def _perform(run: Run, step: Step) -> State[Ref]:
         notes = "\n".join(getattr(error, "__notes__", ()))
         run.fail(step, f"{type(error).__name__}: {error}")
         return Failed(message=f"{traceback.format_exc()}\n{notes}")
-    run.tell("finished", step, time.perf_counter() - begin, cached=False)
+    run.tell("finished", step, time.perf_counter() - begin, cached=cached)
     return Completed(message=f"artefact {step.ref}", data=step.ref)
 
 
-def _make(run: Run, step: Step) -> None:
+def _make(run: Run, step: Step) -> bool:
+    """Make the artefact; True when another process made it meanwhile."""
     arguments = (run.store.root, step.recipe, dict(step.hints))
     if step.in_worker:
-        run.workers.call(make, *arguments, timeout_seconds=step.timeout_seconds, label=step.label)
-    else:
-        make(*arguments)
+        return run.workers.call(
+            make, *arguments, timeout_seconds=step.timeout_seconds, label=step.label
+        )
+    return make(*arguments)
 
 
 def stage_task(stage: str) -> Task[..., Any]:

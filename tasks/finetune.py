@@ -37,11 +37,11 @@ def step(config: Pipeline, model: Model, size: int, repeat: int, tokens: Ref, ro
         recipe,
         {"candidate": model.name, "model": str(model.folder), "device": config.engine.device},
         timeout_seconds=60 * config.engine.cell_timeout_minutes,
-        weight=_passes(config, size) * model.work,
+        weight=passes(config, size) * model.work,
     )
 
 
-def _passes(config: Pipeline, size: int) -> float:
+def passes(config: Pipeline, size: int) -> float:
     """Examples passed forward in a cell; a training step counts as three."""
     epochs = config.finetune.epochs if size else 0
     validation = config.data.validation_examples * (epochs + 1 if size else 0)

@@ -26,20 +26,9 @@ from tasks import (
     sample,
     tokens,
 )
+from tasks.cell import Cell
 from tasks.models import Model
 from tasks.stage import Step, make
-
-
-@dataclass(frozen=True, order=True)
-class Cell:
-    """One fine-tuning run: a candidate, a subset size, and a repeat (seed)."""
-
-    candidate: str
-    size: int
-    repeat: int
-
-    def __str__(self) -> str:
-        return f"{self.candidate}|{self.size}|{self.repeat}"
 
 
 @dataclass(frozen=True)
@@ -56,6 +45,11 @@ class Plan:
     cells: dict[Cell, Step]
     kernels: dict[str, Step]  # by candidate; empty when switched off
     curvatures: dict[Cell, Step]
+
+    @property
+    def observed(self) -> tuple[int, ...]:
+        """The sizes that curves are fitted to: neither D = 0 nor the measured target."""
+        return self.config.sweep.sizes
 
     @property
     def steps(self) -> list[Step]:
@@ -155,14 +149,14 @@ def conclude(name: str, plan: Plan, store: Store, failed: Iterable[tuple[str, st
     cells = {c: s.ref for c, s in plan.cells.items() if store.has(s.ref)}
     kernels = {n: s.ref for n, s in plan.kernels.items() if store.has(s.ref)}
     curvatures = {str(c): s.ref for c, s in plan.curvatures.items() if store.has(s.ref)}
-    curves = curve.step({str(cell): (cell.candidate, ref) for cell, ref in cells.items()})
+    curves = curve.step(cells)
     laws = law.step(plan.config, curves.ref, kernels)
     ranks = ranking.step(plan.config, plan.target, curves.ref, kernels, curvatures)
     upstream = {
         "curve": curves.ref,
         "law": laws.ref,
         "ranking": ranks.ref,
-        "drift": plan.drift.ref,
+        **({"drift": plan.drift.ref} if store.has(plan.drift.ref) else {}),
         **{f"cell:{cell}": ref for cell, ref in cells.items()},
         **{f"kernel:{name}": ref for name, ref in kernels.items()},
         **{f"curvature:{cell}": ref for cell, ref in curvatures.items()},

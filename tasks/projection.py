@@ -1,4 +1,5 @@
-"""MLflow shows what the store holds: a parent run per pipeline run, a child per cell."""
+"""MLflow shows what the store holds: a parent run per pipeline run, a child per
+cell, kernel and curvature."""
 
 from __future__ import annotations
 
@@ -58,7 +59,7 @@ class MlflowProjection:
 
     def finished(self, step: Step, seconds: float, *, cached: bool) -> None:
         tracked = getattr(module(step.stage), "tracked", None)
-        if self._tracker and tracked and not self._tracker.has(self._parent, step.ref.key):
+        if self._tracker and tracked:
             row: dict[str, Any] = tracked(self._store, step.ref)
             self._tracker.child(
                 self._parent,
@@ -66,6 +67,7 @@ class MlflowProjection:
                 step.label,
                 {name: value for name, value in row.items() if name in _DESCRIBES},
                 {name: float(v) for name, v in row.items() if name not in _DESCRIBES},
+                step=int(row.get("size", 0)),
             )
 
     def conclude(self, plan: Plan, conclusion: Conclusion, folder: Path) -> None:

@@ -4,7 +4,8 @@ Key: curves, kernels, target, budget and the ranking's settings. Tables: ``predi
 ``scores``, ``cost``.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -12,8 +13,9 @@ from lensllm.config import Pipeline, suggestion
 from lensllm.errors import ConfigError, DataError
 from lensllm.predictors import PREDICTORS
 from lensllm.ranking import rank
-from lensllm.store import Recipe, Ref, Store, write_table
+from lensllm.store import Recipe, Ref, write_table
 from tasks import law
+from tasks.cell import Cell
 from tasks.stage import Step, Work
 
 VERSION = 1
@@ -74,32 +76,42 @@ def build(work: Work) -> None:
         raise DataError(f"ranking.predictor: {params['predictor']} cannot answer. {reason}")
     write_table(work.folder, "ranking/predictions", ranking.predictions)
     write_table(work.folder, "ranking/scores", ranking.scores)
-    write_table(work.folder, "ranking/cost", _cost(work.store, cells, work))
+    write_table(work.folder, "ranking/cost", _cost(work, curves.candidates, cells))
 
 
-def _cost(store: Store, cells: pd.DataFrame, work: Work) -> pd.DataFrame:
+def _cost(work: Work, candidates: Sequence[str], cells: pd.DataFrame) -> pd.DataFrame:
     """FLOPs spent up to the budget against fine-tuning on the target once, per candidate."""
-    cells = cells.assign(flops=cells["train_flops"] + cells["evaluation_flops"])
-    paid = cells[cells["size"] <= work.params["budget"]]
-    spent = paid.groupby("candidate")["flops"].sum()
+    spent = dict.fromkeys(candidates, 0.0)
+    for cell in cells[cells["size"] <= work.params["budget"]].itertuples():
+        spent[cell.candidate] += cell.train_flops + cell.evaluation_flops
     for role, ref in work.upstream.items():
         kind, _, label = role.partition(":")
-        if kind == "kernel":
-            spent[label] += store.table(ref, "summary")["flops"].sum()
-        elif kind == "curvature":
-            spent[label.split("|")[0]] += store.table(ref, "bound")["flops"].sum()
-    full = cells.groupby("candidate")[["size", "flops"]].apply(_full_flops, work.params["target"])
-    table = pd.DataFrame({"spent_flops": spent, "full_flops": full})
-    return table.rename_axis("candidate").reset_index()
+        if kind == "kernel" and label in spent:
+            spent[label] += float(work.store.table(ref, "summary")["flops"].sum())
+        elif kind == "curvature" and Cell.parse(label).candidate in spent:
+            flops = work.store.table(ref, "bound")["flops"].sum()
+            spent[Cell.parse(label).candidate] += float(flops)
+    rows = [
+        {
+            "candidate": name,
+            "spent_flops": spent[name],
+            "full_flops": _full_flops(cells[cells["candidate"] == name], work.params["target"]),
+        }
+        for name in candidates
+    ]
+    return pd.DataFrame(rows)
 
 
 def _full_flops(cells: pd.DataFrame, target: int) -> float:
-    """FLOPs at ``target`` from a line through a candidate's cells with D > 0."""
-    mean = cells[cells["size"] > 0].groupby("size")["flops"].mean()
-    if target in mean.index:
-        return float(mean[target])
-    largest, smallest = mean.index.max(), mean.index.min()
+    """FLOPs at ``target`` from a line through a candidate's cells with D > 0; NaN without any."""
+    trained = cells[cells["size"] > 0]
+    flops = (trained["train_flops"] + trained["evaluation_flops"]).groupby(trained["size"]).mean()
+    if flops.empty:
+        return math.nan
+    if target in flops.index:
+        return float(flops[target])
+    largest, smallest = flops.index.max(), flops.index.min()
     if largest == smallest:
-        return float(mean[largest] * target / largest)
-    slope = (mean[largest] - mean[smallest]) / (largest - smallest)
-    return float(mean[largest] + slope * (target - largest))
+        return float(flops[largest] * target / largest)
+    slope = (flops[largest] - flops[smallest]) / (largest - smallest)
+    return float(flops[largest] + slope * (target - largest))

@@ -5,6 +5,7 @@ Key: everything it shows. Files: ``report.html``, ``curves.png``.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 
 import pandas as pd
 
@@ -12,6 +13,7 @@ from lensllm.config import Pipeline, public
 from lensllm.ranking import verdict
 from lensllm.store import Recipe, Ref
 from tasks import kernel
+from tasks.cell import Cell
 from tasks.stage import Step, Work
 
 VERSION = 1
@@ -68,10 +70,10 @@ def build(work: Work) -> None:
         predictions=predictions,
         scores=read("ranking", "scores"),
         cost=read("ranking", "cost"),
-        drift=read("drift", "sizes"),
+        drift=read("drift", "sizes") if "drift" in work.upstream else pd.DataFrame(),
         bounds=_named(bounds),
         layers={
-            _cell(label): work.store.table(ref, "layers")
+            astuple(Cell.parse(label)): work.store.table(ref, "layers")
             for label, ref in labelled("curvature").items()
         },
         machine=_named(cells)[_MACHINE],
@@ -88,10 +90,7 @@ def build(work: Work) -> None:
 
 def _named(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """The tables one under another; candidates are named by label, as their keys are nameless."""
-    frames = [table.assign(candidate=_cell(label)[0]) for label, table in tables.items()]
+    frames = [
+        table.assign(candidate=Cell.parse(label).candidate) for label, table in tables.items()
+    ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def _cell(label: str) -> tuple[str, int, int]:
-    candidate, size, repeat = label.split("|")
-    return candidate, int(size), int(repeat)

@@ -72,11 +72,6 @@ class Tracker:
             self._parents[run_key] = self._later(self._open, run_key, name, params)
         return run_key
 
-    def has(self, parent: str, artefact_key: str) -> bool:
-        """Whether there is nothing to write for this artefact: it is there, or tracking failed."""
-        opened = self._parents[parent].result()
-        return self._failed or opened is None or artefact_key in opened.children
-
     def child(
         self,
         parent: str,

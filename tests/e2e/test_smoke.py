@@ -148,7 +148,7 @@ def test_an_interrupted_run_goes_on_where_it_was(smoke, pretrained: Path, way: s
     said, _ = command.communicate(timeout=60)
     if way != signal.SIGKILL:
         assert command.returncode == 130
-        assert "go on with lensllm run smoke" in said
+        assert "go on with lensllm run smoke --artifacts" in said
     _, alive = psutil.wait_procs(family, timeout=20)
     assert alive == []
     kept = {p: p.stat().st_mtime_ns for p in pretrained.glob("finetune/*/manifest.json")}

@@ -39,7 +39,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         (["run", "dmeo"], r"pipelines.yaml: no pipeline 'dmeo' \(did you mean 'demo'\?\)"),
         (["run", "demo", "--set", "sweep.maxx=1"], r"unknown key 'sweep.maxx' \(did you mean"),
         (["run", "demo", "--set", "finetune.epochs=many"], r"'finetune.epochs'.*not 'many'"),
-        (["run", "demo", "--set", "sweep.target=400"], r"target \(400\) is below the budget"),
+        (["run", "demo", "--set", "sweep.target=400"], r"target \(400\) is not above the budget"),
         (["run", "demo", "--set", "candidates=[]"], r"name at least one model"),
         (["run", "demo", "--set", "candidates=[a/m, b/m]"], r"m is listed twice"),
         (

@@ -71,7 +71,7 @@ def test_sizes_ascend_within_the_budget(low: int, more: int, growth: float):
         ("p", ["candidates=[{name: a, modell: b}]"], r"candidates.0.modell.*did you mean 'model'"),
         ("p", ["finetune.learning_rate=fast"], r"'finetune.learning_rate'.*not 'fast'"),
         ("p", ["finetune.epochs=0"], r"'finetune.epochs'.*greater than or equal to 1, not 0"),
-        ("p", ["sweep.target=100"], r"target \(100\) is below the budget max \(400\)"),
+        ("p", ["sweep.target=100"], r"target \(100\) is not above the budget max \(400\)"),
         ("p", ["sweep.min=900"], r"min \(900\) is above max \(400\)"),
         ("p", ["candidates=[]"], r"name at least one model"),
         ("p", ["candidates=[x/m, y/m]"], r"m is listed twice"),

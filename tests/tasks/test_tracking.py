@@ -123,10 +123,8 @@ def test_a_half_written_child_is_written_anew(
 
     mlflow = tracker()
     parent = mlflow.parent("key", "demo", {})
-    assert not mlflow.has(parent, "a1")
     mlflow.child(parent, "a1", "cell", {}, {"loss": 2.5})
     mlflow.close()
-    assert mlflow.has(parent, "a1")
     (again,) = [run for run in runs() if run.info.run_name == "cell"]
     assert again.info.run_id != whole.info.run_id
     assert (again.info.status, again.data.metrics) == ("FINISHED", {"loss": 2.5})
@@ -173,7 +171,6 @@ def test_a_failure_is_one_warning_and_the_sweep_goes_on(
     ours = [r.getMessage() for r in caplog.records if r.name == "lensllm.tracking"]
     assert len(ours) == 1
     assert "cannot be written" in ours[0]
-    assert mlflow.has(parent, "a0")
 
 
 def test_processes_that_start_at_once_create_one_database(tmp_path: Path) -> None:
