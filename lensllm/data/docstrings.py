@@ -18,7 +18,8 @@ import re
 import sysconfig
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -164,6 +165,12 @@ def pairs(packages: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["prompt", "completion", "split"])
 
 
+@cache
+def _owners() -> Mapping[str, list[str]]:
+    """Distributions by the top-level package they install; half a second, so asked for once."""
+    return importlib.metadata.packages_distributions()
+
+
 def fingerprint(packages: Sequence[str]) -> dict[str, str]:
     """What ``pairs(packages)`` depends on, for cache keys: {name: version}, Python's always there.
 
@@ -172,7 +179,7 @@ def fingerprint(packages: Sequence[str]) -> dict[str, str]:
     ``TEXT_SOURCES``.
     """
     versions = {"python": platform.python_version()}
-    owners = importlib.metadata.packages_distributions()
+    owners = _owners()
     sites = [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
     for package in packages:
         if package == STDLIB:

@@ -21,7 +21,7 @@ TINY = ZooSpec("tiny", "gpt2", 16, 1, 2, {"docs": 1.0}, steps=3, learning_rate=1
 
 
 def write_inputs(folder: Path) -> Pipeline:
-    """Two checkpoints of different width and 120 rows to sort words by."""
+    """Two checkpoints of different width and 160 rows to sort words by."""
     draw = seeds.generator(0, "rows")
     rows = []
     for _ in range(160):

@@ -16,7 +16,7 @@ from lensllm.spectrum import Spectrum
 SIZES = (0, 100, 200, 400, 800, 1600, 3200, 6400)
 BUDGET, TARGET = 3200, 12800
 SIX = (
-    ("qwen3-mini-mix", 1_240_000),
+    ("qwen3-mini-mix", 1_210_000),
     ("opt-mini-prose", 890_000),
     ("t5-mini-docs", 640_000),
     ("gpt2-mini-code", 890_000),
