@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from flows import environment
-from lensllm import config
+from lensllm import configfile
 from lensllm.config import Pipeline
 from lensllm.errors import LensError
 from lensllm.store import Store
@@ -185,7 +185,7 @@ def gc(
 def _open(file: Path, name: str, overrides: list[str], artifacts: Path) -> tuple[Pipeline, Store]:
     from tasks.plan import check
 
-    settings = config.load(file, name, overrides)
+    settings = configfile.load(file, name, overrides)
     store = Store(artifacts.absolute())
     store.prepare()
     environment.prepare(store.root)

@@ -20,7 +20,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.slots import slots_of
 from flows.ui_artifacts import ProgressArtifact, ranking_rows
-from lensllm import config
+from lensllm import configfile
 from lensllm.config import Pipeline
 from lensllm.errors import LensError
 from lensllm.ranking import verdict
@@ -47,7 +47,7 @@ class Outcome:
 @flow(name="rank", flow_run_name="{pipeline}", persist_result=False)
 def rank(pipeline: str, file: str, artifacts: str, overrides: list[str] | None = None) -> Outcome:
     """Rank the candidates of ``pipeline`` in the configuration ``file``."""
-    settings = config.load(Path(file), pipeline, overrides or [])
+    settings = configfile.load(Path(file), pipeline, overrides or [])
     store = Store(Path(artifacts))
     store.prepare()
     with (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lensllm import config
+from lensllm import configfile
 from lensllm.config import Pipeline
 from lensllm.errors import LensError
 from lensllm.ranking import verdict
@@ -200,8 +200,8 @@ class Garbage:
 def garbage(file: Path, store: Store) -> Garbage:
     """What ``gc`` may delete: everything that no pipeline of ``file`` is made of."""
     wanted: set[Ref] = set()
-    for name in config.names(file):
-        plan = make_plan(config.load(file, name), store)
+    for name in configfile.names(file):
+        plan = make_plan(configfile.load(file, name), store)
         wanted |= {step.ref for step in plan.steps}
         wanted |= {step.ref for step in conclude(name, plan, store, []).steps}
     refs = store.unreferenced(wanted)

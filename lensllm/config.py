@@ -1,21 +1,15 @@
-"""pipelines.yaml as typed configuration: the one source of parameters and schedules.
+"""The sections of pipelines.yaml as types: the one source of parameters and schedules.
 
-A file holds ``defaults`` and named ``pipelines``; a pipeline overrides the defaults section by
-section, and ``--set sweep.max=3200`` overrides both. Unknown keys are refused.
+A file holds ``defaults`` and named ``pipelines``; ``lensllm.configfile`` reads it. Unknown keys are
+refused.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-
-from lensllm.errors import ConfigError
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -234,143 +228,9 @@ class Pipeline(Section):
         return self
 
 
-def load(path: Path, name: str, overrides: Sequence[str] = ()) -> Pipeline:
-    """Pipeline ``name`` of the file at ``path`` with ``KEY.PATH=VALUE`` overrides.
-
-    Raises ``ConfigError`` naming file, key path, what is allowed and the nearest right spelling.
-    """
-    content = _read(path)
-    pipelines = content.get("pipelines") or {}
-    if name not in pipelines:
-        hint = suggestion(name, pipelines)
-        raise ConfigError(f"{path}: no pipeline '{name}'{hint}; it has {', '.join(pipelines)}")
-    merged = _merge(content.get("defaults") or {}, pipelines[name] or {})
-    for override in overrides:
-        merged = _override(merged, override)
-    try:
-        return Pipeline.model_validate(merged)
-    except ValidationError as error:
-        raise ConfigError(f"{path}: pipeline '{name}': {_sentence(error)}") from None
-
-
 def public(pipeline: Pipeline) -> dict[str, Any]:
     """The resolved configuration as plain values, without the credentials of a tracking server."""
     content = pipeline.model_dump(mode="json")
     if uri := content["tracking"]["uri"]:
         content["tracking"]["uri"] = re.sub(r"//[^/@]*@", "//***@", uri)
     return content
-
-
-def names(path: Path) -> dict[str, str]:
-    """The file's pipelines and their descriptions."""
-    return {
-        n: (p or {}).get("description", "") for n, p in _read(path).get("pipelines", {}).items()
-    }
-
-
-def suggestion(word: str, known: Sequence[str] | Any) -> str:
-    """`` (did you mean 'x'?)`` for the nearest known spelling, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean '{near[0]}'?)" if near else ""
-
-
-# --- reading and merging -----------------------------------------------------------------------
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key written twice, which YAML would silently overwrite."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
-    keys = [loader.construct_object(k) for k, _ in node.value]
-    for place, (key, (key_node, _)) in enumerate(zip(keys, node.value, strict=True)):
-        if key in keys[:place]:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key '{key}' is written twice", key_node.start_mark
-            )
-    return dict(
-        zip(keys, [loader.construct_object(v, deep=True) for _, v in node.value], strict=True)
-    )
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; name one with --file") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{where}: {getattr(error, 'problem', None) or error}") from None
-    allowed = ("defaults", "pipelines")
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected the keys {' and '.join(allowed)} at the top")
-    for key in content:
-        if key not in allowed:
-            hint = suggestion(str(key), allowed)
-            raise ConfigError(f"{path}: unknown key '{key}'{hint}; allowed: {', '.join(allowed)}")
-    for section in content.values():
-        if section is not None and not isinstance(section, dict):
-            raise ConfigError(f"{path}: defaults and pipelines must be mappings")
-    for name, pipeline in (content.get("pipelines") or {}).items():
-        if pipeline is not None and not isinstance(pipeline, dict):
-            raise ConfigError(f"{path}: pipeline '{name}' must be a mapping of sections")
-    return content
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """``over`` on top of ``base``, section by section; lists are replaced whole."""
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = (
-            _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-        )
-    return merged
-
-
-def _override(content: dict[str, Any], text: str) -> dict[str, Any]:
-    path, equals, value = text.partition("=")
-    if not equals or not path:
-        raise ConfigError(f"--set {text}: write it as KEY.PATH=VALUE, e.g. --set sweep.max=3200")
-    try:
-        nested: Any = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {text}: the value is not YAML") from None
-    for key in reversed(path.strip().split(".")):
-        nested = {key: nested}
-    return _merge(content, nested)
-
-
-# --- errors as sentences -----------------------------------------------------------------------
-def _sentence(error: ValidationError) -> str:
-    # A misspelt key comes first: it is also why another one is missing.
-    found = sorted(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
-    first = found[0]
-    where = ".".join(str(part) for part in first["loc"])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        allowed = _keys_at(first["loc"][:-1])
-        hint = suggestion(str(first["loc"][-1]), allowed)
-        return f"unknown key '{where}'{hint}; allowed: {', '.join(allowed)}{more}"
-    if first["type"] == "value_error":
-        return f"{where + ': ' if where else ''}{first['ctx']['error']}{more}"
-    if first["type"] == "missing":
-        return f"'{where}' is missing{more}"
-    message = first["msg"][0].lower() + first["msg"][1:]
-    return f"'{where}': {message}, not {first['input']!r}{more}"
-
-
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    """The keys allowed in the section at ``location``."""
-    section: type[BaseModel] = Pipeline
-    for part in location:
-        if isinstance(part, int):
-            continue
-        annotation = Candidate if part == "candidates" else section.model_fields[part].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            section = annotation
-    return list(section.model_fields)

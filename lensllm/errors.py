@@ -4,6 +4,9 @@ The command line prints them as one sentence and exits with code 2; anything els
 keeps its traceback.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class LensError(Exception):
     """Base of every error whose message is written for the user."""
@@ -23,3 +26,9 @@ class ModelError(LensError):
 
 class StoreError(LensError):
     """The artifacts folder cannot be written or read."""
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the nearest known spelling, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean '{near[0]}'?)" if near else ""

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lensllm.config import Candidate, suggestion
-from lensllm.errors import ModelError
+from lensllm.config import Candidate
+from lensllm.errors import ModelError, suggestion
 from lensllm.models import checkpoint, specs
 from lensllm.models.specs import ZooSpec
 from lensllm.store import Ref, Store

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from lensllm.config import Pipeline, suggestion
-from lensllm.errors import ConfigError, DataError
+from lensllm.config import Pipeline
+from lensllm.errors import ConfigError, DataError, suggestion
 from lensllm.predictors import PREDICTORS
 from lensllm.ranking import rank
 from lensllm.store import Recipe, Ref, write_table

@@ -15,7 +15,7 @@ import yaml
 from typer.core import TyperGroup
 
 from flows.cli import app
-from lensllm import config
+from lensllm import configfile
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -80,10 +80,10 @@ def test_examples_of_configuration_are_valid(page: Path, tmp_path: Path) -> None
     for block in _blocks(page, "yaml"):
         file = tmp_path / "pipelines.yaml"
         file.write_text(block)
-        names = config.names(file)
+        names = configfile.names(file)
         assert names, "an example must have a pipeline"
         for name in names:
-            config.load(file, name)
+            configfile.load(file, name)
 
 
 @each_page
@@ -99,7 +99,7 @@ def test_commands_in_the_text_are_understood() -> None:
         assert name in commands, f"{where}: lensllm {name}"
         given = commands[name].make_context(name, words).params  # raises for an unknown option
         if "name" in given and given["file"] == Path("pipelines.yaml"):
-            config.load(ROOT / "pipelines.yaml", given["name"], given["overrides"])
+            configfile.load(ROOT / "pipelines.yaml", given["name"], given["overrides"])
 
 
 def test_every_command_has_an_example_and_a_section() -> None:
@@ -118,4 +118,4 @@ def test_generated_pages_are_current() -> None:
 
 def test_every_pipeline_of_the_checkout_is_valid() -> None:
     for name in yaml.safe_load((ROOT / "pipelines.yaml").read_text())["pipelines"]:
-        config.load(ROOT / "pipelines.yaml", name)
+        configfile.load(ROOT / "pipelines.yaml", name)

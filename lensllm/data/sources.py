@@ -12,9 +12,9 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from lensllm.config import Data, suggestion
+from lensllm.config import Data
 from lensllm.data import docstrings
-from lensllm.errors import DataError
+from lensllm.errors import DataError, suggestion
 
 BUILTIN = "builtin:docstrings"
 _READERS = {

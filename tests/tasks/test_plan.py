@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lensllm import config
+from lensllm import config, configfile
 from lensllm.errors import ConfigError
 from lensllm.store import Recipe, Store
 from tasks.plan import Cell, Plan, check, conclude, make_plan
@@ -21,7 +21,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def plan(store: Store, *overrides: str) -> Plan:
-    return make_plan(config.load(ROOT / "pipelines.yaml", "demo", overrides), store)
+    return make_plan(configfile.load(ROOT / "pipelines.yaml", "demo", overrides), store)
 
 
 def refs(made: Plan) -> dict[Cell, object]:
@@ -83,7 +83,9 @@ def test_cells_are_computed_again_only_for_what_they_depend_on(store, override, 
 
 
 def test_a_predictor_without_enough_sizes_is_refused_before_the_sweep(store: Store):
-    loaded = config.load(ROOT / "pipelines.yaml", "demo", ["sweep.min=400", "curvature.sizes=[]"])
+    loaded = configfile.load(
+        ROOT / "pipelines.yaml", "demo", ["sweep.min=400", "curvature.sizes=[]"]
+    )
     with pytest.raises(ConfigError, match="rectified needs 4 subset sizes and the sweep has 2"):
         check(loaded, store)
 
@@ -102,7 +104,7 @@ def test_a_conclusion_rests_on_the_cells_that_finished(tmp_path: Path):
 
 
 def test_credentials_of_a_tracking_server_are_in_no_artefact(store: Store):
-    loaded = config.load(
+    loaded = configfile.load(
         ROOT / "pipelines.yaml", "demo", ["tracking.uri=http://me:hunter2@example.org/mlflow"]
     )
     made = make_plan(loaded, store)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lensllm import config
+from lensllm import configfile
 from lensllm.config import Sweep
 from lensllm.errors import ConfigError
 
@@ -32,7 +32,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_pipeline_overrides_defaults_and_set_overrides_both(file: Path):
-    loaded = config.load(file, "p", ["finetune.batch_size=4", "sweep.seeds=3"])
+    loaded = configfile.load(file, "p", ["finetune.batch_size=4", "sweep.seeds=3"])
     assert (
         loaded.seed,
         loaded.finetune.epochs,
@@ -44,9 +44,9 @@ def test_a_pipeline_overrides_defaults_and_set_overrides_both(file: Path):
 
 def test_every_pipeline_of_this_checkout_loads():
     file = ROOT / "pipelines.yaml"
-    assert {"demo", "bench", "smoke"} <= set(config.names(file))
-    for name in config.names(file):
-        assert config.load(file, name).candidates
+    assert {"demo", "bench", "smoke"} <= set(configfile.names(file))
+    for name in configfile.names(file):
+        assert configfile.load(file, name).candidates
 
 
 def test_sizes_are_geometric():
@@ -88,7 +88,7 @@ def test_sizes_ascend_within_the_budget(low: int, more: int, growth: float):
 )
 def test_a_mistake_is_one_sentence(file: Path, name: str, override: list[str], sentence: str):
     with pytest.raises(ConfigError, match=sentence) as caught:
-        config.load(file, name, override)
+        configfile.load(file, name, override)
     assert "\n" not in str(caught.value)
 
 
@@ -107,9 +107,9 @@ def test_a_bad_file_is_one_sentence(tmp_path: Path, text: str, sentence: str):
     path = tmp_path / "pipelines.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=sentence):
-        config.load(path, "p")
+        configfile.load(path, "p")
 
 
 def test_a_missing_file_is_one_sentence(tmp_path: Path):
     with pytest.raises(ConfigError, match="no such file; name one with --file"):
-        config.load(tmp_path / "nowhere.yaml", "p")
+        configfile.load(tmp_path / "nowhere.yaml", "p")
