@@ -17,6 +17,9 @@ from lensllm.store import Store
 if TYPE_CHECKING:
     from flows.rank import Outcome
 
+# For the server's and MLflow's databases and a few small cells; they fail in obscure ways without.
+_LEAST_SPACE_BYTES = 100_000_000
+
 
 def launch(
     name: str,
@@ -27,6 +30,7 @@ def launch(
     console: Console,
 ) -> tuple[Outcome, Tally]:
     """Run pipeline ``name`` under the user's Prefect server, or an embedded one."""
+    store.require_space(_LEAST_SPACE_BYTES)
     home = store.root / "prefect"
     with console.status("starting the Prefect server …") as waiting, embedded_server(home) as url:
         # Only now: Prefect reads its settings, the server's address among them, when imported.

@@ -101,6 +101,15 @@ class Store:
             probe.unlink()
             self._collect_leftovers()
 
+    def require_space(self, needed_bytes: int) -> None:
+        """Raise ``StoreError`` when the disk has less than ``needed_bytes`` free."""
+        free = shutil.disk_usage(self.root).free
+        if free < needed_bytes:
+            raise StoreError(
+                f"artifacts folder {self.root}: its disk has {free / 1e6:.0f} MB free and a run "
+                f"needs at least {needed_bytes / 1e6:.0f} MB; free some or choose another folder"
+            )
+
     # --- reading ---------------------------------------------------------------------------
     def path(self, ref: Ref) -> Path:
         return self.root / ref.stage / ref.key

@@ -234,6 +234,14 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(small_disk: Path):
     assert not again.make(Recipe("s", 1, {"p": 2}), note("fits"))
 
 
+def test_a_disk_with_too_little_space_is_told_before_anything_starts(small_disk: Path):
+    store = Store(small_disk / "artifacts")
+    store.prepare()
+    store.require_space(100_000)
+    with pytest.raises(StoreError, match=r"has \d MB free and a run needs at least 100 MB"):
+        store.require_space(100_000_000)
+
+
 def test_a_read_only_disk_is_a_sentence(small_disk: Path):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(StoreError, match="cannot be written; choose another with --artifacts"):
