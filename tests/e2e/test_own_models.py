@@ -65,9 +65,9 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(project: Path, *more: str):
+def run(project: Path, *more: str, command: str = "run"):
     return lensllm(
-        "run",
+        command,
         "mine",
         "--file",
         project / "mine.yaml",
@@ -100,13 +100,13 @@ def test_a_candidate_that_cannot_be_loaded_fails_alone(project: Path):
 
 
 def test_a_column_that_does_not_exist_is_a_sentence(project: Path):
-    done = run(project, "--set", "data.prompt=questoin")
+    done = run(project, "--set", "data.prompt=questoin", command="plan")
     assert done.returncode == 2
     assert "no column 'questoin' (did you mean 'question'?)" in done.stderr.replace("\n", "")
     assert "Traceback" not in done.stderr
 
 
 def test_a_sweep_larger_than_the_data_is_a_sentence(project: Path):
-    done = run(project, "--set", "sweep.max=4096")
+    done = run(project, "--set", "sweep.max=4096", command="plan")
     assert done.returncode == 2
     assert "the sweep needs 4,096 training examples and the data has" in done.stderr
