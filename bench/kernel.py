@@ -9,7 +9,15 @@ from lensllm import seeds
 from lensllm.kernel import residual_kernel
 from lensllm.models.batch import Example, collate, token_losses
 
-SHAPE = {"vocab_size": 2048, "n_embd": 128, "n_layer": 3, "n_head": 4, "n_positions": 128}
+SHAPE = {
+    "vocab_size": 2048,
+    "n_embd": 128,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_positions": 128,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
 PROMPT, COMPLETION = 28, 21
 
 

@@ -29,7 +29,8 @@ def by_scipy(data: Curves) -> np.ndarray:
     def fit(losses: np.ndarray) -> float:
         def squares(p: np.ndarray) -> float:
             scale, beta, floor, offset = np.exp(np.clip(p, -30, 30))
-            predicted = scale / (offset + SIZES**beta) + floor
+            with np.errstate(over="ignore"):  # a bad step of the line search
+                predicted = scale / (offset + SIZES**beta) + floor
             return float(np.square(np.log(predicted) - np.log(losses)).mean())
 
         ends = [

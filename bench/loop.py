@@ -59,7 +59,13 @@ def plain(model: nn.Module, optimiser: torch.optim.Optimizer, data: list[Example
 def epoch(way: Callable[..., None], width: int, layers: int, heads: int) -> Callable[[], None]:
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=2048, n_embd=width, n_layer=layers, n_head=heads, n_positions=128
+        vocab_size=2048,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        n_positions=128,
+        bos_token_id=0,
+        eos_token_id=0,
     )
     model = GPT2LMHeadModel(config).train()
     fused = way is ours

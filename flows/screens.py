@@ -216,4 +216,6 @@ def flops(number: float) -> str:
     for limit, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G")):
         if number >= limit:
             return f"{number / limit:.3g} {unit}FLOP"
+    if not number:
+        return "nothing"
     return f"{number / 1e6:.3g} MFLOP"
