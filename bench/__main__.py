@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-NAMES = ("laws", "loop", "kernel")
+NAMES = ("laws", "replay", "loop", "kernel")
 
 
 def main() -> None:

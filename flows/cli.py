@@ -1,4 +1,4 @@
-"""The command line: ``lensllm plan|run|status|report|ui|gc``.
+"""The command line: ``lensllm plan|run|replay|status|report|ui|gc``.
 
 Every command has ``--help`` with an example and, but for ``ui``, ``--json`` for machines. A mistake
 the user can mend is one sentence and exit code 2; cells that failed while others went on, exit
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,9 +23,14 @@ from rich.markup import escape
 
 from flows import environment
 from lensllm import configfile
-from lensllm.config import Pipeline
+from lensllm.config import Pipeline, Ranking
 from lensllm.errors import LensError
 from lensllm.store import Store
+
+if TYPE_CHECKING:
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    from flows.ending import Outcome
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -90,13 +95,84 @@ def run(
     with _interruptible():
         from flows import screens
         from flows.launch import launch
+        from flows.slots import slots_of
         from flows.summary import summarise
 
+        def start(runner: ThreadPoolTaskRunner) -> Outcome:
+            from flows.rank import rank
+
+            flow = rank.with_options(task_runner=runner)
+            return flow(name, str(file.absolute()), str(store.root), overrides)
+
         console = err if as_json else out
-        outcome, tally = launch(name, settings, file, store, overrides, console)
-        summary = summarise(name, outcome, store, tally)
+        outcome, tally = launch(start, slots_of(settings.engine)[0], store, console)
+        summary = summarise(outcome, store, tally)
         _print(as_json, lambda: summary.as_dict, lambda: screens.ranking(summary, out.width))
     raise typer.Exit(1 if outcome.failures else 0)
+
+
+@app.command()
+def replay(
+    table: Annotated[str, typer.Argument(help="flan, gigaword, or a .csv, .tsv, .parquet file.")],
+    budget: Annotated[
+        int | None, typer.Option(help="Largest size known. Default: an eighth of the target.")
+    ] = None,
+    target: Annotated[
+        int | None, typer.Option(help="Size to rank for. Default: the table's largest.")
+    ] = None,
+    predictor: Annotated[
+        str, typer.Option(help="Whose ranking is the answer.")
+    ] = Ranking().predictor,
+    all_budgets: Annotated[
+        bool, typer.Option("--all-budgets", help="Score every predictor at every budget.")
+    ] = False,
+    policy: Annotated[
+        str, typer.Option(help="all, adaptive or halving: who gets larger subsets.")
+    ] = "all",
+    prior: Annotated[
+        str, typer.Option(help="default, or store: learn it from past curves.")
+    ] = "default",
+    artifacts: Artifacts = ARTIFACTS,
+    as_json: AsJson = False,
+) -> None:
+    """Rank candidates from a table of losses measured elsewhere, without any model.
+
+    Example: [cyan]lensllm replay flan --budget 25600[/cyan]
+    """
+    from lensllm.configfile import replay as read
+
+    settings = read(
+        {
+            "table": table,
+            "budget": budget,
+            "target": target,
+            "all_budgets": all_budgets,
+            "policy": policy,
+            "ranking": {"predictor": predictor, "prior": prior},
+        }
+    )
+    store = Store(artifacts.absolute())
+    store.prepare()
+    environment.prepare(store.root)
+    from tasks.replay import check
+
+    check(settings)
+    with _interruptible():
+        from flows import screens
+        from flows.launch import launch
+        from flows.summary import summarise
+
+        def start(runner: ThreadPoolTaskRunner) -> Outcome:
+            from flows.replay import replay as flow
+            from tasks.replay import name_of
+
+            named = flow.with_options(task_runner=runner)
+            return named(name_of(settings), settings.model_dump(mode="json"), str(store.root))
+
+        console = err if as_json else out
+        outcome, tally = launch(start, 1, store, console)
+        summary = summarise(outcome, store, tally)
+        _print(as_json, lambda: summary.as_replay, lambda: screens.ranking(summary, out.width))
 
 
 @app.command()

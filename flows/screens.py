@@ -19,62 +19,88 @@ if TYPE_CHECKING:
 
 _UNITS = {"bits_per_byte": "bits per byte", "nats_per_token": "nats per token"}
 _WIDE = 96  # columns, from which there is room for bars
-_MARKS = {"done": "[green]●[/green]", "running": "[cyan]◐[/cyan]", "to come": "[dim]○[/dim]"}
+_MOST_ROWS = 12  # of a ranking on a terminal; the report has all
+_MARKS = {
+    "done": "[green]●[/green]",
+    "running": "[cyan]◐[/cyan]",
+    "to come": "[dim]○[/dim]",
+    "dropped": "[dim]–[/dim]",
+}
 
 
 def ranking(summary: Summary, width: int) -> RenderableType:
     """The final screen of a run, for a terminal of ``width`` columns."""
-    rows = summary.chosen
+    goal, rows = summary.goal, summary.rows
     measured = bool(rows["measured"].notna().any())
-    table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    table.title = (
-        f"[bold]{escape(summary.pipeline)}[/bold]: predicted loss at D = {summary.target:,} "
-        f"({_UNITS[summary.settings.ranking.metric]}), from D ≤ {summary.settings.sweep.max:,}"
-    )
-    table.add_column("", justify="right")
-    table.add_column("candidate", overflow="fold")
-    table.add_column("weights", justify="right", no_wrap=True)
-    table.add_column("predicted", justify="right", no_wrap=True)
-    table.add_column("80 % interval", justify="center", no_wrap=True)
-    table.add_column("P(best)", justify="right", no_wrap=True)
+    parts: list[RenderableType] = [Text(""), _table(summary, measured, width)]
+    if len(rows) > _MOST_ROWS:
+        parts.append(Text(f"… and {len(rows) - _MOST_ROWS} more in the report.\n", style="dim"))
+    parts.append(Text(summary.verdict))
     if measured:
-        table.add_column("measured", justify="right", no_wrap=True)
-        table.add_column("rank", justify="right", no_wrap=True)
-    for place, row in enumerate(rows.itertuples(index=False), 1):
-        cells = [
-            str(place),
-            escape(row.candidate),
-            count(summary.parameters[row.candidate]),
-            f"{row.predicted:.4f}",
-            f"{row.low:.3f}–{row.high:.3f}",
-            _chance(row.p_best, bar=width >= _WIDE),
-        ]
-        if measured:
-            known = not pd.isna(row.measured)
-            cells += [f"{row.measured:.4f}" if known else "–", str(row.measured_rank or "–")]
-        table.add_row(*cells, style="bold" if place == 1 else "")
-    parts: list[RenderableType] = [Text(""), table, Text(summary.verdict)]
-    if measured:
-        parts += [Text(_hindsight(rows)), Text(""), _predictors(summary)]
-    parts.append(Text(_money(summary)))
+        parts += [Text(_hindsight(rows, summary.choice)), Text("")]
+        budgets = len(goal.budgets) > 1
+        parts.append(_budgets(summary) if budgets else _predictors(summary))
+    parts += [Text(line) for line in _sweep(summary)]
+    if len(summary.findings):
+        parts.append(_checks(summary))
+    parts += [Text(line) for line in _money(summary)]
     parts += [Text(f"failed: {label}: {why}", style="red") for label, why in summary.failures]
     parts.append(Text(f"\nReport   {summary.folder / 'report.html'}", overflow="fold"))
     parts.append(Text("Servers  lensllm ui   (Prefect and MLflow pages on this machine)"))
     return Group(*parts)
 
 
+def _table(summary: Summary, measured: bool, width: int) -> Table:
+    """The candidates, best first."""
+    goal = summary.goal
+    table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table.title = (
+        f"[bold]{escape(goal.name)}[/bold]: predicted loss at D = {goal.target:,} "
+        f"({_UNITS[goal.ranking.metric]}), from D ≤ {goal.budget:,}, by {goal.ranking.predictor}"
+    )
+    known = any(weights > 0 for weights in summary.parameters.values())
+    table.add_column("", justify="right")
+    table.add_column("candidate", overflow="fold")
+    if known:
+        table.add_column("weights", justify="right", no_wrap=True)
+    table.add_column("predicted", justify="right", no_wrap=True)
+    table.add_column("80 % interval", justify="center", no_wrap=True)
+    table.add_column("P(best)", justify="right", no_wrap=True)
+    if measured:
+        table.add_column("measured", justify="right", no_wrap=True)
+        table.add_column("rank", justify="right", no_wrap=True)
+    chosen = summary.choice
+    for place, row in enumerate(summary.rows.head(_MOST_ROWS).itertuples(index=False), 1):
+        weights = summary.parameters[row.candidate]
+        cells = [
+            str(place),
+            escape(row.candidate),
+            *([count(weights) if weights > 0 else "–"] if known else []),
+            f"{row.predicted:.4f}",
+            f"{row.low:.3f}–{row.high:.3f}",
+            _chance(row.p_best, bar=width >= _WIDE),
+        ]
+        if measured:
+            there = not pd.isna(row.measured)
+            cells += [f"{row.measured:.4f}" if there else "–", str(row.measured_rank or "–")]
+        table.add_row(*cells, style="bold" if row.candidate == chosen else "")
+    return table
+
+
 def _predictors(summary: Summary) -> Table:
     """What every predictor would have chosen, and how right it was."""
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.title = "Every predictor on the same cells, against the measured truth"
-    for column in ("predictor", "chooses"):
+    for column in ("predictor", "predicted lowest"):
         table.add_column(column, no_wrap=True)
     for column in ("RelAcc", "Pearson", "Spearman", "RMSE of log loss", "in 80 %"):
         table.add_column(column, justify="right")
-    firsts = summary.predictions[summary.predictions["rank"] == 1]
+    last = summary.predictions["budget"] == summary.goal.budget
+    firsts = summary.predictions[last & (summary.predictions["rank"] == 1)]
     chosen = dict(zip(firsts["predictor"], firsts["candidate"], strict=True))
-    for row in summary.scores.sort_values("rel_acc", ascending=False, kind="stable").itertuples():
-        used = row.predictor == summary.settings.ranking.predictor
+    scores = summary.final_scores.sort_values("rel_acc", ascending=False, kind="stable")
+    for row in scores.itertuples():
+        used = row.predictor == summary.goal.ranking.predictor
         table.add_row(
             row.predictor,
             escape(chosen[row.predictor]),
@@ -88,17 +114,63 @@ def _predictors(summary: Summary) -> Table:
     return table
 
 
+def _budgets(summary: Summary) -> Table:
+    """Pearson correlation of every predictor at every budget, and the means of the scores."""
+    table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table.title = "Pearson correlation with the measured truth by budget, and means over budgets"
+    table.add_column("predictor", no_wrap=True)
+    for budget in summary.goal.budgets:
+        table.add_column(count(budget), justify="right", no_wrap=True)
+    for column in ("mean", "RelAcc", "RMSE log", "in 80 %"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, rows in summary.scores.groupby("predictor", sort=False):
+        pearson = rows.set_index("budget")["pearson"].reindex(summary.goal.budgets)
+        means = [f"{rows['rel_acc'].mean():.3f}", f"{rows['rmse_log'].mean():.3f}"]
+        table.add_row(
+            str(name),
+            *(f"{value:.3f}" for value in pearson),
+            f"{pearson.mean():.3f}",
+            *means,
+            f"{rows['coverage_80'].mean():.0%}",
+            style="bold" if name == summary.goal.ranking.predictor else "",
+        )
+    return table
+
+
+def _sweep(summary: Summary) -> list[str]:
+    """What a policy dropped and why it stopped."""
+    rows = summary.decisions
+    lines = []
+    for budget, dropped in rows[rows["dropped"] != ""].groupby("budget", sort=False):
+        who = ", ".join(f"{row.candidate} ({row.dropped})" for row in dropped.itertuples())
+        lines.append(f"Dropped after D = {budget:,}: {who}.")
+    if len(rows) and (stop := rows["stop"].iloc[-1]):
+        lines.append(f"The sweep stopped at D = {rows['budget'].iloc[-1]:,}: {stop}.")
+    return lines
+
+
+def _checks(summary: Summary) -> Table:
+    """Numbered findings; docs/checks.md explains them."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="yellow", no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in summary.findings.itertuples():
+        table.add_row(row.code, escape(row.message))
+    return table
+
+
 def _chance(share: float, *, bar: bool) -> str:
     filled = round(12 * share)
     drawn = f"[cyan]{'━' * filled}[/cyan][dim]{'─' * (12 - filled)}[/dim] " if bar else ""
     return f"{drawn}{share:4.0%}"
 
 
-def _hindsight(rows: pd.DataFrame) -> str:
+def _hindsight(rows: pd.DataFrame, choice: str) -> str:
     """Whether the choice was right, in words."""
     known = rows.dropna(subset=["measured"])
-    chosen, best = rows.iloc[0], known.loc[known["measured"].idxmin()]
-    if chosen["candidate"] == best["candidate"]:
+    chosen = rows.set_index("candidate").loc[choice]
+    best = known.loc[known["measured"].idxmin()]
+    if choice == best["candidate"]:
         return "Was it right? Yes: measured at the target, it is the best."
     return (
         f"Was it right? No: measured at the target, {best['candidate']} is better "
@@ -107,18 +179,25 @@ def _hindsight(rows: pd.DataFrame) -> str:
     )
 
 
-def _money(summary: Summary) -> str:
-    spent, full = (summary.cost[c].sum() for c in ("spent_flops", "full_flops"))
-    compared = f"{summary.saved:.0%} saved"
-    if summary.saved < 0:
-        compared = f"{-summary.saved:.0%} more, for a target so near the budget"
-    text = (
-        f"Cost: {flops(spent)} spent against {flops(full)} for fine-tuning every candidate on "
-        f"the target: {compared}."
-    )
+def _money(summary: Summary) -> list[str]:
+    lines, saved = [], summary.saved
+    if saved is not None:
+        compared = f"{saved:.1%} saved"
+        if saved < 0:
+            compared = f"{-saved:.0%} more, for a target so near the budget"
+        if len(summary.examples):
+            spent, full = (f"{value:,.0f} examples" for value in summary.examples.iloc[0])
+        else:
+            spent, full = (flops(summary.cost[c].sum()) for c in ("spent_flops", "full_flops"))
+        lines.append(
+            f"Cost: {spent} spent against {full} for fine-tuning every candidate on "
+            f"the target: {compared}."
+        )
     if summary.computed is not None:
-        text += f"\nThis run computed {summary.computed} artefacts, {summary.cached} were cached."
-    return text
+        lines.append(
+            f"This run computed {summary.computed} artefacts, {summary.cached} were cached."
+        )
+    return lines
 
 
 def plan(name: str, forecast: Forecast) -> RenderableType:
@@ -144,6 +223,11 @@ def plan(name: str, forecast: Forecast) -> RenderableType:
     lines = [
         f"Cached: {stages}.",
         "Everything is cached: a run computes nothing." if not missing else _effort(forecast),
+        *(
+            ["With a sweep policy these are the most a run may ask for."]
+            if forecast.at_most
+            else []
+        ),
         f"The full answer (every candidate on the target) costs {flops(full)}; "
         f"the cells that predict it {flops(sweep)}, {_less(1 - sweep / full)}.",
     ]

@@ -12,68 +12,114 @@ import pandas as pd
 from lensllm import configfile
 from lensllm.config import Pipeline
 from lensllm.errors import LensError
-from lensllm.ranking import verdict
+from lensllm.ranking import choice
 from lensllm.store import Ref, Store
+from tasks import decision
+from tasks.goal import Goal
 from tasks.plan import Cell, Conclusion, Plan, conclude, make_plan
+from tasks.rounds import Sweep, sweep
 
 if TYPE_CHECKING:
+    from flows.ending import Outcome
     from flows.progress import Tally
-    from flows.rank import Outcome
+
+# What ``lensllm replay --json`` gives of a table's columns.
+_SCORES = (
+    "budget", "target", "predictor", "pearson", "spearman", "kendall", "rel_acc", "rmse_log",
+    "coverage_80", "p_best_log_score",
+)  # fmt: skip
+_CANDIDATES = ("candidate", "budget", "predictor", "predicted", "low", "high", "p_best")
 
 
 @dataclass(frozen=True)
 class Summary:
     """A finished ranking."""
 
-    pipeline: str
-    settings: Pipeline
-    target: int
+    goal: Goal
     verdict: str
-    predictions: pd.DataFrame  # ranking/predictions
-    scores: pd.DataFrame  # ranking/scores
-    cost: pd.DataFrame  # ranking/cost
-    parameters: dict[str, int]  # weights by candidate
+    predictions: pd.DataFrame  # ranking/predictions, at every budget
+    scores: pd.DataFrame  # ranking/scores, at every budget
+    weights: pd.DataFrame  # ranking/weights
+    cost: pd.DataFrame  # ranking/cost, of the candidates where it is known
+    examples: pd.DataFrame  # simulation/cost; no rows unless a policy was played on a table
+    decisions: pd.DataFrame  # sweep/decisions; no rows without a policy
+    findings: pd.DataFrame  # checks/findings
+    parameters: dict[str, float]  # weights by candidate; NaN where unknown
     failures: tuple[tuple[str, str], ...]
     folder: Path  # report.html, curves.png, predictions.csv
     computed: int | None = None  # artefacts of this run; None when it was only read again
     cached: int | None = None
 
     @property
-    def chosen(self) -> pd.DataFrame:
-        """The answer: the configured predictor's rows, best first."""
-        rows = self.predictions[self.predictions["predictor"] == self.settings.ranking.predictor]
+    def rows(self) -> pd.DataFrame:
+        """The answer: the goal's predictor at the largest budget, best first."""
+        table = self.predictions
+        mine = table["predictor"] == self.goal.ranking.predictor
+        rows = table[mine & (table["budget"] == self.goal.budget)]
         return rows.sort_values(["rank", "candidate"])
 
     @property
-    def saved(self) -> float:
-        """Share of the FLOPs of fine-tuning every candidate on the target that was not spent."""
-        known = self.cost.dropna()
-        return 1.0 - float(known["spent_flops"].sum() / known["full_flops"].sum())
+    def choice(self) -> str:
+        """The candidate to fine-tune."""
+        return choice(self.rows)
+
+    @property
+    def final_scores(self) -> pd.DataFrame:
+        """The scores at the largest budget."""
+        return self.scores[self.scores["budget"] == self.goal.budget]
+
+    @property
+    def saved(self) -> float | None:
+        """Share of the cost of fine-tuning every candidate on the target that was not spent: in
+        FLOPs, or in examples where a policy was played on a table; None where neither is known."""
+        if len(self.examples):
+            spent, full = self.examples.iloc[0]
+            return 1.0 - float(spent / full)
+        if self.cost.empty:
+            return None
+        return 1.0 - float(self.cost["spent_flops"].sum() / self.cost["full_flops"].sum())
 
     @property
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``: NaN becomes null."""
+        """For ``run --json``: NaN becomes null."""
         return {
-            "pipeline": self.pipeline,
-            "target": self.target,
-            "metric": self.settings.ranking.metric,
-            "predictor": self.settings.ranking.predictor,
+            "pipeline": self.goal.name,
+            "target": self.goal.target,
+            "metric": self.goal.ranking.metric,
+            "predictor": self.goal.ranking.predictor,
+            "choice": self.choice,
             "verdict": self.verdict,
-            "ranking": _records(self.chosen.drop(columns="predictor")),
+            "ranking": _records(self.rows.drop(columns="predictor")),
             "scores": _records(self.scores),
             "cost": _records(pd.DataFrame([{**_totals(self.cost), "saved": self.saved}]))[0],
+            "decisions": _records(self.decisions),
+            "checks": _records(self.findings),
             "computed": self.computed,
             "cached": self.cached,
             "failed": [{"step": label, "reason": reason} for label, reason in self.failures],
             "report": str(self.folder / "report.html"),
         }
 
+    @property
+    def as_replay(self) -> dict[str, Any]:
+        """For ``replay --json``: every predictor at every budget."""
+        scores = self.scores.assign(target=self.goal.target)
+        return {
+            "scores": _records(scores[list(_SCORES)]),
+            "candidates": _records(self.predictions[list(_CANDIDATES)]),
+            "target": self.goal.target,
+            "choice": self.choice,
+            "verdict": self.verdict,
+            "saved": self.saved,
+            "decisions": _records(self.decisions),
+            "checks": _records(self.findings),
+            "report": str(self.folder / "report.html"),
+        }
 
-def summarise(name: str, outcome: Outcome, store: Store, tally: Tally) -> Summary:
+
+def summarise(outcome: Outcome, store: Store, tally: Tally) -> Summary:
     """The summary of a run that has just ended."""
     return _summary(
-        name,
-        outcome.plan,
         outcome.conclusion,
         store,
         outcome.failures,
@@ -86,37 +132,44 @@ def reread(name: str, settings: Pipeline, store: Store) -> Summary:
     """The summary of an earlier run. Raises ``LensError`` when there was none."""
     plan = make_plan(settings, store)
     if any(store.has(step.ref) for step in plan.cells.values()):
-        conclusion = conclude(name, plan, store, [])
-        if store.has(conclusion.ranking.ref):
-            missing = [s.label for s in plan.steps if not store.has(s.ref)]
-            lost = tuple((label, "not there; run again") for label in missing)
-            return _summary(name, plan, conclusion, store, lost)
+        now = as_left(plan, store)
+        conclusion = conclude(name, plan, store, [], now.cells, now.decisions)
+        if now.over and store.has(conclusion.report.ref):
+            steps = (*plan.groundwork, *now.steps)
+            lost = {step.label: "not there; run again" for step in steps if not store.has(step.ref)}
+            return _summary(conclusion, store, tuple(lost.items()))
     raise LensError(f"'{name}' has no ranking with these settings yet; lensllm run {name} makes it")
 
 
+def as_left(plan: Plan, store: Store) -> Sweep:
+    """The sweep as a run left it: what is not there is not to come."""
+    return sweep(plan, store, lost=lambda ref: not store.in_progress(ref))
+
+
 def _summary(
-    name: str,
-    plan: Plan,
     conclusion: Conclusion,
     store: Store,
     failures: tuple[tuple[str, str], ...],
     computed: int | None = None,
     cached: int | None = None,
 ) -> Summary:
-    predictions = store.table(conclusion.ranking.ref, "predictions")
-    ranking = plan.config.ranking
-    cells = store.table(conclusion.curve.ref, "cells")
+    ranks, upstream = conclusion.ranking.ref, conclusion.report.recipe.upstream
+    cells = store.table(conclusion.curve, "cells")
+    played = upstream.get("simulation")
+    rounds = [ref for role, ref in upstream.items() if role.startswith("decision:")]
     return Summary(
-        pipeline=name,
-        settings=plan.config,
-        target=plan.target,
-        verdict=verdict(predictions, ranking.predictor, plan.target, ranking.metric),
-        predictions=predictions,
-        scores=store.table(conclusion.ranking.ref, "scores"),
-        cost=store.table(conclusion.ranking.ref, "cost"),
-        parameters=dict(zip(cells["candidate"], cells["parameters"], strict=True)),
+        goal=conclusion.goal,
+        verdict=conclusion.verdict(store),
+        predictions=store.table(ranks, "predictions"),
+        scores=store.table(ranks, "scores"),
+        weights=store.table(ranks, "weights"),
+        cost=store.table(ranks, "cost").dropna(),
+        examples=store.table(played, "cost") if played else pd.DataFrame(),
+        decisions=store.table(played, "decisions") if played else decision.read(store, rounds),
+        findings=store.table(conclusion.checks.ref, "findings"),
+        parameters=dict(zip(cells["candidate"], cells["parameters"].astype(float), strict=True)),
         failures=failures,
-        folder=store.root / "reports" / name,
+        folder=store.root / "reports" / conclusion.goal.name,
         computed=computed,
         cached=cached,
     )
@@ -139,7 +192,7 @@ def _totals(cost: pd.DataFrame) -> dict[str, float]:
 # --- status ------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Grid:
-    """The state of every cell: done, running or to come."""
+    """The state of every cell: done, running, to come, or not wanted by the policy."""
 
     sizes: tuple[int, ...]
     target: int
@@ -163,18 +216,24 @@ def grid(plan: Plan, store: Store) -> Grid:
         if step.stage != "finetune":
             made, done = others.get(step.stage, (0, 0))
             others[step.stage] = (made + 1, done + store.has(step.ref))
+    now = sweep(plan, store, lost=lambda ref: False)
+    wanted = set(now.cells)
+
+    def state(cell: Cell, ref: Ref) -> str:
+        if store.has(ref):
+            return "done"
+        if store.in_progress(ref):
+            return "running"
+        reached = max(c.size for c in wanted if c.size != plan.target)
+        raced_past = now.over or cell.size <= reached
+        return "dropped" if cell not in wanted and raced_past else "to come"
+
     return Grid(
         sizes=tuple(sorted({cell.size for cell in plan.cells})),
         target=plan.target,
-        states={cell: _state(store, step.ref) for cell, step in plan.cells.items()},
+        states={cell: state(cell, step.ref) for cell, step in plan.cells.items()},
         others=others,
     )
-
-
-def _state(store: Store, ref: Ref) -> str:
-    if store.has(ref):
-        return "done"
-    return "running" if store.in_progress(ref) else "to come"
 
 
 # --- gc ----------------------------------------------------------------------------------------
@@ -203,6 +262,9 @@ def garbage(file: Path, store: Store) -> Garbage:
     for name in configfile.names(file):
         plan = make_plan(configfile.load(file, name), store)
         wanted |= {step.ref for step in plan.steps}
-        wanted |= {step.ref for step in conclude(name, plan, store, []).steps}
+        now = as_left(plan, store)
+        wanted |= {step.ref for step in now.steps}
+        ending = conclude(name, plan, store, [], now.cells, now.decisions)
+        wanted |= {step.ref for step in ending.steps}
     refs = store.unreferenced(wanted)
     return Garbage(refs, [store.size_bytes(ref) for ref in refs])

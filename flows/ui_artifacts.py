@@ -9,8 +9,14 @@ from typing import Any
 from uuid import UUID
 
 import pandas as pd
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.artifacts import (
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 
+from lensllm.store import Ref, Store
+from tasks import decision
 from tasks.stage import Step
 
 # Each update is a request to the server; a person does not look more often than this.
@@ -64,8 +70,29 @@ def ranking_rows(predictions: pd.DataFrame, predictor: str) -> list[dict[str, An
             "predicted": f"{row.predicted:.4f}",
             "80 % interval": f"{row.low:.4f} – {row.high:.4f}",
             "P(best)": f"{row.p_best:.0%}",
+            "expected regret": f"{row.expected_regret:.4f}",
             "measured": "" if pd.isna(row.measured) else f"{row.measured:.4f}",
             "measured rank": row.measured_rank or "",
         }
         for row in rows.rename(columns={"rank": "rank_"}).itertuples()
     ]
+
+
+def show_decisions(store: Store, decisions: Sequence[Ref]) -> None:
+    """Who was dropped when and why, so far, as a table of the flow run."""
+    rows = decision.read(store, decisions)
+    stop = rows["stop"].iloc[-1]
+    create_table_artifact(
+        key="sweep",
+        table=[
+            {
+                "candidate": row.candidate,
+                "dropped after D": row.budget,
+                "why": row.dropped,
+                "predicted": f"{row.predicted:.4f}",
+                "P(best)": f"{row.p_best:.1%}",
+            }
+            for row in rows[rows["dropped"] != ""].itertuples()
+        ],
+        description=f"Stopped: {stop}." if stop else "The sweep goes on with the others.",
+    )

@@ -65,6 +65,10 @@ class Sweep(Section):
     """Fine-tune every candidate at the target as well, to see whether the ranking was right."""
     seeds: int = Field(1, ge=1)
     """Repeats with another permutation of the data and another order of batches."""
+    policy: Literal["all", "adaptive", "halving"] = "all"
+    """Who gets the larger subsets. ``all``: every candidate, up to ``max``. ``adaptive``: from 16
+    times ``min`` on only who may still be the best, until little is left to gain. ``halving``: the
+    better half of each round, by AtS."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -131,6 +135,13 @@ class Curvature(Section):
     """Random vectors behind a layer's trace."""
 
 
+class HeavyTails(Section):
+    """Heavy-tail exponents of the pretrained weights, a baseline that trains nothing."""
+
+    enabled: bool = False
+    """Needs the extra ``lensllm[heavy-tails]``; adds the predictors pl_alpha and e_tpl_lambda."""
+
+
 class Law(Section):
     """How the kernel's F enters the LensLLM law."""
 
@@ -141,12 +152,15 @@ class Law(Section):
 class Ranking(Section):
     """How curves become a decision."""
 
-    predictor: str = "rectified"
+    predictor: str = "stack"
     """The predictor whose ranking is the answer; all others are reported beside it."""
     metric: Literal["bits_per_byte", "nats_per_token"] = "bits_per_byte"
     """Loss to rank by; nats per token compare only candidates that share a tokenizer."""
     draws: int = Field(4000, ge=100)
     """Random draws behind P(best) and the intervals."""
+    prior: Literal["default", "store"] = "default"
+    """``store``: the finished curves of other data sets in the artifacts folder move the prior that
+    hrb, blend and stack start from."""
 
 
 class Engine(Section):
@@ -192,6 +206,7 @@ class Pipeline(Section):
     finetune: FineTune = FineTune()
     kernel: Kernel = Kernel()
     curvature: Curvature = Curvature()
+    heavy_tails: HeavyTails = HeavyTails()
     law: Law = Law()
     ranking: Ranking = Ranking()
     engine: Engine = Engine()
@@ -228,7 +243,33 @@ class Pipeline(Section):
         return self
 
 
-def public(pipeline: Pipeline) -> dict[str, Any]:
+class Replay(Section):
+    """A ranking from a table of losses measured elsewhere."""
+
+    table: str
+    """``flan`` or ``gigaword``, or a .csv, .tsv or .parquet file."""
+    target: int | None = Field(None, ge=2)
+    """Training-set size the ranking is for; nothing: the largest of the table."""
+    budget: int | None = Field(None, ge=2)
+    """Largest size the predictors may know; nothing: an eighth of the target."""
+    all_budgets: bool = False
+    """Rank from every budget of at least five sizes up to ``budget``, too."""
+    policy: Literal["all", "adaptive", "halving"] = "all"
+    """As ``sweep.policy``, played on the table, within ``budget``."""
+    seed: int = Field(0, ge=0)
+    """Of the draws."""
+    law: Law = Law()
+    ranking: Ranking = Ranking()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.all_budgets and self.policy != "all":
+            raise ValueError("--all-budgets asks what each budget says, --policy spends only one")
+        return self
+
+
+def public(pipeline: Pipeline | Replay) -> dict[str, Any]:
     """The resolved configuration as plain values, without the credentials of a tracking server."""
     content = pipeline.model_dump(mode="json")
     if uri := content["tracking"]["uri"]:

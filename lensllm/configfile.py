@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from lensllm.config import Candidate, Pipeline
+from lensllm.config import Candidate, Pipeline, Replay
 from lensllm.errors import ConfigError, suggestion
 
 
@@ -33,6 +33,19 @@ def load(path: Path, name: str, overrides: Sequence[str] = ()) -> Pipeline:
         return Pipeline.model_validate(merged)
     except ValidationError as error:
         raise ConfigError(f"{path}: pipeline '{name}': {_sentence(error)}") from None
+
+
+def replay(options: dict[str, Any]) -> Replay:
+    """A replay from command-line options. Raises ``ConfigError`` naming the one that is wrong."""
+    try:
+        return Replay.model_validate(options)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if first["type"] == "value_error":
+            raise ConfigError(str(first["ctx"]["error"])) from None
+        option = str(first["loc"][-1]).replace("_", "-")
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise ConfigError(f"--{option}: {message}, not {first['input']!r}") from None
 
 
 def names(path: Path) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lensllm.errors import DataError
+from lensllm.prior import DEFAULT_PRIOR, Prior
 from lensllm.spectrum import Spectrum
 
 Array = NDArray[np.float64]
@@ -30,9 +31,12 @@ class Curves:
     losses: Array  # (M, S, R) held-out loss, positive or NaN
     zero_shot: Array | None = None  # (M,) loss of the pretrained model
     parameters: Array | None = None  # (M,) weights
+    families: tuple[str, ...] | None = None  # M; "" where unknown
+    weight_metrics: Mapping[str, Array] | None = None  # name -> (M,), of the pretrained weights
     spectra: tuple[Spectrum, ...] | None = None  # M, at the pretrained weights
     stop_times: Array | None = None  # (M, S) sum of learning rates up to the best step
     kernel_scale: Scale = "scaled"  # of F in the LensLLM law
+    prior: Prior = DEFAULT_PRIOR  # of HRB
 
     def __post_init__(self) -> None:
         count = len(self.candidates)
@@ -67,6 +71,25 @@ class Curves:
                 f"{points.max(initial=0)}: raise the budget or add sizes to the sweep."
             )
         return np.where((points >= needed)[:, None], losses, np.nan)
+
+    def only(self, candidates: Sequence[str]) -> Curves:
+        """The curves of ``candidates``, in that order."""
+        rows = [self.candidates.index(name) for name in candidates]
+
+        def of(values: Array | None) -> Array | None:
+            return None if values is None else values[rows]
+
+        return replace(
+            self,
+            candidates=tuple(candidates),
+            losses=self.losses[rows],
+            zero_shot=of(self.zero_shot),
+            parameters=of(self.parameters),
+            families=None if self.families is None else tuple(self.families[i] for i in rows),
+            weight_metrics={k: v[rows] for k, v in (self.weight_metrics or {}).items()} or None,
+            spectra=None if self.spectra is None else tuple(self.spectra[i] for i in rows),
+            stop_times=of(self.stop_times),
+        )
 
     def until(self, size: float) -> Curves:
         """What was known when no subset larger than ``size`` had been trained on."""
@@ -121,6 +144,7 @@ def curves_from_cells(
         losses=_cube(trained, metric, candidates, sizes),
         zero_shot=_per_candidate(untrained, metric, candidates),
         parameters=_per_candidate(cells, "parameters", candidates),
+        families=_families(cells, candidates),
         spectra=_all_or_none(spectra, candidates),
         stop_times=_stop_times(trained, candidates, sizes),
     )
@@ -156,6 +180,13 @@ def _per_candidate(cells: pd.DataFrame, column: str, candidates: list[str]) -> A
     values = cells.groupby("candidate")[column].mean().reindex(candidates)
     array = values.to_numpy(dtype=float, na_value=np.nan)
     return array if np.isfinite(array).any() else None
+
+
+def _families(cells: pd.DataFrame, candidates: list[str]) -> tuple[str, ...] | None:
+    """M families, or None when no candidate has one."""
+    pairs = zip(cells["candidate"], cells["family"], strict=True)
+    known = {name: family for name, family in pairs if isinstance(family, str) and family}
+    return tuple(known.get(name, "") for name in candidates) if known else None
 
 
 def _stop_times(cells: pd.DataFrame, candidates: list[str], sizes: Array) -> Array | None:

@@ -2,95 +2,144 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from lensllm import scores
+from lensllm import bootstrap, scores, seeds
+from lensllm.backtest import Backtest
 from lensllm.curves import Array, Curves, Metric
 from lensllm.errors import ConfigError, DataError
-from lensllm.predictors import PREDICTORS
+from lensllm.predictors import PREDICTORS, Mixture
 from lensllm.schemas import schema
-from lensllm.uncertainty import forecast, spread
+from lensllm.uncertainty import Draws, forecast, spread
 
 # below this chance the first place is not a finding
 _CLEAR = 0.5
+_SEED_REPLICATES = 5  # resampled sets of seeds behind the comparison
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """What every predictor says, and how right it was where the truth is known."""
+    """What every predictor says at every budget, and how right it was where the truth is known."""
 
-    predictions: pd.DataFrame  # schema ranking/predictions, by predictor, then rank
+    predictions: pd.DataFrame  # schema ranking/predictions, by budget, predictor, then rank
     scores: pd.DataFrame  # schema ranking/scores; no rows when the truth is unknown
-    skipped: dict[str, str]  # predictor -> the sentence that says what it lacked
+    comparison: pd.DataFrame  # schema ranking/comparison; no rows when the truth is unknown
+    weights: pd.DataFrame  # schema ranking/weights
+    skipped: pd.DataFrame  # schema ranking/skipped: the sentence that says what was lacking
 
 
-def rank(
-    curves: Curves,
-    target: float,
-    predictors: Sequence[str],
-    truth: Array | None,
-    seed: int,
-    draws: int = 4000,
-) -> Ranking:
-    """Ask each of ``predictors`` for the losses at ``target``, with intervals and P(best).
+@dataclass(frozen=True)
+class Question:
+    """What is asked of the predictors."""
+
+    target: float
+    budgets: tuple[float, ...]  # ascending; curves may reach further than the smaller ones
+    predictors: tuple[str, ...]
+    reference: str  # the predictor whose ranking is the answer
+    seed: int
+    draws: int = 4000
+
+
+def rank(curves: Curves, question: Question, truth: Array | None) -> Ranking:
+    """Ask the predictors for the losses at the target from the curves up to each budget.
 
     ``truth`` is the measured loss at the target, (M,) with NaN where unknown. A predictor that
     lacks an input is skipped. Raises ConfigError for a name that is not in the registry and
     DataError when no predictor is left.
     """
-    unknown = [name for name in predictors if name not in PREDICTORS]
+    unknown = [name for name in question.predictors if name not in PREDICTORS]
     if unknown:
         raise ConfigError(
             f"Predictor {unknown[0]!r} does not exist: choose among {', '.join(PREDICTORS)}."
         )
+    backtest = Backtest(curves.until(question.budgets[-1]), question.target)
+    draws = Draws.of(curves.candidates, question.seed, question.draws)
     measured = np.full(len(curves.candidates), np.nan) if truth is None else truth
-    tables, skipped = [], {}
-    for name in predictors:
-        try:
-            tables.append(_predictions(name, curves, target, measured, seed, draws))
-        except DataError as error:
-            skipped[name] = str(error)
+    tables, weights, skipped = [], list[dict[str, Any]](), list[dict[str, Any]]()
+    for budget in question.budgets:
+        known = backtest.known(budget)
+        for name in question.predictors:
+            about: dict[str, Any] = {"budget": int(budget), "predictor": name}
+            try:
+                tables.append(_predictions(backtest, name, known, measured, draws).assign(**about))
+            except DataError as error:
+                skipped.append({**about, "reason": str(error)})
+                continue
+            if isinstance(PREDICTORS[name], Mixture):
+                shares = backtest.weights(name, known)
+                weights += [{**about, "part": p, "weight": share} for p, share in shares.items()]
     if not tables:
-        raise DataError(f"No predictor can rank these candidates. {' '.join(skipped.values())}")
-    scored = tables if truth is not None and np.isfinite(truth).any() else []
-    return Ranking(pd.concat(tables, ignore_index=True), _scores(scored), skipped)
+        reasons = " ".join(dict.fromkeys(row["reason"] for row in skipped))
+        raise DataError(f"No predictor can rank these candidates. {reasons}")
+    scored = tables if np.isfinite(measured).any() else []
+    return Ranking(
+        _frame("ranking/predictions", pd.concat(tables, ignore_index=True)),
+        _frame("ranking/scores", [_scores(table) for table in scored]),
+        _frame("ranking/comparison", _comparison(backtest, question, measured) if scored else []),
+        _frame("ranking/weights", weights),
+        _frame("ranking/skipped", skipped),
+    )
+
+
+def choice(rows: pd.DataFrame) -> str:
+    """The candidate to fine-tune: the lowest cautious prediction of one predictor's ``rows``.
+
+    Raises DataError when there is no prediction.
+    """
+    known = rows[np.isfinite(rows["cautious"])]
+    if known.empty:
+        raise DataError("There is no prediction to choose by: see why predictors were skipped.")
+    best: str = known.sort_values(["cautious", "rank"]).iloc[0]["candidate"]
+    return best
 
 
 def verdict(predictions: pd.DataFrame, predictor: str, target: float, metric: Metric) -> str:
-    """One sentence for the user: who is predicted best, how surely, and who comes next.
+    """One or two sentences for the user: whom to choose, how surely, and at what risk.
 
-    ``predictions`` follow the schema ranking/predictions. Raises DataError when ``predictor`` is
-    not among them.
+    ``predictions`` follow the schema ranking/predictions, at one budget. Raises DataError when
+    ``predictor`` is not among them.
     """
     rows = predictions[predictions["predictor"] == predictor].sort_values("rank")
     rows = rows[np.isfinite(rows["predicted"])]
     if rows.empty:
         raise DataError(f"Predictor {predictor} made no prediction: see why it was skipped.")
-    best = rows.iloc[0]
+    chosen = rows.set_index("candidate").loc[choice(rows)]
+    others = rows[rows["candidate"] != chosen.name]
     size = f"D = {target:,.0f}"
     loss = (
-        f"{best['predicted']:.3f} {metric.replace('_', ' ')}, "
-        f"80 % interval {best['low']:.3f}–{best['high']:.3f}"
+        f"{chosen['predicted']:.3f} {metric.replace('_', ' ')}, "
+        f"80 % interval {chosen['low']:.3f}–{chosen['high']:.3f}"
     )
-    if len(rows) == 1:
-        return f"{best['candidate']} is the only candidate with a prediction at {size} ({loss})."
-    second = rows.iloc[1]
-    if best["p_best"] < _CLEAR:
-        rival = rows.iloc[1:].sort_values("p_best", kind="stable").iloc[-1]
-        return (
-            f"Too close to call at {size}: {best['candidate']} is predicted best ({loss}), "
-            f"but P(best) is only {_percent(best['p_best'])}, "
-            f"against {_percent(rival['p_best'])} for {rival['candidate']}."
+    if others.empty:
+        return f"{chosen.name} is the only candidate with a prediction at {size} ({loss})."
+    lower = others.iloc[0]
+    best = "the choice" if lower["rank"] < chosen["rank"] else "predicted best"
+    risk = f"expected regret {chosen['expected_regret']:.3f}"
+    if chosen["p_best"] < _CLEAR:
+        rival = others.sort_values("p_best", kind="stable").iloc[-1]
+        text = (
+            f"Too close to call at {size}: {chosen.name} is {best} ({loss}), "
+            f"but P(best) is only {_percent(chosen['p_best'])}, "
+            f"against {_percent(rival['p_best'])} for {rival['candidate']}; {risk}."
         )
-    return (
-        f"{best['candidate']} is predicted best at {size} ({loss}), "
-        f"P(best) {_percent(best['p_best'])}; the runner-up is {second['candidate']}."
-    )
+    else:
+        text = (
+            f"{chosen.name} is {best} at {size} ({loss}), "
+            f"P(best) {_percent(chosen['p_best'])}, {risk}; "
+            f"the runner-up is {lower['candidate']}."
+        )
+    if lower["rank"] < chosen["rank"]:
+        text += (
+            f" {lower['candidate']} is predicted lower ({lower['predicted']:.3f}) "
+            "but less surely, by more than it would gain."
+        )
+    return text
 
 
 def _percent(chance: float) -> str:
@@ -98,26 +147,21 @@ def _percent(chance: float) -> str:
 
 
 def _predictions(
-    name: str, curves: Curves, target: float, measured: Array, seed: int, draws: int
+    backtest: Backtest, name: str, known: int, measured: Array, draws: Draws
 ) -> pd.DataFrame:
-    """Rows of ranking/predictions for one predictor, best first, unpredicted candidates last."""
-    predictor = PREDICTORS[name]
-    predicted = predictor.predict(curves, target).loss
-    uncertainty = spread(curves, target, predictor)
-    outlook = forecast(curves.candidates, predicted, uncertainty, seed, draws)
+    """One predictor's rows, best first, unpredicted candidates last."""
+    predicted = backtest.ask(name, known).loss[:, -1]
+    outlook = forecast(predicted, spread(backtest, name, known), draws)
     order = np.argsort(predicted, kind="stable")
-    known = np.isfinite(measured)
+    truth_known = np.isfinite(measured)
     measured_rank = np.zeros(len(measured), dtype=np.int64)
-    measured_rank[known] = rankdata(measured[known], method="min")
+    measured_rank[truth_known] = rankdata(measured[truth_known], method="min")
     table = pd.DataFrame(
         {
-            "predictor": name,
-            "candidate": curves.candidates,
+            "candidate": backtest.curves.candidates,
             "rank": 0,
             "predicted": predicted,
-            "low": outlook.low,
-            "high": outlook.high,
-            "p_best": outlook.p_best,
+            **vars(outlook),
             "measured": measured,
             "measured_rank": measured_rank,
         }
@@ -125,27 +169,59 @@ def _predictions(
     return table.iloc[order].assign(rank=np.arange(1, len(order) + 1))
 
 
-def _scores(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """Rows of ranking/scores, one for each predictor's table."""
-    rows = []
-    for table in tables:
-        predicted, low, high, p_best, truth = (
-            table[name].to_numpy(dtype=float)
-            for name in ("predicted", "low", "high", "p_best", "measured")
-        )
-        rows.append(
-            {
-                "predictor": table["predictor"].iloc[0],
-                "pearson": scores.pearson(predicted, truth),
-                "spearman": scores.spearman(predicted, truth),
-                "kendall": scores.kendall(predicted, truth),
-                "rel_acc": scores.rel_acc(predicted, truth),
-                "regret": scores.regret(predicted, truth),
-                "rmse_log": scores.rmse_log(predicted, truth),
-                "coverage_80": scores.coverage_80(low, high, truth),
-                "p_best_log_score": scores.p_best_log_score(p_best, truth),
-            }
-        )
-    columns = schema("ranking/scores").names
-    types = {name: str if name == "predictor" else float for name in columns}
-    return pd.DataFrame(rows, columns=columns).astype(types)
+def _scores(table: pd.DataFrame) -> dict[str, Any]:
+    """The row of ranking/scores for one predictor's table."""
+    predicted, low, high, p_best, truth = (
+        table[name].to_numpy(dtype=float)
+        for name in ("predicted", "low", "high", "p_best", "measured")
+    )
+    return {
+        "budget": table["budget"].iloc[0],
+        "predictor": table["predictor"].iloc[0],
+        "pearson": scores.pearson(predicted, truth),
+        "spearman": scores.spearman(predicted, truth),
+        "kendall": scores.kendall(predicted, truth),
+        "rel_acc": scores.rel_acc(predicted, truth),
+        "regret": scores.regret(predicted, truth),
+        "rmse_log": scores.rmse_log(predicted, truth),
+        "coverage_80": scores.coverage_80(low, high, truth),
+        "p_best_log_score": scores.p_best_log_score(p_best, truth),
+    }
+
+
+def _comparison(backtest: Backtest, question: Question, measured: Array) -> pd.DataFrame:
+    """Confidence of the scores at the largest budget, paired with the reference's."""
+    names = question.predictors
+    predicted = {name: [row] for name, row in _answers(backtest, names).items()}
+    curves = backtest.curves
+    repeats = curves.losses.shape[2]
+    for replicate in range(_SEED_REPLICATES if repeats > 1 else 0):
+        draw = seeds.generator(question.seed, "seeds", replicate).integers(repeats, size=repeats)
+        again = Backtest(replace(curves, losses=curves.losses[:, :, draw]), question.target)
+        answers = _answers(again, names)
+        for name, rows in predicted.items():
+            rows.append(answers.get(name, np.full(len(measured), np.nan)))
+    if question.reference not in predicted:
+        return pd.DataFrame()
+    stacked = {name: np.stack(rows) for name, rows in predicted.items()}
+    return bootstrap.compare(stacked, measured, question.reference, question.seed)
+
+
+def _answers(backtest: Backtest, names: Sequence[str]) -> dict[str, Array]:
+    """(M,) losses at the target, of the predictors that have an answer."""
+    answers = {}
+    for name in names:
+        try:
+            answers[name] = backtest.ask(name, len(backtest.curves.sizes)).loss[:, -1]
+        except DataError:
+            continue
+    return answers
+
+
+def _frame(table: str, rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """``rows`` with the columns and types of the schema, even when there are none."""
+    wanted = schema(table)
+    types = {field.name: field.type.to_pandas_dtype() for field in wanted}
+    return pd.DataFrame(rows, columns=wanted.names).astype(
+        {name: str if kind is np.str_ else kind for name, kind in types.items()}
+    )

@@ -100,6 +100,13 @@ TABLES: dict[str, pa.Schema] = {
     "kernel/summary": _schema(
         ("candidate", _s), ("probes", _i), ("parameters", _i), ("flops", _f), ("seconds", _f)
     ),
+    "heavy_tails/summary": _schema(
+        ("candidate", _s),
+        ("pl_alpha", _f),  # mean power-law exponent of the weight spectra
+        ("e_tpl_lambda", _f),  # mean decay rate of their truncated power law
+        ("layers", _i),  # weight matrices fitted
+        ("seconds", _f),
+    ),
     "curvature/layers": _schema(
         ("layer", _s),
         ("parameters", _i),
@@ -131,6 +138,8 @@ TABLES: dict[str, pa.Schema] = {
     # --- curves, laws, ranking ---------------------------------------------------------------
     "curve/cells": _schema(  # the deterministic columns of every finished cell
         ("candidate", _s),
+        ("family", _s),  # architecture, or what a table calls it; empty where unknown
+        ("tokenizer", _s),  # equal where the tokenizer is; empty where unknown
         ("size", _i),
         ("seed", _i),
         *_HELD_OUT_LOSS,
@@ -140,6 +149,26 @@ TABLES: dict[str, pa.Schema] = {
         ("parameters", _i),
         ("train_flops", _f),
         ("evaluation_flops", _f),
+    ),
+    "sweep/decisions": _schema(  # after each round of a sweep with a policy, those still in it
+        ("budget", _i),  # largest D of the round
+        ("candidate", _s),
+        ("predicted", _f),
+        ("p_best", _f),
+        ("expected_regret", _f),
+        ("dropped", _s),  # why it gets no larger subset; empty: it stays
+        ("stop", _s),  # why nobody does; empty: the sweep goes on
+    ),
+    "simulation/cost": _schema(  # over all candidates
+        ("spent_examples", _f),  # trained on, every cell counted
+        ("full_examples", _f),  # of every candidate on the target
+    ),
+    "losses/notes": _schema(("kind", _s), ("text", _s)),  # metric | citation | note
+    "checks/findings": _schema(
+        ("code", _s),  # LENS1xx
+        ("title", _s),
+        ("candidate", _s),  # empty: all
+        ("message", _s),
     ),
     "law/fits": _schema(
         ("candidate", _s),
@@ -159,17 +188,21 @@ TABLES: dict[str, pa.Schema] = {
         ("sizes", _i),  # points fitted
     ),
     "ranking/predictions": _schema(
+        ("budget", _i),  # largest D known to the predictor
         ("predictor", _s),
         ("candidate", _s),
-        ("rank", _i),
+        ("rank", _i),  # by predicted loss
         ("predicted", _f),  # loss at the target, in the pipeline's metric
         ("low", _f),  # 80 % interval
         ("high", _f),
+        ("cautious", _f),  # predicted + half a sd; the choice is the lowest
         ("p_best", _f),
+        ("expected_regret", _f),  # of choosing the candidate, in the unit of the losses
         ("measured", _f),  # the truth, NaN when the target was not measured
         ("measured_rank", _i),  # 0 when not measured
     ),
     "ranking/scores": _schema(
+        ("budget", _i),
         ("predictor", _s),
         ("pearson", _f),
         ("spearman", _f),
@@ -179,6 +212,27 @@ TABLES: dict[str, pa.Schema] = {
         ("rmse_log", _f),
         ("coverage_80", _f),
         ("p_best_log_score", _f),  # −ln P(best) of the true best; uniform scores ln M
+    ),
+    "ranking/comparison": _schema(  # bootstrap over candidates and seeds, at the largest budget
+        ("predictor", _s),
+        ("score", _s),
+        ("value", _f),
+        ("low", _f),  # 95 % interval
+        ("high", _f),
+        ("difference", _f),  # to the pipeline's predictor, paired
+        ("difference_low", _f),
+        ("difference_high", _f),
+    ),
+    "ranking/weights": _schema(  # what a mixture is made of
+        ("budget", _i),
+        ("predictor", _s),
+        ("part", _s),
+        ("weight", _f),
+    ),
+    "ranking/skipped": _schema(
+        ("budget", _i),
+        ("predictor", _s),
+        ("reason", _s),
     ),
     "ranking/cost": _schema(
         ("candidate", _s),

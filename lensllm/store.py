@@ -127,6 +127,12 @@ class Store:
         self._verified.add(ref)
         return True
 
+    def refs(self, stage: str) -> list[Ref]:
+        """Every undamaged artefact of a stage, by key."""
+        folder = self.root / stage
+        names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+        return [ref for name in names if self.has(ref := Ref(stage, name))]
+
     def in_progress(self, ref: Ref) -> bool:
         """Whether some process holds the artefact's lock now."""
         if not (self.root / ".locks" / f"{ref.stage}-{ref.key}").exists():

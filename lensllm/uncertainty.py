@@ -1,8 +1,8 @@
-"""How far a prediction may be off: a rolling-origin backtest inside the observed sizes.
+"""How far a prediction may be off, told by how far it was off inside the observed sizes.
 
-No truth at the target is used. The predictor is asked for sizes already measured from the smaller
-ones alone. The error that all candidates share moves every curve alike and cannot change the
-ranking, so it is kept apart from the candidates' own.
+No truth at the target is used. Errors of the rolling-origin backtest are counted in units of HRB's
+own sd, which knows how noisy a curve is and how far away a size. The error that all candidates
+share moves every curve alike and cannot change the ranking, so it is kept apart from their own.
 """
 
 from __future__ import annotations
@@ -11,85 +11,100 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lensllm.backtest import Backtest
 from lensllm.curves import Array, Curves, nan_mean
-from lensllm.errors import DataError
-from lensllm.predictors import PREDICTORS, Predictor
+from lensllm.laws.linear import Mask
 from lensllm.seeds import generator
 
-# What is believed before any backtest: AtS misses by .018 (FLAN) and .012 (Gigaword) in log loss
-# at one doubling on the tables of Lin et al. 2024, and its misses grow with doublings to the .96.
-PRIOR_SD_LOG = 0.015
-PRIOR_ORIGINS = 3.0  # the prior's weight, in origins of the backtest
-SHARED_ORIGINS = 30.0  # the weight of the candidates' pooled spread against a candidate's own
-PRIOR_NOISE_LOG = 0.004  # between seeds, where neither seeds nor three sizes show it
+# HRB is over-confident: its errors were about 1.5 of its sd on tables of real losses.
+_PRIOR_SCALE, _PRIOR_ORIGINS = 1.5, 3.0
+_POOLED_ORIGINS = 30.0  # the weight of all candidates' spread against a candidate's own
+_GROWTH_SD = 0.2  # of the prior that errors grow with the horizon just as HRB's sd does
+_LOG_SD = 0.3  # of one cell's log spread, whose slope that growth is
+_DEGREES = 10.0  # of the draws' Student t
+_CAUTION = 0.5  # sd: predictions of the minimum are too low, most so for unsure candidates
+_PRIOR_NOISE_LOG = 0.004  # between seeds, where neither seeds nor three sizes show it
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Scale of the error of the log prediction: Student t with ``degrees`` of freedom."""
+    """Scale of the error of the log prediction, of Student t draws."""
 
     sd_log: Array  # (M,) the candidate's own part
     common_sd_log: float  # the part that all candidates share
-    degrees: float
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Draws of the loss at the target, summarised; (M,) each."""
+    """Draws of the loss at the target, summarised; (M,) each, NaN where there is no prediction."""
 
-    low: Array  # 80 % interval; NaN where there is no prediction
+    low: Array  # 80 % interval
     high: Array
+    cautious: Array  # predicted + half an own sd: an unsure candidate must promise more
     p_best: Array  # sums to 1
+    expected_regret: Array  # of choosing this candidate, in the unit of the losses
 
 
-def spread(curves: Curves, target: float, predictor: Predictor) -> Spread:
-    """Backtest ``predictor`` on ``curves`` and carry its errors on to ``target``."""
-    horizons, errors, origins = _backtest(curves, predictor)
-    common = nan_mean(errors, axis=1)
-    own = errors - common[:, None]
-    growth = _growth(horizons, nan_mean(own**2, axis=1), predictor.growth)
-    common_growth = _growth(horizons, common**2, max(predictor.growth, 1.0))
-    count = np.isfinite(errors).sum(1)
-    scale = horizons**growth / np.sqrt(count / np.maximum(count - 1, 1))
-    own = own / scale[:, None]
-    squared = nan_mean(own**2, axis=0)  # (M,)
-    prior = PRIOR_ORIGINS * PRIOR_SD_LOG**2
-    weight = PRIOR_ORIGINS + origins
-    pooled = (prior + origins * _mean_or_zero(squared)) / weight
-    shared = (prior + origins * _mean_or_zero((common / horizons**common_growth) ** 2)) / weight
-    seen = np.where(np.isfinite(squared), origins, 0.0)
-    variance = (SHARED_ORIGINS * pooled + seen * np.nan_to_num(squared)) / (SHARED_ORIGINS + seen)
-    unproven = _distance_to_ats(curves, target, predictor) if origins == 0 else 0.0
+@dataclass(frozen=True)
+class Draws:
+    """N standard Student t errors, shared by all predictors so that they are compared alike."""
+
+    own: Array  # (N, M)
+    common: Array  # (N, 1)
+
+    @classmethod
+    def of(cls, candidates: tuple[str, ...], seed: int, count: int) -> Draws:
+        """Every candidate has its own stream, named after it: its company changes nothing."""
+
+        def errors(*indices: str) -> Array:
+            return generator(seed, "forecast", *indices).standard_t(_DEGREES, count)
+
+        own = [errors("candidate", name) for name in candidates]
+        return cls(np.stack(own, axis=1), errors("common")[:, None])
+
+
+def spread(backtest: Backtest, name: str, known: int) -> Spread:
+    """Of the prediction that ``name`` makes for the target from the first ``known`` sizes."""
+    last = backtest.curves.sizes[known - 1]
     # inside the data a prediction still errs as if half a doubling away
-    reach = max(np.log2(target / curves.sizes[-1]), 0.5)
-    return Spread(
-        sd_log=np.sqrt(variance * reach ** (2 * growth) + unproven**2 + noise_log(curves) ** 2),
-        common_sd_log=float(np.sqrt(shared) * reach**common_growth),
-        degrees=weight,
-    )
+    reach = max(float(np.log2(backtest.target / last)), 0.5)
+    own_sd = backtest.scale(known)[:, -1]
+    typical = _geometric_mean(own_sd)
+    share = own_sd / typical
+    cells = backtest.cells(name, known)
+    errors = cells.errors / _geometric_mean(cells.scale)[:, None]
+    weights = _weights(cells.horizons, np.isfinite(errors).sum(1) > 0)
+    growth = _growth(cells.horizons, errors)
+    errors = errors / cells.horizons[:, None] ** growth
+    scale = typical * reach**growth
+    common = nan_mean(errors, axis=1)
+    squared = _mean_square((errors - common[:, None]) / np.sqrt(share), weights)
+    prior, origins = _PRIOR_ORIGINS * _PRIOR_SCALE**2, float(cells.origins)
+    weight = _PRIOR_ORIGINS + origins
+    pooled = (prior + origins * float(np.nan_to_num(nan_mean(squared, axis=0)))) / weight
+    shared = (prior + origins * float(np.nansum(weights * common**2))) / weight
+    seen = np.where(np.isfinite(squared), origins, 0.0)
+    variance = (_POOLED_ORIGINS * pooled + seen * np.nan_to_num(squared)) / (_POOLED_ORIGINS + seen)
+    return Spread(np.sqrt(variance * share) * scale, float(np.sqrt(shared)) * scale)
 
 
-def forecast(
-    candidates: tuple[str, ...], predicted: Array, uncertainty: Spread, seed: int, draws: int
-) -> Forecast:
-    """Interval and P(best) of the ``predicted`` (M,) losses from seeded draws; NaN never wins.
+def forecast(predicted: Array, uncertainty: Spread, draws: Draws) -> Forecast:
+    """Interval, P(best) and expected regret of ``predicted`` (M,) losses; NaN never wins.
 
-    Every candidate has its own stream, named after it, so that neither the order nor the company
-    changes its draws. P(best) is smoothed towards uniform: draws alone rule nobody out.
+    P(best) is smoothed towards uniform: draws alone rule nobody out.
     """
-    count = len(predicted)
-
-    def errors(*indices: str) -> Array:
-        return generator(seed, "forecast", *indices).standard_t(uncertainty.degrees, draws)
-
-    own = np.stack([errors("candidate", name) for name in candidates], 1) * uncertainty.sd_log
-    common = errors("common")[:, None] * uncertainty.common_sd_log
-    log_losses = np.log(predicted) + own + common
+    count, drawn = len(predicted), len(draws.own)
+    common = draws.common * uncertainty.common_sd_log
+    log_losses = np.log(predicted) + draws.own * uncertainty.sd_log + common
     low, high = (np.exp(np.quantile(log_losses, q, axis=0)).astype(float) for q in (0.1, 0.9))
-    best = np.where(np.isfinite(log_losses), log_losses, np.inf).argmin(1)
+    ranked = np.where(np.isfinite(log_losses), log_losses, np.inf)
+    best = ranked.argmin(1)
     wins = np.bincount(best, minlength=count).astype(float)
-    p_best = 0.98 * (wins + 0.5) / (draws + count / 2) + 0.02 / count
-    return Forecast(low, high, p_best)
+    p_best = 0.98 * (wins + 0.5) / (drawn + count / 2) + 0.02 / count
+    losses = np.exp(log_losses)
+    regret: Array = (losses - losses[np.arange(drawn), best][:, None]).mean(0)
+    cautious = predicted * np.exp(_CAUTION * uncertainty.sd_log)
+    return Forecast(low, high, cautious, p_best, regret)
 
 
 def noise_log(curves: Curves) -> float:
@@ -109,54 +124,43 @@ def noise_log(curves: Curves) -> float:
     bends = np.abs(bends) * np.sqrt((others + 1) / np.maximum(others, 1))
     bends = bends[np.isfinite(bends)]
     # .6745: the median of |x| for a standard normal x
-    return float(np.median(bends) / (0.6745 * np.sqrt(6))) if len(bends) else PRIOR_NOISE_LOG
+    return float(np.median(bends) / (0.6745 * np.sqrt(6))) if len(bends) else _PRIOR_NOISE_LOG
 
 
-def _backtest(curves: Curves, predictor: Predictor) -> tuple[Array, Array, int]:
-    """Horizons in doublings (C,), log errors (C, M) and the number of origins.
-
-    Each origin, the sizes known at the time, is asked for the next size and for the last one.
-    """
-    log_losses = np.log(curves.mean_losses)
-    last = len(curves.sizes) - 1
-    horizons, errors, origins = [], [], set()
-    for origin in range(max(predictor.needed_sizes, 1) - 1, last):
-        known = curves.until(curves.sizes[origin])
-        for j in sorted({origin + 1, last}):
-            try:
-                predicted = predictor.predict(known, float(curves.sizes[j])).loss
-            except DataError:  # too few finished cells that early
-                break
-            error = log_losses[:, j] - np.log(predicted)
-            if np.isfinite(error).any():
-                errors.append(error)
-                horizons.append(np.log2(curves.sizes[j] / curves.sizes[origin]))
-                origins.add(origin)
-    return np.array(horizons), np.reshape(errors, (-1, len(log_losses))), len(origins)
+def _geometric_mean(sd: Array) -> Array:
+    """Over candidates, the last axis."""
+    mean: Array = np.exp(nan_mean(np.log(sd), axis=-1))
+    return mean
 
 
-def _distance_to_ats(curves: Curves, target: float, predictor: Predictor) -> Array:
-    """(M,) how far, in log loss, a prediction that no backtest supports strays from a plain line.
-
-    A law with as many parameters as points fits them all and may then go anywhere.
-    """
-    try:
-        ats = PREDICTORS["ats"].predict(curves, target).loss
-    except DataError:
-        ats = curves.last_losses
-    distance: Array = np.log(predictor.predict(curves, target).loss / ats)
-    return np.nan_to_num(distance - nan_mean(distance, axis=0))
+def _weights(horizons: Array, told: Mask) -> Array:
+    """(C,) summing to 1 over cells that were ``told``: every horizon counts alike, though short
+    ones have more cells."""
+    weights = np.zeros(len(horizons))
+    _, place, count = np.unique(np.round(horizons[told]), return_inverse=True, return_counts=True)
+    weights[told] = 1 / count[place] / max(len(count), 1)
+    return weights
 
 
-def _growth(horizons: Array, squared: Array, prior: float) -> float:
-    """Exponent of the error's growth with the horizon: a slope shrunk to the prior, at least 0."""
-    if len(horizons) == 0:
-        return prior
-    x = np.log(horizons) - np.log(horizons).mean()
-    y = 0.5 * np.log(squared + 1e-10)
-    seen = np.isfinite(y)
-    return max(float((x @ np.where(seen, y, 0.0) + prior) / (x @ x + 1.0)), 0.0)
+def _growth(horizons: Array, errors: Array) -> float:
+    """Exponent by which errors outgrow HRB's sd with the horizon, shrunk to none."""
+    count = np.isfinite(errors).sum(1)
+    centred = errors - nan_mean(errors, axis=1)[:, None]
+    squares = np.nansum(centred**2, axis=1) / np.maximum(count - 1, 1)
+    used = (count > 1) & (squares > 0)
+    if not used.any():
+        return 0.0
+    x, y = np.log(horizons[used]), 0.5 * np.log(squares[used])
+    x, y = x - x.mean(), y - y.mean()
+    return float(x @ y / (x @ x + (_LOG_SD / _GROWTH_SD) ** 2))
 
 
-def _mean_or_zero(values: Array) -> float:
-    return float(np.nan_to_num(nan_mean(values, axis=0)))
+def _mean_square(own: Array, weights: Array) -> Array:
+    """(M,) weighted mean of squares over cells, for the degree of freedom that the mean took."""
+    seen = np.isfinite(own)
+    total = (weights[:, None] * seen).sum(0)
+    squares = np.where(seen, own, 0.0) ** 2
+    count = np.maximum(seen.sum(1, keepdims=True), 1)
+    squares = squares * count / np.maximum(count - 1, 1)
+    mean = (weights[:, None] * squares).sum(0) / np.where(total > 0, total, 1.0)
+    return np.where(total > 0, mean, np.nan)

@@ -1,30 +1,78 @@
 """curve: the cells of all candidates in one table, without what varies between machines.
 
-Key: the cells. Table: ``cells``. A cell's key does not contain its candidate's name, so names are
-given here.
+Key: the cells, and each candidate's family and tokenizer. Table: ``cells``. A cell's key does not
+contain its candidate's name, so names are given here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 
 from lensllm import schemas
+from lensllm.curves import Array, Curves, curves_from_cells
 from lensllm.store import Recipe, Ref, write_table
+from tasks import heavy_tails, kernel, past
 from tasks.cell import Cell
+from tasks.models import Model
 from tasks.stage import Step, Work
 
-VERSION = 1
+VERSION = 2
 
 
-def step(cells: Mapping[Cell, Ref]) -> Step:
-    recipe = Recipe("curve", VERSION, upstream={str(cell): ref for cell, ref in cells.items()})
+def step(cells: Mapping[Cell, Ref], models: Sequence[Model]) -> Step:
+    facts = {m.name: {"family": m.family, "tokenizer": str(m.tokenizer)} for m in models}
+    upstream = {str(cell): ref for cell, ref in cells.items()}
+    recipe = Recipe("curve", VERSION, {"candidates": facts}, upstream)
     return Step("curves", recipe, in_worker=False)
 
 
 def build(work: Work) -> None:
-    frames = [
-        work.store.table(ref, "cell").assign(candidate=Cell.parse(label).candidate)
-        for label, ref in work.upstream.items()
-    ]
+    frames = []
+    for label, ref in work.upstream.items():
+        candidate = Cell.parse(label).candidate
+        facts = work.params["candidates"][candidate]
+        frames.append(work.store.table(ref, "cell").assign(candidate=candidate, **facts))
     cells = pd.concat(frames).sort_values(["candidate", "size", "seed"], kind="stable")
     write_table(work.folder, "curve/cells", cells[schemas.schema("curve/cells").names])
+
+
+def read(work: Work) -> Curves:
+    """The curves up to the budget of a stage that has them upstream, with what else it was given:
+    kernels, weight metrics, and curves of the past to learn the prior from."""
+    metric, budget = work.params["metric"], work.params["budget"]
+    cells = work.store.table(work.upstream["curve"], "cells")
+    spectra = {n: kernel.read_spectrum(work.store, r) for n, r in labelled(work, "kernel").items()}
+    curves = curves_from_cells(cells, metric, budget, spectra or None)
+    tails = {n: heavy_tails.read(work.store, r) for n, r in labelled(work, "heavy_tails").items()}
+    return replace(
+        curves,
+        kernel_scale=work.params["scale"],
+        weight_metrics=_by_metric(tails, curves.candidates),
+        prior=past.prior(work.store, labelled(work, "past").values(), metric),
+    )
+
+
+def _by_metric(
+    found: Mapping[str, Mapping[str, float]], candidates: Sequence[str]
+) -> dict[str, Array] | None:
+    """(M,) of each metric, NaN for a candidate that was not measured."""
+    names = {metric for row in found.values() for metric in row}
+    rows = [found.get(candidate, {}) for candidate in candidates]
+    return {n: np.array([row.get(n, np.nan) for row in rows]) for n in sorted(names)} or None
+
+
+def labelled(work: Work, kind: str) -> dict[str, Ref]:
+    """The upstream of a kind by label: ``kernel:gpt2`` is the kernel of gpt2."""
+    found = {}
+    for role, ref in work.upstream.items():
+        name, _, label = role.partition(":")
+        if name == kind and label:
+            found[label] = ref
+    return found
+
+
+def roles(kind: str, refs: Mapping[str, Ref]) -> dict[str, Ref]:
+    """Upstream roles of a kind, as ``labelled`` reads them."""
+    return {f"{kind}:{label}": ref for label, ref in refs.items()}

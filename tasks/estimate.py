@@ -49,6 +49,7 @@ class Forecast:
     measured_pace: bool  # from finished cells rather than assumed
     peak_bytes: float  # of all slots together
     to_pretrain: int  # embedded candidates that must be made first
+    at_most: bool  # a sweep policy will ask for fewer cells
 
     @property
     def minutes(self) -> float:
@@ -70,6 +71,7 @@ class Forecast:
             "expected_minutes": self.minutes,
             "expected_peak_bytes": self.peak_bytes,
             "slots": self.slots,
+            "at_most": self.at_most,
         }
 
 
@@ -98,6 +100,7 @@ def forecast(plan: Plan, store: Store, slots: int) -> Forecast:
         measured_pace=pace is not None,
         peak_bytes=at_once * (_BYTES_PER_WEIGHT * largest + _BYTES_OF_A_WORKER),
         to_pretrain=sum(not store.has(s.ref) for m in plan.models for s in m.steps[-1:]),
+        at_most=plan.config.sweep.policy != "all",
     )
 
 

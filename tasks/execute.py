@@ -49,6 +49,10 @@ class Run:
             except Exception as error:  # whoever watches must not cost the run
                 log.warning("%s could not be told '%s': %s", type(observer).__name__, event, error)
 
+    def is_lost(self, ref: Ref) -> bool:
+        """Whether this run will not make ``ref`` any more."""
+        return ref in self.failures or ref in self.skipped
+
     def fail(self, step: Step, reason: str) -> None:
         self.failures[step.ref] = (step.label, reason)
         self.tell("failed", step, reason)
@@ -113,7 +117,7 @@ def run_steps(
     while waiting or pending:
         for step in list(waiting.values()):
             needs = set(step.recipe.upstream.values())
-            if any(ref in run.failures or ref in run.skipped for ref in needs):
+            if any(run.is_lost(ref) for ref in needs):
                 del waiting[step.ref]
                 run.skipped.add(step.ref)
                 run.tell("skipped", step)

@@ -32,6 +32,7 @@ class Model:
     upstream: Mapping[str, Ref] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()  # what makes it, in order; none for a folder
     specification: ZooSpec | None = None  # of an embedded candidate
+    family: str = ""  # the architecture, which hrb takes for kinship
     work: float = 1.0  # of one example, relative to other candidates: about its weights
 
 
@@ -43,7 +44,15 @@ def resolve(candidate: Candidate, max_tokens: int, store: Store) -> Model:
     checkpoint.check(folder, max_tokens)
     weights, tokens = _fingerprints(folder)
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    return Model(candidate.name, folder, tokens, folder, {"model": weights}, work=size / 4)
+    return Model(
+        candidate.name,
+        folder,
+        tokens,
+        folder,
+        {"model": weights},
+        family=checkpoint.family(folder),
+        work=size / 4,
+    )
 
 
 def _builtin(candidate: Candidate, store: Store) -> Model:
@@ -64,6 +73,7 @@ def _builtin(candidate: Candidate, store: Store) -> Model:
         upstream={"model": model.ref},
         steps=(text, bpe, model),
         specification=specs.SPECS[name],
+        family=specs.SPECS[name].architecture,
         work=specs.SPECS[name].work,
     )
 

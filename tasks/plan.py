@@ -6,27 +6,36 @@ A key is made of parameters and other keys, never of contents, so the whole swee
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
 
 from lensllm.config import Pipeline
 from lensllm.data import sampling
+from lensllm.heavy_tails import check_installed
+from lensllm.ranking import verdict
 from lensllm.store import Ref, Store
 from tasks import (
+    checks,
     curvature,
     curve,
     dataset,
     drift,
     finetune,
+    heavy_tails,
     kernel,
     law,
     models,
+    past,
     ranking,
     report,
     sample,
     tokens,
 )
 from tasks.cell import Cell
+from tasks.goal import Goal
 from tasks.models import Model
 from tasks.stage import Step, make
 
@@ -42,9 +51,11 @@ class Plan:
     samples: tuple[Step, ...]  # one per repeat
     drift: Step
     tokens: dict[str, Step]  # by candidate
-    cells: dict[Cell, Step]
+    cells: dict[Cell, Step]  # all that a policy may ask for
     kernels: dict[str, Step]  # by candidate; empty when switched off
+    heavy_tails: dict[str, Step]  # by candidate; empty when switched off
     curvatures: dict[Cell, Step]
+    past: dict[str, Ref]  # curves of other data sets; empty when switched off
 
     @property
     def observed(self) -> tuple[int, ...]:
@@ -52,30 +63,55 @@ class Plan:
         return self.config.sweep.sizes
 
     @property
-    def steps(self) -> list[Step]:
-        """Everything to make, upstream first."""
+    def told(self) -> dict[str, Ref]:
+        """What predictors are told beside the cells, by upstream role."""
+        return {
+            **curve.roles("kernel", {name: step.ref for name, step in self.kernels.items()}),
+            **curve.roles("heavy_tails", {n: step.ref for n, step in self.heavy_tails.items()}),
+            **curve.roles("past", self.past),
+        }
+
+    @property
+    def groundwork(self) -> list[Step]:
+        """What no policy decides on, upstream first."""
         # The heaviest candidates first: their cells are then not what everybody waits for.
         making = [s for m in sorted(self.models, key=lambda m: -m.work) for s in m.steps]
         order = [self.dataset, *self.samples, *making, *self.tokens.values(), self.drift]
-        order += [*self.kernels.values(), *self.cells.values(), *self.curvatures.values()]
-        once: dict[Ref, Step] = {}
-        for step in order:
-            once.setdefault(step.ref, step)
-        return list(once.values())
+        order += [*self.kernels.values(), *self.heavy_tails.values()]
+        return list({step.ref: step for step in order}.values())
+
+    @property
+    def steps(self) -> list[Step]:
+        """Everything that a run makes at most before it concludes, upstream first."""
+        order = [*self.groundwork, *self.cells.values(), *self.curvatures.values()]
+        return list({step.ref: step for step in order}.values())
 
 
 @dataclass(frozen=True)
 class Conclusion:
     """The small stages after the sweep, over the cells that finished."""
 
-    curve: Step
+    goal: Goal
+    curve: Ref
     law: Step
     ranking: Step
+    checks: Step
     report: Step
+    before: tuple[Step, ...] = ()  # what makes the curves
 
     @property
     def steps(self) -> list[Step]:
-        return [self.curve, self.law, self.ranking, self.report]
+        return [*self.before, self.law, self.ranking, self.checks, self.report]
+
+    def predictions(self, store: Store) -> pd.DataFrame:
+        """The rows of ranking/predictions at the budget that the answer is for."""
+        rows = store.table(self.ranking.ref, "predictions")
+        return rows[rows["budget"] == self.goal.budget]
+
+    def verdict(self, store: Store) -> str:
+        """The answer in words."""
+        ranking = self.goal.ranking
+        return verdict(self.predictions(store), ranking.predictor, self.goal.target, ranking.metric)
 
 
 def data_steps(config: Pipeline) -> list[Step]:
@@ -87,6 +123,8 @@ def data_steps(config: Pipeline) -> list[Step]:
 def check(config: Pipeline, store: Store) -> None:
     """Raise ``LensError`` for what can be known to be wrong before a server or worker starts."""
     ranking.check(config)
+    if config.heavy_tails.enabled:
+        check_installed()
     data_steps(config)
     _models(config, store)
 
@@ -128,6 +166,10 @@ def make_plan(config: Pipeline, store: Store) -> Plan:
             for m in found
             if config.kernel.enabled
         },
+        heavy_tails={m.name: heavy_tails.step(m) for m in found}
+        if config.heavy_tails.enabled
+        else {},
+        past=past.find(store, data.ref) if config.ranking.prior == "store" else {},
         curvatures={
             cell: curvature.step(
                 config,
@@ -144,25 +186,56 @@ def make_plan(config: Pipeline, store: Store) -> Plan:
     )
 
 
-def conclude(name: str, plan: Plan, store: Store, failed: Iterable[tuple[str, str]]) -> Conclusion:
-    """Curve, laws, ranking and report of ``name`` over what is in the store."""
-    cells = {c: s.ref for c, s in plan.cells.items() if store.has(s.ref)}
-    kernels = {n: s.ref for n, s in plan.kernels.items() if store.has(s.ref)}
-    curvatures = {str(c): s.ref for c, s in plan.curvatures.items() if store.has(s.ref)}
-    curves = curve.step(cells)
-    laws = law.step(plan.config, curves.ref, kernels)
-    ranks = ranking.step(plan.config, plan.target, curves.ref, kernels, curvatures)
-    upstream = {
-        "curve": curves.ref,
-        "law": laws.ref,
-        "ranking": ranks.ref,
-        **({"drift": plan.drift.ref} if store.has(plan.drift.ref) else {}),
-        **{f"cell:{cell}": ref for cell, ref in cells.items()},
-        **{f"kernel:{name}": ref for name, ref in kernels.items()},
-        **{f"curvature:{cell}": ref for cell, ref in curvatures.items()},
+def conclude(
+    name: str,
+    plan: Plan,
+    store: Store,
+    failed: Iterable[tuple[str, str]],
+    chosen: Iterable[Cell],
+    decisions: Sequence[Ref],
+) -> Conclusion:
+    """Curve, laws, ranking, checks and report of ``name`` over those ``chosen`` cells that are in
+    the store, and what else of the plan is."""
+
+    def made(kind: str, steps: Mapping[Any, Step]) -> dict[str, Ref]:
+        refs = {str(label): step.ref for label, step in steps.items() if store.has(step.ref)}
+        return curve.roles(kind, refs)
+
+    cells = {cell: plan.cells[cell] for cell in chosen}
+    goal = Goal.of(name, plan.config, plan.target)
+    present = {cell: step.ref for cell, step in cells.items() if store.has(step.ref)}
+    curves = curve.step(present, plan.models)
+    evidence = {
+        **made("kernel", plan.kernels),
+        **made("curvature", {c: s for c, s in plan.curvatures.items() if c in cells}),
     }
-    page = report.step(name, plan.config, plan.target, upstream, list(failed))
-    return Conclusion(curves, laws, ranks, page)
+    informing = {**made("heavy_tails", plan.heavy_tails), **curve.roles("past", plan.past)}
+    shown = {
+        **({"drift": plan.drift.ref} if store.has(plan.drift.ref) else {}),
+        **made("cell", cells),
+        **curve.roles("decision", {str(i): ref for i, ref in enumerate(decisions)}),
+    }
+    kernels = {label: ref for label, ref in evidence.items() if label.startswith("kernel:")}
+    laws = law.step(goal, {"curve": curves.ref, **kernels})
+    ranks = ranking.step(goal, {"curve": curves.ref, **evidence, **informing})
+    return close(goal, curves.ref, laws, ranks, {**evidence, **shown}, failed, (curves,))
+
+
+def close(
+    goal: Goal,
+    curves: Ref,
+    laws: Step,
+    ranks: Step,
+    evidence: Mapping[str, Ref],
+    failed: Iterable[tuple[str, str]],
+    before: tuple[Step, ...] = (),
+) -> Conclusion:
+    """Checks and report over a ranking; ``evidence`` is what else the report shows."""
+    upstream = {"curve": curves, "law": laws.ref, "ranking": ranks.ref}
+    decided = {r: ref for r, ref in evidence.items() if r.startswith(("decision:", "simulation"))}
+    findings = checks.step(goal, {**upstream, **decided})
+    page = report.step(goal, {**upstream, "checks": findings.ref, **evidence}, list(failed))
+    return Conclusion(goal, curves, laws, ranks, findings, page, before)
 
 
 def _models(config: Pipeline, store: Store) -> tuple[Model, ...]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lensllm.config import Pipeline
+from lensllm.config import Tracking
 from lensllm.store import Store
-from tasks.plan import Conclusion, Plan
+from tasks.plan import Conclusion
 from tasks.stage import Step, module
 from tasks.tracking import Tracker
 
@@ -25,20 +25,24 @@ class MlflowProjection:
     A stage is tracked when its module has a ``tracked(store, ref)`` that returns one flat row.
     """
 
-    def __init__(self, pipeline: str, settings: Pipeline, store: Store) -> None:
+    def __init__(
+        self, name: str, tracking: Tracking, settings: Mapping[str, Any], store: Store
+    ) -> None:
+        """``settings`` are what the run is told apart by, and its parameters in MLflow."""
+        self._tracking = tracking
         self._settings = settings
         self._store = store
-        self._pipeline = pipeline
+        self._name = name
         self._tracker: Tracker | None = None
         self._parent = ""
 
     def __enter__(self) -> MlflowProjection:
-        if self._settings.tracking.enabled:
-            uri = self._settings.tracking.uri or f"sqlite:///{self._store.root / 'mlflow.db'}"
-            text = self._settings.model_dump_json(exclude={"engine", "tracking", "schedule"})
+        if self._tracking.enabled:
+            uri = self._tracking.uri or f"sqlite:///{self._store.root / 'mlflow.db'}"
+            text = json.dumps(self._settings)
             key = hashlib.sha256(text.encode()).hexdigest()[:16]
-            self._tracker = Tracker(uri, f"lensllm/{self._pipeline}")
-            self._parent = self._tracker.parent(key, self._pipeline, _flat(json.loads(text)))
+            self._tracker = Tracker(uri, f"lensllm/{self._name}")
+            self._parent = self._tracker.parent(key, self._name, _flat(self._settings))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -70,17 +74,25 @@ class MlflowProjection:
                 step=int(row.get("size", 0)),
             )
 
-    def conclude(self, plan: Plan, conclusion: Conclusion, folder: Path) -> None:
-        """The ranking as metrics of the parent, the figure and the report as its files."""
+    def conclude(self, conclusion: Conclusion, folder: Path) -> None:
+        """Ranking and scores as metrics of the parent, the figure and the report as its files."""
         if not self._tracker:
             return
-        predictions = self._store.table(conclusion.ranking.ref, "predictions")
-        chosen = predictions[predictions["predictor"] == plan.config.ranking.predictor]
+        goal = conclusion.goal
+        predictions = conclusion.predictions(self._store)
+        chosen = predictions[predictions["predictor"] == goal.ranking.predictor]
         metrics = {
             f"{column}/{row.candidate}": float(getattr(row, column))
             for row in chosen.itertuples()
             for column in ("predicted", "p_best", "measured")
         }
+        scores = self._store.table(conclusion.ranking.ref, "scores")
+        for row in scores[scores["budget"] == goal.budget].to_dict("records"):
+            metrics |= {
+                f"{score}/{row['predictor']}": float(value)
+                for score, value in row.items()
+                if score not in ("budget", "predictor")
+            }
         self._tracker.finish(self._parent, metrics, [folder / "curves.png", folder / "report.html"])
 
 

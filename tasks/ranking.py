@@ -1,7 +1,7 @@
 """ranking: every predictor's answer at the target, its score where there is a truth, and the cost.
 
-Key: curves, kernels, target, budget and the ranking's settings. Tables: ``predictions``,
-``scores``, ``cost``.
+Key: curves, kernels, weight metrics, curves of the past, target, budgets and the ranking's
+settings. Tables: ``predictions``, ``scores``, ``comparison``, ``weights``, ``skipped``, ``cost``.
 """
 
 import math
@@ -12,48 +12,30 @@ import pandas as pd
 from lensllm.config import Pipeline
 from lensllm.errors import ConfigError, DataError, suggestion
 from lensllm.predictors import PREDICTORS
-from lensllm.ranking import rank
+from lensllm.ranking import Question, rank
 from lensllm.store import Recipe, Ref, write_table
-from tasks import law
+from tasks import curve
 from tasks.cell import Cell
+from tasks.goal import Goal
 from tasks.stage import Step, Work
 
-VERSION = 1
+VERSION = 2
 
 
-def step(
-    config: Pipeline,
-    target: int,
-    curve: Ref,
-    kernels: Mapping[str, Ref],
-    curvatures: Mapping[str, Ref],
-) -> Step:
+def step(goal: Goal, upstream: Mapping[str, Ref]) -> Step:
+    """``upstream`` has curve, and kernel:…, heavy_tails:…, curvature:…, past:… by label."""
     params = {
-        "target": target,
-        "budget": config.sweep.max,
-        "metric": config.ranking.metric,
-        "draws": config.ranking.draws,
-        "predictor": config.ranking.predictor,
+        **goal.curve_params,
+        **goal.question_params,
         "predictors": list(PREDICTORS),
-        "scale": config.law.scale,
-        "seed": config.seed,
-    }
-    upstream = {
-        "curve": curve,
-        **{f"kernel:{name}": ref for name, ref in kernels.items()},
-        **{f"curvature:{cell}": ref for cell, ref in curvatures.items()},
     }
     return Step("ranking", Recipe("ranking", VERSION, params, upstream), in_worker=False)
 
 
 def check(config: Pipeline) -> None:
     """Raise ``ConfigError`` now, not after the sweep, when the predictor cannot answer."""
+    check_name(config.ranking.predictor, "ranking.predictor")
     name = config.ranking.predictor
-    if name not in PREDICTORS:
-        raise ConfigError(
-            f"ranking.predictor: no predictor '{name}'{suggestion(name, PREDICTORS)}; "
-            f"there are {', '.join(PREDICTORS)}"
-        )
     needed, sizes = PREDICTORS[name].needed_sizes, config.sweep.sizes
     if len(sizes) < needed:
         raise ConfigError(
@@ -62,21 +44,46 @@ def check(config: Pipeline) -> None:
         )
 
 
+def check_name(name: str, where: str) -> None:
+    """Raise ``ConfigError`` when there is no predictor ``name``."""
+    if name not in PREDICTORS:
+        raise ConfigError(
+            f"{where}: no predictor '{name}'{suggestion(name, PREDICTORS)}; "
+            f"there are {', '.join(PREDICTORS)}"
+        )
+
+
 def build(work: Work) -> None:
     params = work.params
     cells = work.store.table(work.upstream["curve"], "cells")
-    curves = law.read_curves(work)
+    curves = curve.read(work)
     at_target = cells[cells["size"] == params["target"]]
     measured = at_target.groupby("candidate")[params["metric"]].mean()
     truth = measured.reindex(list(curves.candidates)).to_numpy() if len(measured) else None
-    ranking = rank(
-        curves, params["target"], params["predictors"], truth, params["seed"], params["draws"]
-    )
-    if reason := ranking.skipped.get(params["predictor"]):
-        raise DataError(f"ranking.predictor: {params['predictor']} cannot answer. {reason}")
-    write_table(work.folder, "ranking/predictions", ranking.predictions)
-    write_table(work.folder, "ranking/scores", ranking.scores)
+    question = read_question(work)
+    ranking = rank(curves, question, truth)
+    lacking = ranking.skipped[
+        (ranking.skipped["predictor"] == question.reference)
+        & (ranking.skipped["budget"] == question.budgets[-1])
+    ]
+    for reason in lacking["reason"]:
+        raise DataError(f"ranking.predictor: {question.reference} cannot answer. {reason}")
+    for table, rows in vars(ranking).items():
+        write_table(work.folder, f"ranking/{table}", rows)
     write_table(work.folder, "ranking/cost", _cost(work, curves.candidates, cells))
+
+
+def read_question(work: Work) -> Question:
+    """The question in the parameters of a stage."""
+    params = work.params
+    return Question(
+        target=params["target"],
+        budgets=tuple(params["budgets"]),
+        predictors=tuple(params["predictors"]),
+        reference=params["reference"],
+        seed=params["seed"],
+        draws=params["draws"],
+    )
 
 
 def _cost(work: Work, candidates: Sequence[str], cells: pd.DataFrame) -> pd.DataFrame:

@@ -9,29 +9,29 @@ from dataclasses import astuple
 
 import pandas as pd
 
-from lensllm.config import Pipeline, public
+from lensllm.measure import versions
 from lensllm.ranking import verdict
 from lensllm.store import Recipe, Ref
-from tasks import kernel
+from tasks import decision, kernel
 from tasks.cell import Cell
+from tasks.curve import labelled
+from tasks.goal import Goal
 from tasks.stage import Step, Work
 
-VERSION = 1
+VERSION = 2
 _MACHINE = ["candidate", "size", "seed", "seconds", "peak_memory_bytes"]
 
 
-def step(
-    pipeline: str,
-    config: Pipeline,
-    target: int,
-    upstream: Mapping[str, Ref],
-    failed: Sequence[tuple[str, str]],
-) -> Step:
-    """``upstream`` has curve, law, ranking, drift, and cell:…, kernel:…, curvature:… by label."""
+def step(goal: Goal, upstream: Mapping[str, Ref], failed: Sequence[tuple[str, str]]) -> Step:
+    """``upstream`` has curve, law, ranking, checks and, where there are, drift, losses, simulation,
+    and cell:…, kernel:…, curvature:…, decision:… by label."""
     params = {
-        "pipeline": pipeline,
-        "target": target,
-        "config": public(config),
+        "pipeline": goal.name,
+        "target": goal.target,
+        "metric": goal.ranking.metric,
+        "budget": goal.budget,
+        "predictor": goal.ranking.predictor,
+        "config": dict(goal.settings),
         "failed": [list(entry) for entry in failed],
     }
     return Step("report", Recipe("report", VERSION, params, upstream), in_worker=False)
@@ -41,51 +41,63 @@ def build(work: Work) -> None:
     from lensllm.report import figure, page
     from lensllm.report.data import ReportData
 
-    config = Pipeline.model_validate(work.params["config"])
+    params = work.params
 
     def read(role: str, table: str) -> pd.DataFrame:
+        if role not in work.upstream:
+            return pd.DataFrame()
         return work.store.table(work.upstream[role], table)
 
-    def labelled(kind: str) -> dict[str, Ref]:
-        return {
-            role.removeprefix(f"{kind}:"): ref
-            for role, ref in work.upstream.items()
-            if role.startswith(f"{kind}:")
-        }
+    def tables(kind: str, table: str) -> dict[str, pd.DataFrame]:
+        return {n: work.store.table(ref, table) for n, ref in labelled(work, kind).items()}
 
-    cells = {label: work.store.table(ref, "cell") for label, ref in labelled("cell").items()}
-    bounds = {label: work.store.table(ref, "bound") for label, ref in labelled("curvature").items()}
+    cells = tables("cell", "cell")
     predictions = read("ranking", "predictions")
+    final = predictions[predictions["budget"] == params["budget"]]
     data = ReportData(
-        pipeline=work.params["pipeline"],
-        metric=config.ranking.metric,
-        target=work.params["target"],
-        budget=config.sweep.max,
-        default_predictor=config.ranking.predictor,
-        verdict=verdict(
-            predictions, config.ranking.predictor, work.params["target"], config.ranking.metric
-        ),
+        pipeline=params["pipeline"],
+        metric=params["metric"],
+        target=params["target"],
+        budget=params["budget"],
+        default_predictor=params["predictor"],
+        verdict=verdict(final, params["predictor"], params["target"], params["metric"]),
         cells=read("curve", "cells"),
         fits=read("law", "fits"),
-        predictions=predictions,
-        scores=read("ranking", "scores"),
+        all_predictions=predictions,
+        all_scores=read("ranking", "scores"),
+        comparison=read("ranking", "comparison"),
+        weights=read("ranking", "weights"),
+        skipped=read("ranking", "skipped"),
+        findings=read("checks", "findings"),
+        decisions=decision.of(work),
+        examples=read("simulation", "cost"),
+        notes=read("losses", "notes"),
         cost=read("ranking", "cost"),
-        drift=read("drift", "sizes") if "drift" in work.upstream else pd.DataFrame(),
-        bounds=_named(bounds),
+        drift=read("drift", "sizes"),
+        bounds=_named(tables("curvature", "bound")),
         layers={
-            astuple(Cell.parse(label)): work.store.table(ref, "layers")
-            for label, ref in labelled("curvature").items()
+            astuple(Cell.parse(label)): table
+            for label, table in tables("curvature", "layers").items()
         },
-        machine=_named(cells)[_MACHINE],
+        machine=_named(cells)[_MACHINE] if cells else pd.DataFrame(columns=_MACHINE),
         kernels={
-            name: kernel.read_spectrum(work.store, ref) for name, ref in labelled("kernel").items()
+            name: kernel.read_spectrum(work.store, ref)
+            for name, ref in labelled(work, "kernel").items()
         },
-        failed=[(label, reason) for label, reason in work.params["failed"]],
-        config=work.params["config"],
-        versions=json.loads(next(iter(cells.values()))["versions"].iloc[0]),
+        failed=[(label, reason) for label, reason in params["failed"]],
+        config=params["config"],
+        versions=_versions(cells),
     )
     (work.folder / "report.html").write_text(page.render(data), encoding="utf-8")
     figure.save_png(figure.curves(data), work.folder / "curves.png")
+
+
+def _versions(cells: Mapping[str, pd.DataFrame]) -> dict[str, str]:
+    """Of what computed the cells; of what ranks them, where they were measured elsewhere."""
+    if not cells:
+        return versions()
+    known: dict[str, str] = json.loads(next(iter(cells.values()))["versions"].iloc[0])
+    return known
 
 
 def _named(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

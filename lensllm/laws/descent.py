@@ -15,6 +15,8 @@ from lensllm.laws.linear import Array, Mask, basis, non_negative
 
 BETAS = (0.01, 2.0)  # published fine-tuning curves lie in .05–1.3 (Lin 2024); slack on both sides
 _MOST_DAMPING = 1e6  # steps this short change nothing
+_NOTHING = 1e-9  # too small a part of the sum of squares to walk for
+_EXACT = 1e-24  # a sum of squares that is rounding alone
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,6 @@ class State:
     falling: Array  # fitted loss − E, the part that falls with D
     E: Array
     sum_squares: Array  # of the log residuals
-    no_floor: Mask  # E is fixed at 0
 
     def where(self, condition: Mask, other: State) -> State:
         """This state where ``condition`` (P, M) holds, ``other`` elsewhere."""
@@ -43,12 +44,18 @@ class State:
 
 
 def project(
-    sizes: Array, log_losses: Array, u: Array, v: Array, around: Array, no_floor: Mask
+    sizes: Array,
+    log_losses: Array,
+    u: Array,
+    v: Array,
+    around: Array,
+    no_floor: Mask | None = None,
 ) -> State:
     """Solve (B, E) at ln β = ``u``, ln offset = ``v``, (P, M), for ``log_losses`` (M, S) with NaN.
 
-    The log residual is linearised twice, first at the losses ``around`` (P, M, S): the error left
-    is of the order of the residual to the fourth power.
+    Where the mask ``no_floor`` (P, 1) holds, E is fixed at 0. The log residual is linearised twice,
+    first at the losses ``around`` (P, M, S): the error left is of the order of the residual to the
+    fourth power.
     """
     z, kappa = basis(sizes, u, v)
     mask = np.isfinite(log_losses)
@@ -65,73 +72,89 @@ def project(
         loss = a[..., None] * z + b[..., None]
         E = np.where(b - kappa * a > 1e-12 * b, b - kappa * a, 0.0)
     residual = np.where(mask, np.log(loss) - log_y, 0.0)
-    return State(u, v, loss, loss - E[..., None], E, (residual**2).sum(-1), no_floor)
+    return State(u, v, loss, loss - E[..., None], E, (residual**2).sum(-1))
 
 
 def descend(
-    sizes: Array, log_losses: Array, at: State, low: Array, high: Array, steps: int
+    sizes: Array,
+    log_losses: Array,
+    at: State,
+    low: Array,
+    high: Array,
+    steps: int,
+    no_floor: Mask | None = None,
 ) -> State:
-    """Walk every start downhill, ``low`` ≤ ln offset ≤ ``high`` (M,), until nothing moves."""
+    """Walk every start downhill, ``low`` ≤ ln offset ≤ ``high`` (M,).
+
+    Ends when no start would get below its curve's best if it gained twice what it expects to.
+    """
     damping = np.full(at.E.shape, 1e-2)
     for _ in range(steps):
-        du, dv = _step(sizes, log_losses, at, damping, low, high)
+        du, dv, gain = _step(sizes, log_losses, at, damping, low, high)
+        best = at.sum_squares.min(0)
+        hopeful = at.sum_squares - 2 * gain < (1 - _NOTHING) * best - _EXACT
+        if not hopeful.any():
+            break
         u = np.clip(at.log_beta + du, *np.log(BETAS))
         v = np.clip(at.log_offset + dv, low, high)
-        trial = project(sizes, log_losses, u, v, at.loss, at.no_floor)
+        trial = project(sizes, log_losses, u, v, at.loss, no_floor)
         better = trial.sum_squares < at.sum_squares
-        still = np.where(
-            better, trial.sum_squares > (1 - 1e-9) * at.sum_squares, damping >= _MOST_DAMPING
-        )
         at = trial.where(better, at)
-        if still.all():
-            break
         damping = np.clip(np.where(better, damping / 5, damping * 5), 1e-9, _MOST_DAMPING)
     return at
 
 
 def _step(
     sizes: Array, log_losses: Array, at: State, damping: Array, low: Array, high: Array
-) -> tuple[Array, Array]:
-    """Steps in (ln β, ln offset), (P, M) each; a coordinate pushed against its bound stays."""
-    mask = np.isfinite(log_losses)
-    columns = [*_log_jacobian(sizes, at, mask), np.where(mask, np.log(at.loss) - log_losses, 0.0)]
+) -> tuple[Array, Array, Array]:
+    """Steps in (ln β, ln offset) and by how much the sum of squares should fall, (P, M) each.
+
+    A coordinate pushed against its bound stays.
+    """
+    columns = _columns(sizes, log_losses, at)
     for i in (0, 1):  # what (B, E) can answer
-        columns[i + 1 :] = [_without(columns[i], column) for column in columns[i + 1 :]]
-    _, _, ju, jv, r = columns
-    gu, gv = (ju * r).sum(-1), (jv * r).sum(-1)
+        columns[i + 1 :] -= _along(columns[i], columns[i + 1 :])
+    ju, jv, r = columns[2:]
+    gu, gv = np.vecdot(ju, r), np.vecdot(jv, r)
     free_u = _free(at.log_beta, gu, np.log(BETAS[0]), np.log(BETAS[1]))
     free_v = _free(at.log_offset, gv, low, high)
     gu, gv = gu * free_u, gv * free_v
-    cross = (ju * jv).sum(-1) * (free_u & free_v)
-    uu = (ju**2).sum(-1) * (1 + damping) + 1e-30
-    vv = (jv**2).sum(-1) * (1 + damping) + 1e-30
-    determinant = uu * vv - cross**2
-    du = np.clip((cross * gv - vv * gu) / determinant, -1.0, 1.0)
-    dv = np.clip((cross * gu - uu * gv) / determinant, -5.0, 5.0)
-    return du, dv
+    cross = np.vecdot(ju, jv) * (free_u & free_v)
+    uu = np.vecdot(ju, ju) * (1 + damping) + 1e-30
+    vv = np.vecdot(jv, jv) * (1 + damping) + 1e-30
+    dv = np.clip((cross * gu - uu * gv) / (uu * vv - cross**2), -5.0, 5.0)
+    du = np.clip(-(gu + cross * dv) / uu, -1.0, 1.0)  # the best beside a shortened dv
+    dv = np.clip(-(gv + cross * du) / vv, -5.0, 5.0)  # and beside a shortened du
+    gain = -(2 * gu + uu * du + cross * dv) * du - (2 * gv + cross * du + vv * dv) * dv
+    return du, dv, gain
 
 
-def _log_jacobian(sizes: Array, at: State, mask: Mask) -> list[Array]:
-    """Derivatives of ln loss, (P, M, S) each, by ln B, E (0 where E = 0), ln β and ln offset.
+def _columns(sizes: Array, log_losses: Array, at: State) -> Array:
+    """(5, P, M, S): derivatives of ln loss by ln B, E (0 where E = 0), ln β, ln offset; residual.
 
-    Missing cells, where ``mask`` (M, S) is false, have 0.
+    Missing cells have 0.
     """
+    mask = np.isfinite(log_losses)
     exponent = np.exp(at.log_beta)[..., None] * np.log(sizes)
-    ratio: Array = np.exp(np.minimum(at.log_offset[..., None] - exponent, 700.0))  # offset / D^β
+    ratio = np.exp(np.minimum(at.log_offset[..., None] - exponent, 700.0))  # offset / D^β
     relative = at.falling / at.loss * mask
-    return [
-        relative,
-        np.where(at.E[..., None] > 0, mask / at.loss, 0.0),
-        -relative * exponent / (1 + ratio),
-        -relative * ratio / (1 + ratio),
-    ]
+    by_power = -relative / (1 + ratio)
+    return np.stack(
+        [
+            relative,
+            np.where(at.E[..., None] > 0, mask / at.loss, 0.0),
+            by_power * exponent,
+            by_power * ratio,
+            np.where(mask, np.log(at.loss) - log_losses, 0.0),
+        ]
+    )
 
 
-def _without(direction: Array, column: Array) -> Array:
-    """``column`` less its part along ``direction``, over the last axis."""
-    norm = np.maximum((direction**2).sum(-1, keepdims=True), 1e-300)
-    along: Array = direction * (direction * column).sum(-1, keepdims=True) / norm
-    return column - along
+def _along(direction: Array, columns: Array) -> Array:
+    """The parts of ``columns`` (K, …, S) along ``direction`` (…, S)."""
+    norm = np.maximum(np.vecdot(direction, direction), 1e-300)
+    part: Array = (np.vecdot(direction, columns) / norm)[..., None] * direction
+    return part
 
 
 def _free(x: Array, gradient: Array, low: Array | float, high: Array | float) -> Mask:

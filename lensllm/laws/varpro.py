@@ -48,21 +48,17 @@ def grid(sizes: Array, losses: Array, betas: int = 40, offsets: int = 120) -> Gr
     """
     log_betas = np.linspace(np.log(BETAS[0]), np.log(BETAS[1]), betas)
     log_offsets = np.linspace(np.log(1e-3), BETAS[1] * np.log(30 * sizes[-1]), offsets)
-    u, v = np.meshgrid(log_betas, log_offsets, indexing="ij")
-    z, kappa = basis(sizes, u.ravel(), v.ravel())
     weight = np.where(np.isfinite(losses), 1 / losses, 0.0).T  # (S, M)
     squared = weight**2
-    _, _, gain = non_negative(
-        kappa[:, None],
-        squared.sum(0),
-        z @ squared,
-        z**2 @ squared,
-        weight.sum(0),
-        z @ weight,
-        no_floor=None,
-    )
+    s1, sy = squared.sum(0), weight.sum(0)
     total = np.isfinite(losses).sum(1)  # Σ w²y²
-    return Grid(log_betas, log_offsets, (total - gain).reshape(betas, offsets, -1))
+    sum_squares = np.empty((betas, offsets, len(losses)))
+    for i, u in enumerate(log_betas):  # one β at a time stays in the processor's cache
+        z, kappa = basis(sizes, np.full(offsets, u), log_offsets)
+        sz, szz, szy = z @ squared, z**2 @ squared, z @ weight
+        _, _, gain = non_negative(kappa[:, None], s1, sz, szz, sy, szy, no_floor=None)
+        sum_squares[i] = total - gain
+    return Grid(log_betas, log_offsets, sum_squares)
 
 
 def profile(sizes: Array, losses: Array, on: Grid) -> Array:
@@ -73,10 +69,9 @@ def profile(sizes: Array, losses: Array, on: Grid) -> Array:
     """
     log_losses, around = _prepared(losses, len(on.log_offsets))
     v = np.broadcast_to(on.log_offsets[:, None], around.shape[:2])
-    floor_free = np.zeros(v.shape, bool)
 
     def squares(u: Array) -> Array:
-        return project(sizes, log_losses, u, v, around, floor_free).sum_squares
+        return project(sizes, log_losses, u, v, around).sum_squares
 
     best = on.sum_squares.argmin(0)
     low = on.log_betas[np.maximum(best - 1, 0)]
@@ -105,22 +100,22 @@ def solve(
 
     ``losses`` is (M, S), positive, NaN for missing cells.
     """
-    on = grid(sizes, losses)
+    on = grid(sizes, losses, betas=24, offsets=60)  # fine enough for a start in every valley
     count = len(losses)
     ceiling = np.exp(on.log_offsets[-1])
     low = np.log(np.clip(np.broadcast_to(lower, count), NO_OFFSET, ceiling))
     high = np.maximum(np.log(np.clip(np.broadcast_to(upper, count), NO_OFFSET, ceiling)), low)
     u, v = _starts(on, low, high)
     log_losses, around = _prepared(losses, len(u))
-    at = project(sizes, log_losses, u, v, around, np.zeros(u.shape, bool))
+    at = project(sizes, log_losses, u, v, around)
     at = descend(sizes, log_losses, at, low, high, steps=10)
     # The optimum has either E > 0, where the problem is smooth, or E = 0, where it is smooth once
     # E is fixed: a walk along the border between the two would take hundreds of steps.
     best_two = at.sum_squares.argsort(0)[:2]
     at = at.take(np.concatenate([best_two, best_two]))
-    fixed = np.repeat([False, True], 2)[:, None] & np.ones(count, bool)
-    at = project(sizes, log_losses, at.log_beta, at.log_offset, at.loss, fixed)
-    at = descend(sizes, log_losses, at, low, high, steps=60)
+    no_floor = np.repeat([False, True], 2)[:, None]
+    at = project(sizes, log_losses, at.log_beta, at.log_offset, at.loss, no_floor)
+    at = descend(sizes, log_losses, at, low, high, steps=60, no_floor=no_floor)
     return _solution(sizes, at.take(at.sum_squares.argmin(0)[None]))
 
 

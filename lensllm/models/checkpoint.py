@@ -34,3 +34,9 @@ def check(folder: Path, max_tokens: int) -> None:
             f"candidates: {folder} reads at most {context} tokens and data.max_tokens is "
             f"{max_tokens}; lower it to {context} for all, or leave the candidate out"
         )
+
+
+def family(folder: Path) -> str:
+    """The architecture by its transformers name, of a checked folder; empty where it has none."""
+    settings = json.loads((folder / "config.json").read_text())
+    return str(settings.get("model_type", ""))

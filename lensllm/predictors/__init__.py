@@ -1,27 +1,36 @@
-"""Predictors, one per file. To add one: write its ``predict`` and give it a line here."""
+"""Predictors, one per file. To add one: write its ``predict``, or the ``weigh`` of a
+mixture, and give it a line here."""
 
 from lensllm.predictors import (
     ats,
+    blend,
+    hrb,
     lensllm,
     lensllm_phase,
     model_size,
+    nlp_metrics,
     rectified,
+    stack,
     sub_tuning,
     vanilla,
     zero_shot,
 )
-from lensllm.predictors.prediction import Prediction, Predictor
+from lensllm.predictors.prediction import Mixture, Prediction, Predictor
 
-# growth: as measured over 1–8 doublings on the tables of Lin et al. 2024 (LensLLM: its law's)
-PREDICTORS: dict[str, Predictor] = {
-    "zero_shot": Predictor(zero_shot.predict, needed_sizes=0, growth=0.0),
-    "model_size": Predictor(model_size.predict, needed_sizes=1, growth=0.0),
+PREDICTORS: dict[str, Predictor | Mixture] = {
+    "zero_shot": Predictor(zero_shot.predict, needed_sizes=0),
+    "model_size": Predictor(model_size.predict, needed_sizes=1),
     "sub_tuning": Predictor(sub_tuning.predict, needed_sizes=1),
     "vanilla": Predictor(vanilla.predict, needed_sizes=3),
-    "rectified": Predictor(rectified.predict, needed_sizes=4, growth=1.6),
+    "rectified": Predictor(rectified.predict, needed_sizes=4),
     "ats": Predictor(ats.predict, needed_sizes=3),
-    "lensllm": Predictor(lensllm.predict, needed_sizes=4, growth=1.6),
+    "hrb": Predictor(hrb.predict, needed_sizes=1),
+    "blend": Mixture(("ats", "hrb"), blend.weigh, needed_sizes=3),
+    "stack": Mixture(("ats", "hrb"), stack.weigh, needed_sizes=3),
+    "lensllm": Predictor(lensllm.predict, needed_sizes=4),
     "lensllm_phase": Predictor(lensllm_phase.predict, needed_sizes=3),
+    "pl_alpha": Predictor(nlp_metrics.pl_alpha, needed_sizes=1),
+    "e_tpl_lambda": Predictor(nlp_metrics.e_tpl_lambda, needed_sizes=1),
 }
 
-__all__ = ["PREDICTORS", "Prediction", "Predictor"]
+__all__ = ["PREDICTORS", "Mixture", "Prediction", "Predictor"]

@@ -8,8 +8,8 @@ from lensllm.curves import Array, Curves
 from lensllm.predictors.prediction import Prediction
 
 
-def predict(curves: Curves, target: float, gamma: int = 3, tau: float = 5.0) -> Prediction:
-    """The accepted line at ``target``.
+def predict(curves: Curves, targets: Array, gamma: int = 3, tau: float = 5.0) -> Prediction:
+    """The accepted line at ``targets``.
 
     ``gamma`` is the least number of points of the regression, ``tau`` the residual, in standard
     deviations of the line's own, at which the walk to smaller sizes stops. Raises DataError when no
@@ -17,12 +17,12 @@ def predict(curves: Curves, target: float, gamma: int = 3, tau: float = 5.0) -> 
     """
     log_losses = np.log(curves.with_points(gamma, "ats"))
     log_sizes = np.log(curves.sizes)
-    predicted = np.full(len(log_losses), np.nan)
+    predicted = np.full((len(log_losses), len(targets)), np.nan)
     for i, y in enumerate(log_losses):
         seen = np.isfinite(y)
         if seen.any():
             slope, level = accepted_line(log_sizes[seen], y[seen], gamma, tau)
-            predicted[i] = level + slope * np.log(target)
+            predicted[i] = level + slope * np.log(targets)
     return Prediction(np.exp(predicted))
 
 

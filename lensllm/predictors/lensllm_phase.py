@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from lensllm.curves import Curves
+from lensllm.curves import Array, Curves
 from lensllm.laws import lensllm as law
 from lensllm.predictors.prediction import Prediction
 
 
-def predict(curves: Curves, target: float) -> Prediction:
-    """The fitted law at ``target``.
+def predict(curves: Curves, targets: Array) -> Prediction:
+    """The fitted law at ``targets``.
 
     Raises DataError without kernels or stopping times, or when no candidate has 3 sizes.
     """
-    return Prediction(law.fit(curves, mode="phase").predict(target)[:, 0])
+    return Prediction(law.fit(curves, mode="phase").predict(targets))

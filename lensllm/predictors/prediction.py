@@ -1,25 +1,41 @@
-"""What a predictor is: a function from curves and a target size to losses."""
+"""What a predictor is: a function from curves and target sizes to losses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from lensllm.curves import Array, Curves
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The loss at the target; NaN for a candidate whose curve is too short for the predictor."""
+    """Losses at T targets; NaN for a candidate whose curve is too short for the predictor."""
 
-    loss: Array  # (M,) in the unit of the curves
+    loss: Array  # (M, T) in the unit of the curves
+    sd_log: Array | None = None  # (M, T) of the log loss, where the predictor itself has one
+
+    @classmethod
+    def whatever(cls, loss: Array, targets: Array) -> Prediction:
+        """The same ``loss`` (M,) at every target."""
+        return cls(np.repeat(loss[:, None], len(targets), axis=1))
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """``predict(curves, target)`` raises DataError when the curves lack what it needs."""
+    """``predict(curves, targets)`` raises DataError when the curves lack what it needs."""
 
-    predict: Callable[[Curves, float], Prediction]
+    predict: Callable[[Curves, Array], Prediction]  # targets (T,)
     needed_sizes: int  # the fewest observed sizes it predicts from
-    # its error grows as doublings to this power, until a backtest says otherwise
-    growth: float = 1.0
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The mean of other predictors' log losses, weighed by how they did in the backtest."""
+
+    parts: tuple[str, ...]  # K names
+    # log errors (C, K, M) and horizons (C,) in doublings of C forecasts -> weights (K,), sum 1
+    weigh: Callable[[Array, Array], Array]
+    needed_sizes: int

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from lensllm.curves import Curves
+from lensllm.curves import Array, Curves
 from lensllm.laws import rectified as law
 from lensllm.predictors.prediction import Prediction
 
 
-def predict(curves: Curves, target: float) -> Prediction:
-    """The fitted law at ``target``. Raises DataError when no candidate has 4 sizes."""
-    return Prediction(law.fit(curves).predict(target)[:, 0])
+def predict(curves: Curves, targets: Array) -> Prediction:
+    """The fitted law at ``targets``. Raises DataError when no candidate has 4 sizes."""
+    return Prediction(law.fit(curves).predict(targets))

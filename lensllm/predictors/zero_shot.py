@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from lensllm.curves import Curves
+from lensllm.curves import Array, Curves
 from lensllm.errors import DataError
 from lensllm.predictors.prediction import Prediction
 
 
-def predict(curves: Curves, target: float) -> Prediction:
+def predict(curves: Curves, targets: Array) -> Prediction:
     """The loss at D = 0, whatever the target. Raises DataError when it was not measured."""
     if curves.zero_shot is None or not np.isfinite(curves.zero_shot).any():
         raise DataError("zero_shot needs the pretrained models' losses: add size 0 to the sweep.")
-    return Prediction(curves.zero_shot)
+    return Prediction.whatever(curves.zero_shot, targets)

@@ -21,7 +21,7 @@ class Check:
 
 
 def was_it_right(data: ReportData) -> Check:
-    """Compare the first of the ranking with the best candidate measured at the target."""
+    """Compare the first choice with the best candidate measured at the target."""
     rows = data.ranking
     known = rows.dropna(subset=["measured"])
     if known.empty:
@@ -29,9 +29,9 @@ def was_it_right(data: ReportData) -> Check:
             f"No candidate was fine-tuned on the target of {data.target:,} examples, "
             "so nothing here can be checked against the truth.",
         ))  # fmt: skip
-    chosen = rows.iloc[0]
+    chosen = rows[rows["candidate"] == data.choice].iloc[0]
     best = known.sort_values("measured", kind="stable").iloc[0]
-    details = _details(data, known)
+    details = (*_lowest(rows.iloc[0], chosen), *_details(data, known))
     if not math.isfinite(chosen["measured"]):
         return Check("open", "Not known.", (
             f"{chosen['candidate']} was chosen but not measured at {data.target:,} examples; "
@@ -45,7 +45,7 @@ def was_it_right(data: ReportData) -> Check:
     return Check("wrong", "No.", (
         f"{chosen['candidate']} was chosen and reaches {text.loss(chosen['measured'])} {data.unit} "
         f"at {data.target:,} examples; {best['candidate']} reaches {text.loss(best['measured'])}.",
-        f"Following the ranking costs {text.loss(regret)} {data.unit} "
+        f"That choice costs {text.loss(regret)} {data.unit} "
         f"({100 * regret / best['measured']:.1f} % of the best loss).",
         *details,
     ))  # fmt: skip
@@ -59,6 +59,16 @@ def _right(data: ReportData, chosen: pd.Series, known: pd.DataFrame) -> str:
     )
     others = known.loc[known["candidate"] != chosen["candidate"], "measured"]
     return f"{sentence}, the next {text.loss(others.min())}." if len(others) else f"{sentence}."
+
+
+def _lowest(first: pd.Series, chosen: pd.Series) -> tuple[str, ...]:
+    """What became of the lowest prediction, where it was not chosen."""
+    if first["candidate"] == chosen["candidate"] or not math.isfinite(first["measured"]):
+        return ()
+    return (
+        f"{first['candidate']}, predicted lower but less surely, "
+        f"reaches {text.loss(first['measured'])}.",
+    )
 
 
 def _details(data: ReportData, known: pd.DataFrame) -> tuple[str, ...]:

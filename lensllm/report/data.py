@@ -4,21 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lensllm import ranking
+from lensllm.schemas import schema
 from lensllm.spectrum import Spectrum
 
 Array = NDArray[np.float64]
 
 METRICS = {"bits_per_byte": "bits per byte", "nats_per_token": "nats per token"}
+_TABLES = {  # those that a replay of losses measured elsewhere may lack
+    "fits": "law/fits",
+    "comparison": "ranking/comparison",
+    "weights": "ranking/weights",
+    "skipped": "ranking/skipped",
+    "findings": "checks/findings",
+    "decisions": "sweep/decisions",
+    "examples": "simulation/cost",
+    "notes": "losses/notes",
+    "cost": "ranking/cost",
+    "drift": "drift/sizes",
+    "bounds": "curvature/bound",
+}
 
 
 @dataclass(frozen=True)
 class ReportData:
     """The tables behind one report; frames follow the schemas of ``lensllm.schemas``.
+
+    A frame without columns stands for a table that is not there, and becomes an empty one.
 
     Raises:
         ValueError: the metric is unknown or the default predictor has no predictions.
@@ -32,8 +50,15 @@ class ReportData:
     verdict: str  # one sentence for the top of the page
     cells: pd.DataFrame  # curve/cells
     fits: pd.DataFrame  # law/fits
-    predictions: pd.DataFrame  # ranking/predictions
-    scores: pd.DataFrame  # ranking/scores; no rows without a truth
+    all_predictions: pd.DataFrame  # ranking/predictions, at every budget
+    all_scores: pd.DataFrame  # ranking/scores, at every budget; no rows without a truth
+    comparison: pd.DataFrame  # ranking/comparison; no rows without a truth
+    weights: pd.DataFrame  # ranking/weights
+    skipped: pd.DataFrame  # ranking/skipped
+    findings: pd.DataFrame  # checks/findings
+    decisions: pd.DataFrame  # sweep/decisions; no rows when every candidate got every size
+    examples: pd.DataFrame  # simulation/cost; empty unless a policy was played on a table
+    notes: pd.DataFrame  # losses/notes; empty unless the losses were measured elsewhere
     cost: pd.DataFrame  # ranking/cost
     drift: pd.DataFrame  # drift/sizes
     bounds: pd.DataFrame  # curvature/bound, every cell looked at
@@ -50,26 +75,60 @@ class ReportData:
             raise ValueError(f"metric {self.metric!r} is none of {', '.join(METRICS)}")
         if not (self.predictions["predictor"] == self.default_predictor).any():
             raise ValueError(f"no predictions by the default predictor {self.default_predictor!r}")
+        for name, table in _TABLES.items():
+            if not len(getattr(self, name).columns):
+                object.__setattr__(self, name, schema(table).empty_table().to_pandas())
+
+    @cached_property  # asked for again and again by every figure
+    def predictions(self) -> pd.DataFrame:
+        """Those from everything that was paid for."""
+        return self.all_predictions[self.all_predictions["budget"] == self.budget]
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """Those of the predictions from everything that was paid for."""
+        return self.all_scores[self.all_scores["budget"] == self.budget]
+
+    @property
+    def budgets(self) -> list[int]:
+        """Every budget that was predicted from, ascending."""
+        return sorted(int(budget) for budget in self.all_predictions["budget"].unique())
+
+    @property
+    def replayed(self) -> bool:
+        """The losses were measured elsewhere: such a table has at least its metric noted."""
+        return len(self.notes) > 0
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """The largest D of every candidate that a policy gave no larger one."""
+        rows = self.decisions[self.decisions["dropped"] != ""]
+        return dict(zip(rows["candidate"], rows["budget"].astype(int), strict=True))
 
     @property
     def unit(self) -> str:
         """The metric in words."""
         return METRICS[self.metric]
 
-    @property
+    @cached_property
     def ranking(self) -> pd.DataFrame:
         """The default predictor's rows, best first."""
         rows = self.predictions[self.predictions["predictor"] == self.default_predictor]
         return rows.sort_values(["rank", "candidate"])
 
-    @property
+    @cached_property
+    def choice(self) -> str:
+        """The candidate to fine-tune: not always the first of the ranking."""
+        return ranking.choice(self.ranking)
+
+    @cached_property
     def candidates(self) -> list[str]:
         """Every candidate: the ranked ones best first, then those with too little to rank."""
         ranked = list(self.ranking["candidate"])
         seen = {*self.cells["candidate"], *self.cost["candidate"]}
         return ranked + sorted(seen - set(ranked))
 
-    @property
+    @cached_property
     def truth(self) -> dict[str, float]:
         """Measured loss at the target of every candidate that has one."""
         rows = self.ranking.dropna(subset=["measured"])
@@ -77,13 +136,15 @@ class ReportData:
 
     @property
     def drawn_law(self) -> str | None:
-        """The law whose lines are drawn: the default predictor's own, else rectified."""
-        laws = list(self.fits["law"])
-        wanted = [law for law in (self.default_predictor, "rectified") if law in laws]
-        return next(iter(wanted + laws), None)
+        """The law whose lines are drawn, if the default predictor is one.
+
+        Another law's line would lead elsewhere than to the prediction.
+        """
+        name = self.default_predictor
+        return name if name in set(self.fits["law"]) else None
 
     def fit(self, candidate: str) -> pd.Series | None:
-        """The drawn law's row of ``candidate``, or None when it could not be fitted."""
+        """The drawn law's row of ``candidate``; None without one, or if it could not be fitted."""
         rows = self.fits[
             (self.fits["candidate"] == candidate) & (self.fits["law"] == self.drawn_law)
         ]

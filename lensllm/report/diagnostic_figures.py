@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from lensllm.report import style, text
 from lensllm.report.data import Array, ReportData
 from lensllm.report.labels import Label, direct_labels
+from lensllm.report.panels import heading, panels, size_axis
 from lensllm.report.style import CROWD, INK, MUTED, PALETTE, PAPER, SHADE, WIDE, Layout
 
 _BOUND_ROWS = 24  # bars that still can be told apart; the table below the figure has every cell
@@ -28,7 +27,7 @@ def kernels(data: ReportData, layout: Layout = WIDE) -> Figure:
     shown = [name for name in looks if name in data.kernels]
     times = _times(data)
     with style.style():
-        figure, (left, right) = _panels(layout, 2, 3.4, layout.label_inches)
+        figure, (left, right) = panels(layout, 2, 3.4, layout.label_inches)
         labels = []
         for name in reversed(shown):
             look, spectrum = looks[name], data.kernels[name]
@@ -45,9 +44,9 @@ def kernels(data: ReportData, layout: Layout = WIDE) -> Figure:
             if look is not CROWD:
                 labels.append(Label(float(share[-1]) / 1.04, text.without_owner(name), look))
         left.set(xscale="log", yscale="log", xlabel="Index k")
-        _heading(left, "Eigenvalues of K/n", layout)
+        heading(left, "Eigenvalues of K/n", layout)
         right.set(xscale="log", xlim=(times[0], times[-1]), ylim=(0, 1.04), xlabel="Flow time t")
-        _heading(right, "Residual left, F(t) / F(0)", layout)
+        heading(right, "Residual left, F(t) / F(0)", layout)
         _stopping_times(right, data, layout)
         direct_labels(right, labels[::-1], layout)
     return figure
@@ -96,50 +95,21 @@ def bound(data: ReportData, layout: Layout = WIDE) -> Figure:
 
 def drift(data: ReportData, layout: Layout = WIDE) -> Figure:
     """How far each subset is from the full training set, in lengths and in words."""
-    panels = (
+    shown = (
         ("target_length_ks", "Target lengths, KS distance"),
         ("vocabulary_js_bits", "Target words, JS divergence, bits"),
         ("vocabulary_coverage", "Word occurrences covered"),
     )
     rows = data.drift.sort_values("size")
     with style.style():
-        figure, all_axes = _panels(layout, 3, 2.5, 0.0)
-        for axes, (column, title) in zip(all_axes, panels, strict=True):
+        figure, all_axes = panels(layout, 3, 2.5, 0.0)
+        for axes, (column, title) in zip(all_axes, shown, strict=True):
             axes.plot(rows["size"], rows[column], color=PALETTE[0], marker="o", markersize=4,
                       clip_on=False, zorder=3)  # fmt: skip
-            axes.set(xscale="log", ylim=(0, max(1e-3, 1.08 * _largest(rows[column]))))
-            axes.xaxis.set_major_locator(FixedLocator(_few([int(s) for s in rows["size"]])))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: text.size(size)))
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.set_xlabel("Training examples, D", fontsize=layout.font)
-            _heading(axes, title, layout)
+            axes.set_ylim(0, max(1e-3, 1.08 * _largest(rows[column])))
+            size_axis(axes, [int(size) for size in rows["size"]], "Training examples, D", layout)
+            heading(axes, title, layout)
     return figure
-
-
-def _panels(layout: Layout, count: int, height: float, right: float) -> tuple[Figure, list[Axes]]:
-    """``count`` axes ``height`` inches tall: in a row, or stacked where the layout is narrow."""
-    em = layout.font / 72
-    across = min(count, layout.columns)
-    down = -(-count // across)
-    figure = Figure(figsize=(layout.width, height * down))
-    left, bottom, top, between = 3.4 * em, 3.8 * em, 2.6 * em, 4.2 * em
-    wide = (layout.width - left - max(right, em) - between * (across - 1)) / across
-    tall = height - bottom - top
-    axes = []
-    for index in range(count):
-        column, row = index % across, index // across
-        x, y = left + column * (wide + between), (down - 1 - row) * height + bottom
-        box = (x / layout.width, y / height / down, wide / layout.width, tall / height / down)
-        axes.append(figure.add_axes(box))
-    return figure, axes
-
-
-def _heading(axes: Axes, words: str, layout: Layout) -> None:
-    axes.set_title(words, loc="left", fontsize=layout.font, weight="bold", pad=8)
-    axes.tick_params(labelsize=0.92 * layout.font, which="both")
-    axes.xaxis.label.set_fontsize(layout.font)
-    axes.grid(axis="x", visible=False)
-    axes.spines["left"].set_visible(False)
 
 
 def _times(data: ReportData) -> Array:
@@ -178,12 +148,6 @@ def _bound_rows(data: ReportData) -> pd.DataFrame:
     if len(rows) > _BOUND_ROWS:
         rows = rows.drop_duplicates("candidate", keep="last")
     return rows.head(_BOUND_ROWS)
-
-
-def _few(sizes: Sequence[int]) -> list[int]:
-    """At most five of ``sizes``, the first and the last among them."""
-    picked = np.linspace(0, len(sizes) - 1, min(5, len(sizes))).round().astype(int)
-    return [sizes[index] for index in picked]
 
 
 def _largest(values: pd.Series) -> float:

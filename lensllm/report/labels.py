@@ -36,6 +36,7 @@ class Label:
     name: str
     look: Look
     rank: str = ""
+    bold: bool = False
 
 
 def direct_labels(axes: Axes, labels: Sequence[Label], layout: Layout) -> None:
@@ -53,9 +54,11 @@ def direct_labels(axes: Axes, labels: Sequence[Label], layout: Layout) -> None:
             [1 + 2.0 * em], [height], marker=label.look.marker, color=label.look.colour,
             markersize=0.6 * layout.font, transform=axes.transAxes, clip_on=False, linestyle="none",
         )  # fmt: skip
+        width = layout.label_characters - 2 * label.bold  # bold letters are wider
         axes.text(
-            1 + 2.7 * em, height, label.rank + text.shorten(label.name, layout.label_characters),
+            1 + 2.7 * em, height, label.rank + text.shorten(label.name, width),
             fontsize=layout.font, va="center", transform=axes.transAxes, parse_math=False,
+            weight="bold" if label.bold else "normal",
         )  # fmt: skip
 
 

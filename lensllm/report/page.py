@@ -4,48 +4,96 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jinja2
 import yaml
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from lensllm.report import check, diagnostic_figures, diagnostic_tables, figure, style, tables, text
+from lensllm.report import (
+    budget_figure,
+    check,
+    diagnostic_figures,
+    diagnostic_tables,
+    figure,
+    findings,
+    predictor_tables,
+    style,
+    sweep_tables,
+    tables,
+    text,
+)
 from lensllm.report.data import ReportData
 
 _FILTERS = (
     text.loss, text.score, text.change, text.significant, text.rough, text.percent, text.size,
-    text.short, text.flops, text.memory, text.seconds,
+    text.short, text.flops, text.memory, text.seconds, text.unbroken,
 )  # fmt: skip
 
 
 def render(data: ReportData) -> str:
     """The report as HTML; equal data give equal text."""
-    spent = tables.cost(data)
-    predictors = tables.predictors(data)
-    drawn, other = tables.laws(data)
     return _template().render(
         data=data,
-        ranking=tables.ranking(data),
-        scale=tables.scale(data),
-        unranked=[name for name in data.candidates if name not in set(data.ranking["candidate"])],
-        incomplete=tables.incomplete(data),
-        check=check.was_it_right(data),
-        predictors=predictors,
-        scores=tables.SCORES,
-        best_scores=tables.best_scores(predictors),
-        laws=drawn,
-        other_laws=other,
-        kernels=diagnostic_tables.kernels(data),
-        layers=diagnostic_tables.layers(data),
-        cost=spent,
-        total=tables.total(spent),
-        log_candidates=math.log(len(data.ranking)),
-        nan=math.nan,
         figures=_figures(data),
         looks=style.looks(data),
         config=yaml.safe_dump(dict(data.config), sort_keys=False, allow_unicode=True),
+        nan=math.nan,
+        **_answer(data),
+        **_comparison(data),
+        **_diagnostics(data),
     )
+
+
+def _answer(data: ReportData) -> dict[str, Any]:
+    ranking = tables.ranking(data)
+    return {
+        "ranking": ranking,
+        "chosen": next(row for row in ranking if row.chosen),
+        "sized": any(math.isfinite(row.parameters) for row in ranking),
+        "scale": tables.scale(data),
+        "zero_shot": bool((data.cells["size"] == 0).any()),
+        "unranked": [
+            name for name in data.candidates if name not in set(data.ranking["candidate"])
+        ],
+        "incomplete": tables.incomplete(data),
+        "check": check.was_it_right(data),
+        "findings": findings.findings(data),
+        "rounds": sweep_tables.rounds(data),
+        "racers": sweep_tables.racers(data),
+        "stop": sweep_tables.stop(data),
+        "saved": sweep_tables.saved(data),
+    }
+
+
+def _comparison(data: ReportData) -> dict[str, Any]:
+    predictors = predictor_tables.predictors(data)
+    return {
+        "predictors": predictors,
+        "scores": predictor_tables.SCORES,
+        "best_scores": predictor_tables.best_scores(predictors),
+        "leads": predictor_tables.leads,
+        "with_interval": predictor_tables.WITH_INTERVAL,
+        "compared": list(dict.fromkeys(data.comparison["score"])),
+        "mixtures": predictor_tables.mixtures(data),
+        "skipped": predictor_tables.skipped(data),
+        "by_budget": predictor_tables.by_budget(data),
+        "log_candidates": math.log(len(data.ranking)),
+    }
+
+
+def _diagnostics(data: ReportData) -> dict[str, Any]:
+    spent = tables.cost(data)
+    first, others = tables.laws(data)
+    return {
+        "laws": first,
+        "other_laws": others,
+        "kernels": diagnostic_tables.kernels(data),
+        "layers": diagnostic_tables.layers(data),
+        "cost": spent,
+        "total": tables.total(spent),
+    }
 
 
 def _template() -> jinja2.Template:
@@ -56,8 +104,13 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {function.__name__: function for function in _FILTERS}
+    environment.filters |= {function.__name__: function for function in (*_FILTERS, breakable)}
     return environment.get_template("page.html.j2")
+
+
+def breakable(name: str) -> Markup:
+    """``name``, escaped, that may go on in a new line after an owner or folder."""
+    return Markup(escape(name).replace("/", Markup("/<wbr>")))
 
 
 def _figures(data: ReportData) -> dict[str, tuple[Markup, Markup]]:
@@ -65,6 +118,8 @@ def _figures(data: ReportData) -> dict[str, tuple[Markup, Markup]]:
     drawings: dict[str, tuple[Callable[[ReportData, style.Layout], Figure], str]] = {
         "curves": (figure.curves, "Learning curves of the candidates, measured and extrapolated")
     }
+    if predictor_tables.by_budget(data):
+        drawings["budgets"] = (budget_figure.budgets, "Scores of the predictors at every budget")
     if data.kernels:
         drawings["kernels"] = (
             diagnostic_figures.kernels,

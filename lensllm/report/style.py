@@ -96,13 +96,13 @@ CROWD = Look(None, OTHERS, "o")
 
 
 def looks(data: ReportData) -> dict[str, Look]:
-    """A look for every candidate: the best ranked and the true best stand out, the rest is grey."""
+    """A look for every candidate: the choice, the true best and the best ranked stand out."""
     candidates = data.candidates
+    named = candidates
     if len(candidates) > len(PALETTE):
         best = [] if not data.truth else [min(data.truth, key=lambda name: data.truth[name])]
-        named = list(dict.fromkeys([*candidates[: len(PALETTE) - 1], *best]))
-    else:
-        named = candidates
+        standing_out = list(dict.fromkeys([data.choice, *best, *candidates]))[: len(PALETTE)]
+        named = [name for name in candidates if name in standing_out]
     own = {name: Look(index, PALETTE[index], MARKERS[index]) for index, name in enumerate(named)}
     return {name: own.get(name, CROWD) for name in candidates}
 

@@ -36,8 +36,10 @@ class Ranked:
     low: float
     high: float
     p_best: float
+    expected_regret: float
     measured: float
     measured_rank: int
+    chosen: bool
     bar: Bar
 
     @property
@@ -63,6 +65,7 @@ def ranking(data: ReportData) -> list[Ranked]:
     low, high = scale(data)
     looks = style.looks(data)
     sizes = parameters(data)
+    chosen = data.choice
 
     def place(value: float) -> float | None:
         if not math.isfinite(value):
@@ -79,8 +82,10 @@ def ranking(data: ReportData) -> list[Ranked]:
             low=row["low"],
             high=row["high"],
             p_best=row["p_best"],
+            expected_regret=row["expected_regret"],
             measured=row["measured"],
             measured_rank=int(row["measured_rank"]),
+            chosen=row["candidate"] == chosen,
             bar=Bar(*(place(row[key]) for key in ("low", "high", "predicted", "measured"))),
         )
         for _, row in data.ranking.iterrows()
@@ -88,70 +93,15 @@ def ranking(data: ReportData) -> list[Ranked]:
 
 
 def parameters(data: ReportData) -> dict[str, float]:
-    """Weights of each candidate that has a cell."""
+    """Weights of each candidate that has a cell; NaN where unknown."""
     counts = data.cells.groupby("candidate")["parameters"].max()
-    return {str(name): float(count) for name, count in counts.items()}
+    numbers = counts.to_numpy(dtype=float, na_value=math.nan)
+    return dict(zip(counts.index.astype(str), map(float, numbers), strict=True))
 
 
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows as mappings from column to value."""
     return [{str(column): cell for column, cell in row.items()} for row in frame.to_dict("records")]
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """One line of the comparison: what a predictor would have chosen, and how it scored."""
-
-    name: str
-    chosen: str
-    predicted: float
-    p_best: float
-    scores: Mapping[str, float]
-
-
-SCORES = {  # column → heading, and whether the best value is the largest, smallest or neither
-    "rel_acc": ("RelAcc", max),
-    "regret": ("Regret", min),
-    "pearson": ("Pearson", max),
-    "spearman": ("Spearman", max),
-    "kendall": ("Kendall", max),
-    "rmse_log": ("RMSE, log", min),
-    "coverage_80": ("Coverage", None),
-    "p_best_log_score": ("Log score", min),
-}
-
-
-def predictors(data: ReportData) -> list[Predictor]:
-    """Every predictor, the default first, the others by the regret of their choice."""
-    scores = {row["predictor"]: row for row in _records(data.scores)}
-    lines = []
-    for name, rows in data.predictions.groupby("predictor"):
-        best = rows.sort_values(["rank", "candidate"]).iloc[0]
-        line = Predictor(
-            name=str(name),
-            chosen=best["candidate"],
-            predicted=best["predicted"],
-            p_best=best["p_best"],
-            scores=scores.get(name, {}),
-        )
-        lines.append(line)
-
-    def order(line: Predictor) -> tuple[bool, float, str]:
-        regret = line.scores.get("regret", math.nan)
-        known = regret if math.isfinite(regret) else math.inf
-        return line.name != data.default_predictor, known, line.name
-
-    return sorted(lines, key=order)
-
-
-def best_scores(lines: list[Predictor]) -> dict[str, float]:
-    """The best value of each score that has one."""
-    best = {}
-    for column, (_, choose) in SCORES.items():
-        values = [v for line in lines if math.isfinite(v := line.scores.get(column, math.nan))]
-        if choose is not None and values:
-            best[column] = choose(values)
-    return best
 
 
 @dataclass(frozen=True)
@@ -165,15 +115,22 @@ class Law:
 
 
 def laws(data: ReportData) -> tuple[list[Law], list[Law]]:
-    """The fits of the drawn law, and those of all other laws, in the order of the ranking."""
+    """The fits of one law, and those of all others, in the order of the ranking.
+
+    The first is the law that is drawn; without one the rectified, if it was fitted.
+    """
     place = {name: index for index, name in enumerate(data.candidates)}
-    order = data.fits["candidate"].map(place)
+    order, fitted = data.fits["candidate"].map(place), list(data.fits["law"])
     lines = [
         Law(row["candidate"], row["law"], row, _phase(row["transition_size"], data.budget))
-        for row in _records(data.fits.assign(place=order).sort_values(["law", "place"]))
+        for row in records(data.fits.assign(place=order).sort_values(["law", "place"]))
     ]
-    drawn = [line for line in lines if line.law == data.drawn_law]
-    return drawn, [line for line in lines if line.law != data.drawn_law]
+    first = next((name for name in (data.drawn_law, "rectified") if name in set(fitted)), None)
+    first = first or next(iter(fitted), None)
+    return (
+        [line for line in lines if line.law == first],
+        [line for line in lines if line.law != first],
+    )
 
 
 def _phase(transition: float, budget: int) -> str:
@@ -183,14 +140,17 @@ def _phase(transition: float, budget: int) -> str:
 
 
 def incomplete(data: ReportData) -> list[str]:
-    """Candidates with fewer sizes than the sweep has up to the budget, in words."""
+    """Candidates with fewer sizes than the sweep has up to the budget, in words.
+
+    Those that a policy dropped have no more by intent.
+    """
     paid = data.cells[data.cells["size"] <= data.budget]
     wanted = paid["size"].nunique()
     found = paid.groupby("candidate")["size"].nunique()
     return [
         f"{name} ({found.get(name, 0)} of {wanted} sizes)"
         for name in data.candidates
-        if found.get(name, 0) < wanted
+        if found.get(name, 0) < wanted and name not in data.dropped
     ]
 
 
@@ -211,10 +171,15 @@ class Spent:
 
 
 def cost(data: ReportData) -> list[Spent]:
-    """One line per candidate; seconds and memory are those of the cells up to the budget."""
+    """One line per candidate; seconds and memory are those of the cells up to the budget.
+
+    No line at all where nothing is known of the cost, as for losses measured elsewhere.
+    """
+    if not np.isfinite(data.cost[["spent_flops", "full_flops"]]).all(axis=1).any():
+        return []
     paid = data.machine[data.machine["size"] <= data.budget].groupby("candidate")
     time, memory = paid["seconds"].sum(), paid["peak_memory_bytes"].max()
-    flops = {row["candidate"]: row for row in _records(data.cost)}
+    flops = {row["candidate"]: row for row in records(data.cost)}
     return [
         Spent(
             name,

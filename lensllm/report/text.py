@@ -30,6 +30,13 @@ def score(value: float) -> str:
     return f"{value:.3f}".replace("-", "−") if math.isfinite(value) else MISSING
 
 
+def interval(low: float, high: float) -> str:
+    """Both ends with three decimals; in words where a minus sign would be taken for a dash."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return f"{score(low)}{' to ' if low < 0 else '–'}{score(high)}"
+
+
 def change(share: float) -> str:
     """A relative difference in percent, with its sign."""
     return f"{100 * share:+.1f} %".replace("-", "−") if math.isfinite(share) else MISSING
@@ -66,6 +73,11 @@ def percent(share: float) -> str:
     if 0.995 <= share < 1:
         return "> 99 %"
     return f"{100 * share:.0f} %".replace("-", "−")
+
+
+def unbroken(sentence: str) -> str:
+    """``sentence`` with every per cent sign held to its number."""
+    return sentence.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def size(examples: float) -> str:

@@ -4,6 +4,7 @@ import pytest
 
 from lensllm.curves import Curves, curves_from_cells, nan_mean
 from lensllm.errors import DataError
+from lensllm.prior import Prior
 from lensllm.schemas import schema
 from lensllm.spectrum import Spectrum
 
@@ -66,6 +67,18 @@ def test_what_was_not_recorded_is_none():
     assert (curves.zero_shot, curves.parameters, curves.stop_times) == (None, None, None)
 
 
+def test_families_stand_in_the_candidates_order():
+    family = TABLE["candidate"].map({"al": "opt"})
+
+    def read(**columns):
+        return curves_from_cells(TABLE.assign(**columns), "bits_per_byte", 400).families
+
+    assert read(family=family) == ("", "opt")
+    assert read(family="gpt") == ("gpt", "gpt")
+    assert read(family="") is None
+    assert read(family=None) is None
+
+
 def test_spectra_are_used_only_when_every_candidate_has_one():
     zeta, al = (Spectrum(np.ones(1), np.full(1, x)) for x in (1.0, 2.0))
 
@@ -109,6 +122,48 @@ def test_until_forgets_larger_sizes():
     np.testing.assert_array_equal(curves.mean_losses[:, :2], known.mean_losses)
     np.testing.assert_array_equal(curves.stop_times[:, :2], known.stop_times)
     np.testing.assert_array_equal(curves.zero_shot, known.zero_shot)
+
+
+EVERYTHING = Curves(
+    ("a", "b", "c"),
+    np.array([100.0, 200.0]),
+    np.arange(1.0, 13.0).reshape(3, 2, 2),
+    zero_shot=np.array([7.0, 8.0, NAN]),
+    parameters=np.array([1e6, 2e6, 3e6]),
+    families=("x", "", "y"),
+    weight_metrics={"pl_alpha": np.array([2.0, 3.0, 4.0])},
+    spectra=tuple(Spectrum(np.full(1, x), np.ones(1)) for x in (1.0, 2.0, 3.0)),
+    stop_times=np.arange(6.0).reshape(3, 2),
+    kernel_scale="literal",
+    prior=Prior((0.0, 1.0, 2.0)),
+)
+
+
+def test_until_knows_the_candidates_as_before():
+    known = EVERYTHING.until(100)
+
+    for name in ("zero_shot", "parameters", "families", "weight_metrics", "spectra", "prior"):
+        assert getattr(known, name) is getattr(EVERYTHING, name)
+
+
+def test_only_some_candidates_in_the_order_asked_for():
+    two = EVERYTHING.only(["c", "a"])
+
+    assert (two.candidates, two.families) == (("c", "a"), ("y", "x"))
+    np.testing.assert_array_equal(two.losses, EVERYTHING.losses[[2, 0]])
+    np.testing.assert_array_equal(two.zero_shot, [NAN, 7.0])
+    np.testing.assert_array_equal(two.parameters, [3e6, 1e6])
+    np.testing.assert_array_equal(two.weight_metrics["pl_alpha"], [4.0, 2.0])
+    np.testing.assert_array_equal(two.stop_times, [[4.0, 5.0], [0.0, 1.0]])
+    assert two.spectra == (EVERYTHING.spectra[2], EVERYTHING.spectra[0])
+    for name in ("sizes", "kernel_scale", "prior"):
+        assert getattr(two, name) is getattr(EVERYTHING, name)
+
+
+def test_only_leaves_unknown_what_is_unknown():
+    bare = Curves(("a", "b"), np.array([100.0]), np.ones((2, 1, 1))).only(["b"])
+
+    assert bare == Curves(("b",), bare.sizes, bare.losses)
 
 
 def test_last_losses_are_those_of_the_largest_finished_size():

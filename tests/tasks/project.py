@@ -1,35 +1,39 @@
 """A whole pipeline in one process: real stages on a data file and a checkpoint made on the spot."""
 
 import json
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from lensllm import seeds
-from lensllm.config import Pipeline
+from lensllm.config import Pipeline, Replay
 from lensllm.models import tokenizer
 from lensllm.models.specs import ZooSpec
-from lensllm.store import Recipe, Store, write_table
-from tasks import pretrain
+from lensllm.store import Recipe, Ref, Store, write_table
+from tasks import losses, pretrain, replay, simulation
 from tasks import tokenizer as tokenizer_stage
-from tasks.plan import Plan, conclude, make_plan
+from tasks.plan import Conclusion, Plan, conclude, make_plan
+from tasks.rounds import Sweep, sweep
 from tasks.stage import Step, make
 
 WORDS = ["red", "green", "blue", "small", "large", "round"]
 TINY = ZooSpec("tiny", "gpt2", 16, 1, 2, {"docs": 1.0}, steps=3, learning_rate=1e-2, length=8)
+WIDTHS = {"narrow": 16, "wide": 32}
 
 
-def write_inputs(folder: Path) -> Pipeline:
-    """Two checkpoints of different width and 160 rows to sort words by."""
+def write_inputs(folder: Path, widths: Mapping[str, int] = WIDTHS, rows: int = 160) -> Pipeline:
+    """A checkpoint per name, of that width, and rows to sort words by."""
     draw = seeds.generator(0, "rows")
-    rows = []
-    for _ in range(160):
+    lines = []
+    for _ in range(rows):
         asked = draw.choice(WORDS, 4).tolist()
-        rows.append({"prompt": " ".join(asked), "completion": " ".join(sorted(asked))})
-    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        lines.append({"prompt": " ".join(asked), "completion": " ".join(sorted(asked))})
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
     bpe = tokenizer.train([" ".join(WORDS)] * 10, vocabulary=300)
-    for name, width in (("narrow", 16), ("wide", 32)):
+    for name, width in widths.items():
         torch.manual_seed(0)
         config = GPT2Config(
             vocab_size=len(bpe),
@@ -50,24 +54,51 @@ def write_inputs(folder: Path) -> Pipeline:
                 "test_examples": 20,
                 "max_tokens": 32,
             },
-            "candidates": [str(folder / "narrow"), str(folder / "wide")],
+            "candidates": [str(folder / name) for name in widths],
             "sweep": {"min": 4, "max": 32, "target": 64, "measure_target": True},
             "finetune": {"batch_size": 4, "learning_rate": 1e-2},
             "kernel": {"probes": 6},
             "curvature": {"sizes": [4], "examples": 3, "lanczos_steps": 3, "trace_probes": 2},
+            "heavy_tails": {"enabled": True},
         }
     )
 
 
+def changed(config: Pipeline, **sections: Mapping[str, Any]) -> Pipeline:
+    """``config`` with some settings of some sections replaced."""
+    content = config.model_dump(mode="json")
+    return Pipeline.model_validate(
+        content | {name: {**content[name], **settings} for name, settings in sections.items()}
+    )
+
+
+def make_all(store: Store, steps: Iterable[Step]) -> list[Step]:
+    """Make the steps in their order; those that were not there."""
+    return [step for step in steps if not make(store.root, step.recipe, step.hints)]
+
+
+def play(store: Store, plan: Plan, broken: Collection[Ref] = ()) -> Sweep:
+    """Round after round, as the flow does it but without a server; the ``broken`` are never made."""
+    make_all(store, plan.groundwork)
+    while True:
+        now = sweep(plan, store, lost=lambda ref: ref in broken)
+        if not make_all(store, [step for step in now.steps if step.ref not in broken]):
+            return now
+
+
+def finish(store: Store, plan: Plan, played: Sweep) -> Conclusion:
+    """The stages after the sweep, made."""
+    ending = conclude("tiny", plan, store, [], played.cells, played.decisions)
+    make_all(store, ending.steps)
+    return ending
+
+
 def run(store: Store, config: Pipeline) -> tuple[Plan, list[Step]]:
-    """Make every artefact of ``config`` without a server; the plan and all steps."""
+    """Make every artefact of ``config`` without a server; the plan and steps of every stage."""
     plan = make_plan(config, store)
-    for step in plan.steps:
-        make(store.root, step.recipe, step.hints)
-    ending = conclude("tiny", plan, store, []).steps
-    for step in ending:
-        make(store.root, step.recipe, step.hints)
-    return plan, [*plan.steps, *ending, *_embedded(store)]
+    ending = finish(store, plan, play(store, plan))
+    others = [*_embedded(store), *_decisions(store, config), *_replayed(store)]
+    return plan, [*plan.steps, *ending.steps, *others]
 
 
 def _embedded(store: Store) -> list[Step]:
@@ -76,7 +107,23 @@ def _embedded(store: Store) -> list[Step]:
     rows = [{"kind": "docs", "text": " ".join(WORDS * 20)}] * 20
     store.make(text, lambda folder: write_table(folder, "pretext/texts", rows))
     bpe = tokenizer_stage.step(text.ref)
-    make(store.root, bpe.recipe, bpe.hints)
     model = pretrain.step(TINY, text.ref, bpe.ref)
-    make(store.root, model.recipe, model.hints)
+    make_all(store, [bpe, model])
     return [bpe, model]
+
+
+def _decisions(store: Store, config: Pipeline) -> list[Step]:
+    """What a policy decides with one more size below and, at most, one more above."""
+    sizes = {"min": 2, "max": 64, "target": 96, "measure_target": False, "policy": "halving"}
+    played = play(store, make_plan(changed(config, sweep=sizes), store))
+    return [step for step in played.steps if step.stage == "decision"]
+
+
+def _replayed(store: Store) -> list[Step]:
+    """A published table and a policy played on it."""
+    asked = Replay(table="gigaword", policy="halving")
+    table = losses.step(asked.table)
+    make_all(store, [table])
+    played = simulation.step(replay.goal(asked, store, table.ref), "halving", table.ref)
+    make_all(store, [played])
+    return [table, played]

@@ -45,14 +45,13 @@ def test_projection_is_the_least_squares_of_the_log_loss(log_losses, beta):
 @pytest.mark.parametrize("no_floor", [False, True])
 def test_the_end_is_stationary_and_below_the_start(log_losses, no_floor):
     at = start(log_losses, 0.9, 3.0, no_floor)
-    end = descend(SIZES, log_losses, at, *BOUNDS, steps=100)
+    fixed = np.full((1, 1), no_floor)
+    end = descend(SIZES, log_losses, at, *BOUNDS, steps=100, no_floor=fixed)
 
     assert end.sum_squares < at.sum_squares
     assert no_floor == (end.E[0, 0] == 0)
     for du, dv in ((1e-3, 0), (-1e-3, 0), (0, 1e-3), (0, -1e-3), (1e-3, 2e-3)):
-        beside = project(
-            SIZES, log_losses, end.log_beta + du, end.log_offset + dv, end.loss, end.no_floor
-        )
+        beside = project(SIZES, log_losses, end.log_beta + du, end.log_offset + dv, end.loss, fixed)
         assert beside.sum_squares[0, 0] >= end.sum_squares[0, 0] * (1 - 1e-9)
 
 
@@ -67,7 +66,7 @@ def test_bounds_hold(log_losses):
 def test_take_and_where_choose_starts_by_curve():
     logs = np.log(np.array([[3.0, 2.0, 1.5], [3.0, 2.9, 2.8]]))
     u = np.log([[0.2, 0.2], [0.8, 0.8]])
-    at = project(SIZES[:3], logs, u, np.zeros((2, 2)), np.exp(np.stack([logs] * 2)), u > 9)
+    at = project(SIZES[:3], logs, u, np.zeros((2, 2)), np.exp(np.stack([logs] * 2)))
 
     taken = at.take(np.array([[1, 0]]))
     merged = at.where(np.array([[True, False]] * 2), at.take(np.array([[1, 1], [0, 0]])))

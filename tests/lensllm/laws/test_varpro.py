@@ -74,6 +74,14 @@ def test_a_curve_with_a_jump_is_fitted_as_well_as_scipy_does():
     assert np.all(found.sum_squares <= oracle * (1 + 1e-5))
 
 
+def test_a_long_valley_is_walked_to_its_end():
+    # Four points that the law meets exactly, where ln β and ln offset can only move together.
+    sizes = 200 * 2.0 ** np.arange(4)
+    found = solve(sizes, np.array([[3.08740983, 2.36910447, 1.93941225, 1.68239343]]))
+
+    np.testing.assert_allclose(found.sum_squares, 0, atol=1e-15)
+
+
 @settings(max_examples=15, deadline=None)
 @given(factor=st.floats(0.01, 100), seed=st.integers(0, 50))
 def test_scaling_the_losses_scales_b_and_e_alone(factor, seed):

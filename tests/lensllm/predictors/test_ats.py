@@ -8,6 +8,7 @@ from lensllm.errors import DataError
 from lensllm.predictors import ats
 
 SIZES = 200 * 2.0 ** np.arange(11)
+FAR = np.array([1e5])
 # Losses at D = 200 … 204,800 measured by Lin et al. 2024 (FLAN, FLAN, Gigaword), and AtS's
 # prediction at 1,638,400 from budgets 3,200, 25,600 and 204,800. With these predictions of all 30
 # models, PearCorr and RelAcc equal those published in every cell.
@@ -73,18 +74,18 @@ def test_published_curves(column, budget):
     losses = np.array([losses for losses, _ in MEASURED.values()])
     expected = [predicted[column] for _, predicted in MEASURED.values()]
 
-    actual = ats.predict(curves(losses).until(budget), 1_638_400).loss
+    actual = ats.predict(curves(losses).until(budget), np.array([1_638_400.0])).loss[:, 0]
 
     np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
 @given(slope=st.floats(-0.5, 0.0), level=st.floats(0, 3))
-def test_a_power_law_is_continued(slope, level):
-    losses = np.exp(level) * SIZES**slope
+def test_a_power_law_is_continued_to_every_target(slope, level):
+    losses, targets = np.exp(level) * SIZES**slope, np.array([1e5, 1e7, 1e9])
 
-    np.testing.assert_allclose(
-        ats.predict(curves(losses), 1e7).loss, np.exp(level) * 1e7**slope, rtol=1e-9
-    )
+    actual = ats.predict(curves(losses), targets).loss
+
+    np.testing.assert_allclose(actual, [np.exp(level) * targets**slope], rtol=1e-9)
 
 
 def test_it_stops_at_the_bend_and_ignores_everything_before():
@@ -112,10 +113,10 @@ def test_gamma_points_are_all_used_and_fewer_refused():
 
     three = curves(losses, SIZES[:3])
     np.testing.assert_allclose(
-        ats.predict(three, 1e5).loss, np.exp(level + slope * np.log(1e5)), rtol=1e-9
+        ats.predict(three, FAR).loss, [[np.exp(level + slope * np.log(1e5))]], rtol=1e-9
     )
     with pytest.raises(DataError, match="ats needs 3 finished sizes"):
-        ats.predict(three.until(400), 1e5)
+        ats.predict(three.until(400), FAR)
 
 
 def test_failed_cells_are_left_out():
@@ -124,5 +125,5 @@ def test_failed_cells_are_left_out():
     losses[1, :9] = np.nan
     kept = np.isfinite(losses[0])
 
-    expected = ats.predict(curves(losses[0, kept], SIZES[kept]), 1e6).loss
-    np.testing.assert_allclose(ats.predict(curves(losses), 1e6).loss, [*expected, np.nan])
+    expected = ats.predict(curves(losses[0, kept], SIZES[kept]), FAR).loss
+    np.testing.assert_allclose(ats.predict(curves(losses), FAR).loss, [*expected, [np.nan]])

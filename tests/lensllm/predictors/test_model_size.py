@@ -7,6 +7,8 @@ from lensllm.curves import Curves
 from lensllm.errors import DataError
 from lensllm.predictors import model_size
 
+TARGETS = np.array([1e3, 1e6])
+
 
 def curves(parameters, last_losses):
     losses = np.asarray(last_losses, dtype=float)
@@ -16,6 +18,13 @@ def curves(parameters, last_losses):
         losses[:, None, None],
         parameters=None if parameters is None else np.asarray(parameters, dtype=float),
     )
+
+
+def predicted(parameters, last_losses):
+    """(M,) losses, after checking that they are the same at every target."""
+    loss = model_size.predict(curves(parameters, last_losses), TARGETS).loss
+    np.testing.assert_array_equal(loss[:, 0], loss[:, 1])
+    return loss[:, 0]
 
 
 @given(
@@ -28,34 +37,36 @@ def curves(parameters, last_losses):
 )
 def test_larger_is_always_predicted_better(candidates):
     parameters, losses = np.array(candidates).T
-    predicted = model_size.predict(curves(parameters, losses), 1e6).loss
+    loss = predicted(parameters, losses)
 
     apart = parameters > 1.5 * parameters[:, None]  # row smaller than column
-    assert np.all((predicted < predicted[:, None])[apart])
+    assert np.all((loss < loss[:, None])[apart])
 
 
 def test_where_larger_is_better_it_is_the_regression():
     parameters = np.array([1e6, 1e7, 1e8])
+    losses = 50 * parameters**-0.1
 
-    predicted = model_size.predict(curves(parameters, 50 * parameters**-0.1), 1e6).loss
-
-    np.testing.assert_allclose(predicted, 50 * parameters**-0.1)
+    np.testing.assert_allclose(predicted(parameters, losses), losses)
 
 
 def test_where_larger_is_worse_all_are_predicted_at_the_geometric_mean():
-    predicted = model_size.predict(curves([1e6, 1e8], [1.0, 4.0]), 1e6).loss
+    loss = predicted([1e6, 1e8], [1.0, 4.0])
 
-    np.testing.assert_allclose(predicted, [2.0, 2.0], rtol=1e-5)
-    assert predicted[1] < predicted[0]
+    np.testing.assert_allclose(loss, [2.0, 2.0], rtol=1e-5)
+    assert loss[1] < loss[0]
 
 
 def test_a_candidate_without_parameters_is_left_out():
-    predicted = model_size.predict(curves([1e6, np.nan, 1e8], [4.0, 9.0, 1.0]), 1e6).loss
-
-    np.testing.assert_allclose(predicted, [4.0, np.nan, 1.0])
+    np.testing.assert_allclose(predicted([1e6, np.nan, 1e8], [4.0, 9.0, 1.0]), [4.0, np.nan, 1.0])
 
 
 @pytest.mark.parametrize("parameters", [None, [np.nan, np.nan]])
 def test_it_needs_parameters(parameters):
     with pytest.raises(DataError, match="model_size needs the candidates' numbers of parameters"):
-        model_size.predict(curves(parameters, [1.0, 2.0]), 1e6)
+        model_size.predict(curves(parameters, [1.0, 2.0]), TARGETS)
+
+
+def test_it_needs_a_finished_cell_of_a_candidate_with_parameters():
+    with pytest.raises(DataError, match="model_size is known of no candidate with a finished cell"):
+        model_size.predict(curves([1e6, np.nan], [np.nan, 2.0]), TARGETS)

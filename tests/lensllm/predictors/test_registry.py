@@ -3,19 +3,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lensllm.backtest import Backtest
 from lensllm.curves import Curves
 from lensllm.errors import DataError
 from lensllm.laws import lensllm, rectified, vanilla
-from lensllm.predictors import PREDICTORS
+from lensllm.predictors import PREDICTORS, Mixture
 from lensllm.spectrum import Spectrum
 
 SIZES = 100 * 2.0 ** np.arange(7)
+TARGETS = np.array([1e4, 1e5])
 LAWS = {
     "vanilla": vanilla.fit,
     "rectified": rectified.fit,
     "lensllm": lambda curves: lensllm.fit(curves, "prediction"),
     "lensllm_phase": lambda curves: lensllm.fit(curves, "phase"),
 }
+MIXTURES = [name for name, predictor in PREDICTORS.items() if isinstance(predictor, Mixture)]
+PLAIN = [name for name in PREDICTORS if name not in MIXTURES]
+WITH_PRIOR_LOSS = ["hrb", *MIXTURES]  # HRB has seen losses before, in a unit
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +36,8 @@ def curves():
         losses,
         zero_shot=losses[:, 0, 0] * 1.5,
         parameters=np.array([1e6, 3e6, 2e6, 9e6]),
+        families=("x", "y", "", "y"),
+        weight_metrics={name: random.uniform(2, 6, 4) for name in ("pl_alpha", "e_tpl_lambda")},
         spectra=tuple(
             Spectrum(np.sort(random.lognormal(0, 2, 16))[::-1], random.random(16)) for _ in range(4)
         ),
@@ -38,42 +45,78 @@ def curves():
     )
 
 
+def answer(name, curves, target=1e4):
+    """(M,) losses at the target."""
+    return Backtest(curves, target).ask(name, len(curves.sizes)).loss[:, -1]
+
+
 def test_the_names():
-    assert {
+    assert set(PREDICTORS) == {
         "zero_shot",
         "model_size",
         "sub_tuning",
         "vanilla",
         "rectified",
         "ats",
+        "hrb",
+        "blend",
+        "stack",
         "lensllm",
         "lensllm_phase",
-    } == set(PREDICTORS)
+        "pl_alpha",
+        "e_tpl_lambda",
+    }
 
 
 @pytest.mark.parametrize("name", LAWS)
-def test_a_law_predicts_its_fit_at_the_target(curves, name):
-    expected = LAWS[name](curves).predict(1e5)[:, 0]
+def test_a_law_predicts_its_fit_at_the_targets(curves, name):
+    expected = LAWS[name](curves).predict(TARGETS)
 
-    np.testing.assert_array_equal(expected, PREDICTORS[name].predict(curves, 1e5).loss)
+    np.testing.assert_array_equal(PREDICTORS[name].predict(curves, TARGETS).loss, expected)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_every_target_is_predicted_as_if_alone(curves, name):
+    predict = PREDICTORS[name].predict
+    alone = [predict(curves, TARGETS[[t]]).loss[:, 0] for t in (0, 1)]
+
+    np.testing.assert_allclose(predict(curves, TARGETS).loss, np.transpose(alone), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_a_mixture_needs_what_its_parts_need(name):
+    parts = [PREDICTORS[part] for part in PREDICTORS[name].parts]
+
+    assert PREDICTORS[name].needed_sizes == max(part.needed_sizes for part in parts)
 
 
 @pytest.mark.parametrize("name", PREDICTORS)
 def test_it_predicts_every_candidate_from_just_the_sizes_it_says_it_needs(curves, name):
-    predictor = PREDICTORS[name]
-    fewest = max(predictor.needed_sizes, 1)
+    fewest = max(PREDICTORS[name].needed_sizes, 1)
 
-    predicted = predictor.predict(curves.until(SIZES[fewest - 1]), 1e4).loss
-
-    assert np.all(predicted > 0)
+    assert np.all(answer(name, curves.until(SIZES[fewest - 1])) > 0)
     if fewest > 1:
         with pytest.raises(DataError, match="finished sizes"):
-            predictor.predict(curves.until(SIZES[fewest - 2]), 1e4)
+            answer(name, curves.until(SIZES[fewest - 2]))
+
+
+@pytest.mark.parametrize("name", [name for name in PREDICTORS if name not in WITH_PRIOR_LOSS])
+def test_the_unit_of_the_loss_does_not_matter(curves, name):
+    doubled = replace(curves, losses=2 * curves.losses, zero_shot=2 * curves.zero_shot)
+
+    np.testing.assert_allclose(answer(name, doubled), 2 * answer(name, curves), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", WITH_PRIOR_LOSS)
+def test_a_belief_about_the_floor_matters_little(curves, name):
+    in_bits = replace(curves, losses=curves.losses / np.log(2))
+    expected = answer(name, curves) / np.log(2)
+
+    np.testing.assert_allclose(answer(name, in_bits), expected, rtol=0.02)
 
 
 @pytest.mark.parametrize("name", PREDICTORS)
-def test_the_unit_of_the_loss_does_not_matter(curves, name):
-    doubled = replace(curves, losses=2 * curves.losses, zero_shot=2 * curves.zero_shot)
-    expected, actual = (PREDICTORS[name].predict(c, 1e4).loss for c in (curves, doubled))
+def test_the_order_of_the_candidates_does_not_matter(curves, name):
+    actual = answer(name, curves.only(["c", "a", "d", "b"]))
 
-    np.testing.assert_allclose(actual, 2 * expected, rtol=1e-4)
+    np.testing.assert_allclose(actual, answer(name, curves)[[2, 0, 3, 1]], rtol=1e-4)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 
-from lensllm import schemas, seeds
+from lensllm import bootstrap, schemas, seeds
 from lensllm.report.data import ReportData
 from lensllm.spectrum import Spectrum
 
@@ -32,7 +33,10 @@ def valid(table: str, rows: list[dict[str, object]]) -> pd.DataFrame:
 
 
 def make(
-    candidates: Sequence[tuple[str, int]] = SIX, truth: bool = True, seed_count: int = 2
+    candidates: Sequence[tuple[str, int]] = SIX,
+    truth: bool = True,
+    seed_count: int = 2,
+    budgets: Sequence[int] = (BUDGET,),
 ) -> ReportData:
     """A run of ``candidates``, (name, parameters), whose losses follow known rectified laws."""
     noise = seeds.generator(0, "report-fixture", len(candidates))
@@ -57,7 +61,7 @@ def make(
                 value = loss(size) * float(np.exp(0.006 * noise.standard_normal()))
                 flops = 6.0 * parameters * size * 49 * 3
                 cells.append({
-                    "candidate": name, "size": size, "seed": seed,
+                    "candidate": name, "family": "", "tokenizer": "", "size": size, "seed": seed,
                     "bits_per_byte": value, "nats_per_token": 1.7 * value,
                     "train_nats_per_token": 1.4 * value, "validation_nats_per_token": 1.7 * value,
                     "learning_rate_integral": 1e-3 * size * 3 / 16 / 2, "parameters": parameters,
@@ -70,11 +74,13 @@ def make(
         true = loss(TARGET)
         for predictor, error in (("stack", 0.03), ("rectified", 0.02), ("sub_tuning", 0.12)):
             predicted = true * float(np.exp(error * noise.standard_normal()))
-            predictions.append({
-                "predictor": predictor, "candidate": name, "rank": 0, "predicted": predicted,
-                "low": predicted * np.exp(-1.3 * error), "high": predicted * np.exp(1.3 * error),
-                "p_best": 0.0, "measured": true if truth else np.nan, "measured_rank": 0,
-            })  # fmt: skip
+            predictions += [{
+                "budget": budget, "predictor": predictor, "candidate": name, "rank": 0,
+                "predicted": predicted, "low": predicted * np.exp(-1.3 * error),
+                "high": predicted * np.exp(1.3 * error), "cautious": predicted * 1.01,
+                "p_best": 0.0, "expected_regret": 0.02 + 0.1 * share,
+                "measured": true if truth else np.nan, "measured_rank": 0,
+            } for budget in budgets]  # fmt: skip
         spent = 6.0 * parameters * sum(SIZES[:-1]) * 49 * 3
         cost.append({
             "candidate": name, "spent_flops": spent, "full_flops": 6.0 * parameters * 1e6 * 49 * 3,
@@ -90,8 +96,38 @@ def make(
         verdict=f"Fine-tune {names[0]}: it is expected to be the best of {len(names)}.",
         cells=valid("curve/cells", cells),
         fits=valid("law/fits", fits),
-        predictions=valid("ranking/predictions", predictions),
-        scores=valid("ranking/scores", _scores() if truth else []),
+        all_predictions=valid("ranking/predictions", predictions),
+        all_scores=valid("ranking/scores", _scores(budgets) if truth else []),
+        comparison=valid("ranking/comparison", _comparison() if truth else []),
+        weights=valid(
+            "ranking/weights",
+            [
+                {"budget": budget, "predictor": "stack", "part": part, "weight": weight}
+                for budget in budgets
+                for part, weight in (("ats", 0.36), ("hrb", 0.64))
+            ],
+        ),
+        skipped=valid(
+            "ranking/skipped",
+            [
+                {"budget": budget, "predictor": "lensllm", "reason": "It needs kernels."}
+                for budget in budgets
+            ],
+        ),
+        findings=valid(
+            "checks/findings",
+            [
+                {
+                    "code": "LENS102",
+                    "title": "The target is far away",
+                    "candidate": "",
+                    "message": "The target is 6 doublings away; raise the budget.",
+                },
+            ],
+        ),
+        decisions=valid("sweep/decisions", []),
+        examples=pd.DataFrame(),
+        notes=pd.DataFrame(),
         cost=valid("ranking/cost", cost),
         drift=valid("drift/sizes", _drift()),
         bounds=valid("curvature/bound", _bounds(names[:6])),
@@ -105,9 +141,9 @@ def make(
 
 
 def _rank(predictions: list[dict[str, object]], truth: bool) -> None:
-    """Fill ranks and P(best) in place, per predictor."""
-    for predictor in {row["predictor"] for row in predictions}:
-        rows = [row for row in predictions if row["predictor"] == predictor]
+    """Fill ranks and P(best) in place, per budget and predictor."""
+    for asked in {(row["budget"], row["predictor"]) for row in predictions}:
+        rows = [row for row in predictions if (row["budget"], row["predictor"]) == asked]
         values = np.array([row["predicted"] for row in rows])
         weights = np.exp(-(values - values.min()) / 0.02)
         by_truth = sorted(range(len(rows)), key=lambda i: rows[i]["measured"])
@@ -118,8 +154,8 @@ def _rank(predictions: list[dict[str, object]], truth: bool) -> None:
             rows[i]["measured_rank"] = place + 1 if truth else 0
 
 
-def _scores() -> list[dict[str, object]]:
-    return [
+def _scores(budgets: Sequence[int]) -> list[dict[str, object]]:
+    best = [
         {"predictor": "stack", "pearson": 0.97, "spearman": 0.94, "kendall": 0.87, "rel_acc": 1.0,
          "regret": 0.0, "rmse_log": 0.012, "coverage_80": 0.83, "p_best_log_score": 0.55},
         {"predictor": "rectified", "pearson": 0.91, "spearman": 0.83, "kendall": 0.73,
@@ -129,6 +165,72 @@ def _scores() -> list[dict[str, object]]:
          "rel_acc": 0.55, "regret": 0.1, "rmse_log": 0.12, "coverage_80": np.nan,
          "p_best_log_score": 1.7},
     ]  # fmt: skip
+    less = [0.1 * (len(budgets) - 1 - place) for place in range(len(budgets))]
+    return [
+        {
+            **row,
+            "budget": budget,
+            "pearson": row["pearson"] - lost,
+            "rel_acc": row["rel_acc"] - lost,
+        }
+        for budget, lost in zip(budgets, less, strict=True)
+        for row in best
+    ]
+
+
+def _comparison() -> list[dict[str, object]]:
+    """Rectified is worse than stack by its RMSE only, sub_tuning by everything."""
+    clear = {"stack": (), "rectified": ("rmse_log",), "sub_tuning": bootstrap.SCORES}
+    rows = []
+    for scores in _scores((BUDGET,)):
+        for score in bootstrap.SCORES:
+            value = scores[score]
+            sign = 1 if score in ("regret", "rmse_log") else -1  # of what is worse
+            ends = sorted((0.01 * sign, 0.2 * sign))
+            low, high = ends if score in clear[scores["predictor"]] else (-0.1, 0.1)
+            rows.append({
+                "predictor": scores["predictor"], "score": score, "value": value,
+                "low": value - 0.125, "high": value + 0.125, "difference": (low + high) / 2,
+                "difference_low": low, "difference_high": high,
+            })  # fmt: skip
+    return rows
+
+
+def raced(data: ReportData, stop: str = "") -> ReportData:
+    """``data`` of a sweep in two rounds, 400 and 1,600, which dropped two candidates, then one."""
+    names, rows = data.candidates, []
+    for budget, racing, out in ((400, names, names[-2:]), (1600, names[:-2], names[-3:-2])):
+        rows += [
+            {"budget": budget, "candidate": name, "predicted": 2.0, "p_best": 0.5 / (place + 1),
+             "expected_regret": 0.1, "dropped": "P(best) is 1.2%" if name in out else "",
+             "stop": stop if budget == 1600 else ""}
+            for place, name in enumerate(racing)
+        ]  # fmt: skip
+    last = {row["candidate"]: row["budget"] for row in rows if row["dropped"]}
+    limit = data.cells["candidate"].map(last).fillna(TARGET)
+    return replace(
+        data,
+        decisions=valid("sweep/decisions", rows),
+        cells=data.cells[data.cells["size"] <= limit],
+    )
+
+
+def replayed(data: ReportData) -> ReportData:
+    """``data`` as if its losses had been measured elsewhere, and nothing else."""
+    notes = [
+        {"kind": "metric", "text": data.metric},
+        {"kind": "citation", "text": "Losses by Somebody et al. (2024)."},
+        {"kind": "note", "text": "Two of them look edited."},
+    ]
+    unknown = ["learning_rate_integral", "train_flops", "evaluation_flops"]
+    none = data.cost.assign(spent_flops=np.nan, full_flops=np.nan)
+    cells = data.cells.assign(**dict.fromkeys(unknown, np.nan), parameters=pd.NA)
+    return replace(
+        data, cells=cells.astype({"parameters": "Int64"}), cost=none,
+        notes=valid("losses/notes", notes), fits=pd.DataFrame(), findings=pd.DataFrame(),
+        drift=pd.DataFrame(), bounds=pd.DataFrame(), layers={}, kernels={},
+        machine=data.machine.iloc[:0],
+    )  # fmt: skip
 
 
 def _drift() -> list[dict[str, object]]:
@@ -173,6 +275,18 @@ def _spectrum(place: int) -> Spectrum:
 def _make() -> Callable[..., ReportData]:
     """The builder of synthetic runs, for tests that vary it."""
     return make
+
+
+@pytest.fixture(name="raced")
+def _raced() -> Callable[..., ReportData]:
+    """What turns a run into one with a policy."""
+    return raced
+
+
+@pytest.fixture(name="replayed")
+def _replayed() -> Callable[..., ReportData]:
+    """What turns a run into a replay of losses measured elsewhere."""
+    return replayed
 
 
 @pytest.fixture(scope="session")

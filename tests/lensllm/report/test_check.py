@@ -10,9 +10,8 @@ from lensllm.report.check import was_it_right
 def _measured(data, losses):
     """``data`` with the default predictor's truths replaced, in ranking order."""
     truth = dict(zip(data.candidates, losses, strict=True))
-    return replace(
-        data, predictions=data.predictions.assign(measured=data.predictions["candidate"].map(truth))
-    )
+    rows = data.all_predictions
+    return replace(data, all_predictions=rows.assign(measured=rows["candidate"].map(truth)))
 
 
 def test_right_when_the_choice_is_the_best(data):
@@ -60,3 +59,15 @@ def test_one_candidate_alone(make):
     check = was_it_right(make([("only", 10**6)]))
     assert check.outcome == "right"
     assert "next" not in check.details[0]
+
+
+def test_the_choice_is_judged_not_the_lowest_prediction(data):
+    """A risk-averse choice may be right where the first of the ranking was wrong."""
+    rows = data.all_predictions
+    unsure = rows["cautious"].where(rows["candidate"] != data.candidates[0], 99.0)
+    careful = replace(data, all_predictions=rows.assign(cautious=unsure))
+    check = was_it_right(_measured(careful, [1.1, 1.0, 1.3, 1.4, 1.5, 1.6]))
+    assert (check.outcome, check.answer) == ("right", "Yes.")
+    assert "opt-mini-prose, chosen" in check.details[0]
+    expected = "qwen3-mini-mix, predicted lower but less surely, reaches 1.100."
+    assert expected == check.details[1]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lensllm.laws.fit import evaluate
@@ -39,7 +40,8 @@ def test_ranking_is_the_default_predictors_best_first(data):
 def test_candidates_without_a_rank_come_last(data):
     """A candidate that has cells but no prediction is still one of the candidates."""
     first = data.candidates[0]
-    partial = replace(data, predictions=data.predictions[data.predictions["candidate"] != first])
+    rows = data.all_predictions
+    partial = replace(data, all_predictions=rows[rows["candidate"] != first])
     assert [*data.candidates[1:], first] == partial.candidates
 
 
@@ -51,26 +53,60 @@ def test_curve_is_the_mean_over_seeds(data):
     assert cells.loc[cell, "bits_per_byte"].mean() == data.curve("t5-mini-docs")[400]
 
 
-@pytest.mark.parametrize(
-    ("predictor", "expected"), [("stack", "rectified"), ("vanilla", "vanilla")]
-)
+@pytest.mark.parametrize(("predictor", "expected"), [("stack", None), ("rectified", "rectified")])
 def test_drawn_law(data, predictor, expected):
-    """A law that predicts is drawn itself; behind other predictors the rectified law is."""
-    renamed = data.predictions.assign(predictor=predictor)
-    assert expected == replace(data, default_predictor=predictor, predictions=renamed).drawn_law
+    """Only the predictor's own law is drawn: another's line would end elsewhere."""
+    assert expected == replace(data, default_predictor=predictor).drawn_law
 
 
 def test_no_law_is_drawn_where_none_was_fitted(data):
-    """Without fits there are no lines, only points and predictions."""
-    bare = replace(data, fits=data.fits.iloc[:0])
+    """Without fits there are no lines of a law."""
+    bare = replace(data, default_predictor="rectified", fits=data.fits.iloc[:0])
     assert bare.drawn_law is None
     assert bare.fit("t5-mini-docs") is None
 
 
 def test_a_failed_fit_is_no_fit(data):
     """A row of NaN is what a law leaves that could not be fitted."""
+    lawful = replace(data, default_predictor="rectified")
+    assert lawful.fit("t5-mini-docs") is not None
     failed = data.fits.assign(B=np.nan)
-    assert replace(data, fits=failed).fit("t5-mini-docs") is None
+    assert replace(lawful, fits=failed).fit("t5-mini-docs") is None
+
+
+def test_predictions_and_scores_are_those_of_the_largest_budget(make):
+    """Smaller budgets are for comparison; the answer is from everything that was paid for."""
+    data = make(budgets=(400, 1600, 3200))
+    assert data.budgets == [400, 1600, 3200]
+    assert {3200} == set(data.predictions["budget"]) == set(data.scores["budget"])
+    assert 3 * len(data.predictions) == len(data.all_predictions)
+    assert len(data.ranking) == 6
+
+
+def test_the_choice_is_the_lowest_cautious_prediction(data):
+    """Here the ranking's own order is the cautious one, until the first is doubtful."""
+    assert data.candidates[0] == data.choice
+    rows = data.all_predictions
+    unsure = rows["cautious"].where(rows["candidate"] != data.candidates[0], 99.0)
+    assert data.candidates[1] == replace(data, all_predictions=rows.assign(cautious=unsure)).choice
+
+
+def test_who_was_dropped_and_when(data, raced):
+    """After which size; who stayed to the end is not among them."""
+    *stayed, third, second, first = data.candidates
+    dropped = raced(data).dropped
+    assert {first: 400, second: 400, third: 1600} == dropped
+    assert not set(stayed) & set(dropped)
+
+
+def test_tables_that_are_not_there_are_empty_ones(data):
+    """A frame without columns would break every look-up."""
+    missing = dict.fromkeys(("fits", "cost", "findings", "decisions", "weights"), pd.DataFrame())
+    bare = replace(data, **missing)
+    assert data.candidates == bare.candidates
+    assert bare.dropped == {}
+    assert bare.drawn_law is None
+    assert list(data.cost.columns) == list(bare.cost.columns)
 
 
 def test_refuses_an_unknown_metric(data):

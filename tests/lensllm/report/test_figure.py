@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
+from matplotlib.text import Text
 
 from lensllm.laws.fit import evaluate
 from lensllm.report import figure, style
@@ -31,13 +32,14 @@ def boxes(drawing, axes_index=0):
     canvas = FigureCanvasAgg(drawing)
     canvas.draw()
     axes = drawing.axes[axes_index]
-    texts = [text for text in axes.texts if text.get_position()[0] > 1]
+    texts = [text for text in axes.texts if type(text) is Text and text.get_position()[0] > 1]
     extents = [text.get_window_extent(canvas.get_renderer()) for text in texts]
     return sorted(extents, key=lambda box: box.y0)
 
 
 def test_law_is_solid_to_the_budget_and_dashed_to_the_target(data):
-    """The drawn line is the fitted law, and ends at its value at the target."""
+    """Where the predictor is a law its line is drawn, and ends at its value at the target."""
+    data = replace(data, default_predictor="rectified")
     name = data.candidates[0]
     drawing = figure.curves(data)
     known, ahead = lines(drawing, style.PALETTE[0])[:2]
@@ -46,6 +48,52 @@ def test_law_is_solid_to_the_budget_and_dashed_to_the_target(data):
     assert data.budget == pytest.approx(2 ** ahead.get_xdata()[0])
     assert data.target == pytest.approx(2 ** ahead.get_xdata()[-1])
     assert evaluate(data.fit(name), data.target) == pytest.approx(ahead.get_ydata()[-1])
+
+
+def test_without_a_law_points_are_joined_and_lead_to_the_prediction(data):
+    """Solid through what was measured, dashed from the last of it to what is predicted."""
+    name = data.candidates[0]
+    curve = data.curve(name)
+    paid = curve[(curve.index > 0) & (curve.index <= data.budget)]
+    solid, dashed = lines(figure.curves(data), style.PALETTE[0])[:2]
+    assert (solid.get_linestyle(), dashed.get_linestyle()) == ("-", "--")
+    assert list(paid) == list(solid.get_ydata())
+    assert [data.budget, data.target] == pytest.approx(2 ** np.array(dashed.get_xdata()))
+    assert [paid.iloc[-1], data.ranking["predicted"].iloc[0]] == list(dashed.get_ydata())
+
+
+def test_the_curve_of_a_dropped_candidate_simply_ends(data, raced):
+    """Nobody followed it, so no line leads on; its prediction still stands at the target."""
+    data = raced(data)
+    last = data.candidates[-1]
+    drawing = figure.curves(data)
+    drawn = lines(drawing, style.looks(data)[last].colour)
+    (solid,) = [line for line in drawn if line.get_linewidth() == 1.3]
+    assert data.dropped[last] == pytest.approx(2 ** solid.get_xdata()[-1])
+    assert solid.get_xdata()[-1] == max(
+        line.get_xdata()[-1] for line in drawn if line.get_linewidth() < 1.5 and line.get_clip_on()
+    )
+    assert [line for line in drawn if line.get_linewidth() == 4.5]
+
+
+def test_only_losses_that_are_drawn_set_the_scale(make):
+    """Of a grey curve the zero-shot loss is not shown, so it must not squeeze the others."""
+    data = make(LONG)
+    grey = [name for name, look in style.looks(data).items() if look is style.CROWD]
+    cells = data.cells.copy()
+    cells.loc[cells["candidate"].isin(grey) & (cells["size"] == 0), "bits_per_byte"] *= 30
+    expected = figure.curves(data).axes[0].get_ylim()
+    assert expected == figure.curves(replace(data, cells=cells)).axes[0].get_ylim()
+
+
+def test_the_first_choice_is_bold(data):
+    """It need not be the first of the ranking."""
+    rows = data.all_predictions
+    unsure = rows["cautious"].where(rows["candidate"] != data.candidates[0], 99.0)
+    drawing = figure.curves(replace(data, all_predictions=rows.assign(cautious=unsure)))
+    names = [text for text in drawing.axes[0].texts if text.get_position()[0] > 1]
+    bold = [text.get_text() for text in names if text.get_weight() == "bold"]
+    assert [f"2  {data.candidates[1]}"] == bold
 
 
 def test_interval_and_truth_stand_at_the_target(data):
@@ -85,7 +133,7 @@ def test_labels_neither_collide_nor_leave_the_figure(make, layout, candidates):
     """Names stay readable with fifty long ones, on a phone too."""
     drawing = figure.curves(make(candidates) if candidates else make(), layout)
     extents = boxes(drawing)
-    assert (7 if candidates else 6) <= len(extents) <= 8
+    assert (8 if candidates else 6) == len(extents)
     for lower, upper in itertools.pairwise(extents):
         assert lower.y1 <= upper.y0
     assert max(box.x1 for box in extents) <= drawing.bbox.x1
@@ -120,7 +168,7 @@ def test_one_far_zero_shot_loss_does_not_flatten_the_curves(data):
 def test_one_endless_interval_does_not_flatten_the_curves(data):
     """An interval up to a thousand is cut at the frame."""
     wide = data.predictions.assign(high=1000.0)
-    assert figure.curves(replace(data, predictions=wide)).axes[0].get_ylim()[1] < 5
+    assert figure.curves(replace(data, all_predictions=wide)).axes[0].get_ylim()[1] < 5
 
 
 @pytest.mark.parametrize(
@@ -129,9 +177,14 @@ def test_one_endless_interval_does_not_flatten_the_curves(data):
         lambda d: {"cells": d.cells[d.cells["size"] == 0]},
         lambda d: {"cells": d.cells.iloc[:0]},
         lambda d: {"cells": d.cells[d.cells["size"] == 400]},
-        lambda d: {"budget": d.target},
+        lambda d: {
+            "budget": d.target,
+            "all_predictions": d.all_predictions.assign(budget=d.target),
+        },
         lambda d: {"fits": d.fits.iloc[:0]},
-        lambda d: {"predictions": d.predictions.assign(predicted=np.nan, low=np.nan, high=np.nan)},
+        lambda d: {
+            "all_predictions": d.all_predictions.assign(predicted=np.nan, low=np.nan, high=np.nan)
+        },
     ],
 )
 def test_little_data_still_gives_a_figure(data, change, tmp_path):

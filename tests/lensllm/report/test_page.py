@@ -11,7 +11,7 @@ import yaml
 from lensllm.report import page
 
 EVIL = "<script>alert('x')</script> & $co \"q\""
-VOID = {"meta", "link", "br", "hr", "img", "input"}
+VOID = {"meta", "link", "br", "hr", "img", "input", "wbr"}
 
 
 class Outline(HTMLParser):
@@ -23,6 +23,7 @@ class Outline(HTMLParser):
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str | None]] = []
         self.words: list[str] = []
+        self.glue = False  # what follows belongs to the word before
         self.feed(markup)
         assert self.open == []
 
@@ -34,12 +35,17 @@ class Outline(HTMLParser):
     def handle_startendtag(self, tag, attrs):
         self.tags.append(tag)
         self.attributes += attrs
+        self.glue = tag == "wbr"
 
     def handle_endtag(self, tag):
         assert tag == self.open.pop()
 
     def handle_data(self, data):
-        self.words.append(data)
+        if self.glue:
+            self.words[-1] += data
+        else:
+            self.words.append(data)
+        self.glue = False
 
     def values(self, name):
         """Every value of the attribute ``name``."""
@@ -92,11 +98,11 @@ def test_the_answer_stands_at_the_top(data, markup):
 
 
 def test_every_section_is_there(markup):
-    """One heading per stage of the pipeline."""
+    """One heading per stage of the pipeline; one budget and no policy need none of their own."""
     headings = re.findall(r"<h2>([^<]*)</h2>", markup)
     assert headings == [
-        "Ranking", "Learning curves", "Predictors compared", "Laws", "Kernel", "Curvature",
-        "Cost", "Drift", "Configuration",
+        "Ranking", "Learning curves", "Checks", "Predictors compared", "Laws", "Kernel",
+        "Curvature", "Cost", "Drift", "Configuration",
     ]  # fmt: skip
 
 
@@ -108,20 +114,29 @@ def test_curvature_carries_its_caveats(markup):
     assert "vᵀH⁻v" in text
 
 
-def test_all_text_from_data_is_escaped(make):
-    """A candidate's name is text, wherever it comes up."""
-    data = make([(EVIL, 10**6), ("plain", 10**6)])
+def test_all_text_from_data_is_escaped(make, raced):
+    """A candidate's name is text, wherever it comes up, and so is what any table says."""
+    data = raced(make([(EVIL, 10**6), ("plain", 10**6)], budgets=(400, 3200)), stop=EVIL)
+    long = f"{EVIL}: 9 candidates, {', '.join([EVIL] * 9)}; {EVIL}"
     data = replace(
         data, verdict=EVIL, pipeline=EVIL, failed=[(EVIL, EVIL)], config={EVIL: EVIL},
         versions={EVIL: EVIL}, default_predictor=EVIL,
-        predictions=data.predictions.replace({"predictor": {"stack": EVIL}}),
+        all_predictions=data.all_predictions.replace({"predictor": {"stack": EVIL}}),
         fits=data.fits.replace({"law": {"vanilla": EVIL}}),
+        all_scores=data.all_scores.replace({"predictor": {"stack": EVIL}}),
+        comparison=data.comparison.replace({"predictor": {"rectified": EVIL}}),
+        weights=data.weights.assign(predictor=EVIL, part=EVIL),
+        skipped=data.skipped.assign(predictor=EVIL, reason=EVIL),
+        findings=pd.concat([data.findings.assign(code=EVIL, title=EVIL, message=m)
+                            for m in (EVIL, long)]),
+        decisions=data.decisions.assign(dropped=EVIL),
+        notes=pd.DataFrame({"kind": ["citation", "note"], "text": EVIL}),
     )  # fmt: skip
     markup = page.render(data)
     assert "<script" not in markup
     outline = Outline(markup)
     assert "script" not in outline.tags
-    assert outline.text.count("<script>alert('x')</script>") > 10
+    assert outline.text.count("<script>alert('x')</script>") > 50
 
 
 def test_without_truth_kernels_curvature_or_drift(make):
@@ -149,7 +164,7 @@ def test_a_candidate_that_failed_is_named(data):
 
     partial = replace(
         data, cells=without(data.cells, 200), fits=without(data.fits),
-        predictions=without(data.predictions), failed=[(f"{lost}, D = 400", "timed out")],
+        all_predictions=without(data.all_predictions), failed=[(f"{lost}, D = 400", "timed out")],
     )  # fmt: skip
     text = Outline(page.render(partial)).text
     assert "1 cell failed. The ranking was made without it" in text
@@ -180,3 +195,103 @@ def test_configuration_can_be_copied_back(data, markup):
     text = re.search(r"<pre>(.*?)</pre>", markup, flags=re.DOTALL)
     assert text is not None
     assert dict(data.config) == yaml.safe_load(text.group(1))
+
+
+def test_all_checks_passed(data):
+    """Nothing found is said, not left empty, and needs no warning at the top."""
+    text = Outline(page.render(replace(data, findings=data.findings.iloc[:0]))).text
+    assert "Checks All checks passed." in text
+    assert "found something" not in text
+
+
+def test_findings_warn_at_the_top_and_are_told_below(data, markup):
+    """Their number and titles lead to the sentences."""
+    text = Outline(markup).text
+    warning = "1 check found something to know before you rely on this: The target is far away"
+    assert text.index(data.verdict) < text.index(warning) < text.index("Ranking Test loss")
+    assert "LENS102 The target is far away The target is 6 doublings away; raise the" in text
+    two = pd.concat([data.findings, data.findings.assign(code="LENS105", title="A curve rises")])
+    text = Outline(page.render(replace(data, findings=two))).text
+    assert "2 checks found something" in text
+    assert "The target is far away, A curve rises" in text
+
+
+def test_first_choice_and_lowest_prediction_are_both_marked(data, markup):
+    """A careful choice need not be the first of the ranking; usually it is, and nothing is said."""
+    assert "first choice</span>" not in markup
+    first, second = data.candidates[:2]
+    rows = data.all_predictions
+    unsure = rows["cautious"].where(rows["candidate"] != first, 99.0)
+    text = Outline(page.render(replace(data, all_predictions=rows.assign(cautious=unsure)))).text
+    assert f"First choice, predicted rank 2 {second} Probability" in text
+    assert f"1 {first} lowest" in text
+    assert f"2 {second} first choice" in text
+    assert f"{first} is predicted lower than {second}, but less surely" in text
+
+
+def test_expected_regret_stands_beside_the_chance(markup):
+    """At the top and in every row."""
+    text = Outline(markup).text
+    assert "Expected regret, bits per byte 0.020" in text
+    assert "P(best) Expected regret Measured" in text
+
+
+def test_scores_carry_their_confidence(markup):
+    """Intervals below the three main scores, marks on clear differences, all of them in the fold."""
+    text = Outline(markup).text
+    assert "0.970 0.845–1.095" in text
+    assert "▾ 0.020" in text
+    assert "Differences from stack with 95 % intervals" in text
+    assert "▾ 0.105 0.010–0.200" in text
+    assert "stack = 36 % ats + 64 % hrb." in text
+    assert "Skipped predictors lensllm lensllm : It needs kernels." in text
+
+
+def test_several_budgets_have_a_section(make):
+    """A figure and a table per score, with the mean."""
+    data = make(budgets=(400, 1600, 3200))
+    markup = page.render(data)
+    text = Outline(markup).text
+    assert "<h2>Every budget</h2>" in markup
+    assert "Pearson by budget Predictor 400 1,600 3,200 Mean stack 0.770 0.870 0.970 0.870" in text
+    assert 'aria-label="Scores of the predictors at every budget"' in markup
+
+
+def test_a_sweep_tells_who_was_dropped_and_why(data, raced):
+    """Every round's chances, the reasons, and why it ended."""
+    examples = pd.DataFrame({"spent_examples": [250.0], "full_examples": [1000.0]})
+    text = Outline(page.render(replace(raced(data, stop="one is left"), examples=examples))).text
+    assert "3 of 6 were dropped on the way. It stopped after D = 1,600: one is left." in text
+    assert "250 training examples instead of 1,000: 75 % saved" in text
+    assert "Training examples saved 75 %" in text
+    assert "400 6 in, 2 out 1,600 4 in, 1 out" in text
+    assert f"{data.candidates[-1]} 8 % dropped after 400 P(best) is 1.2%" in text
+    assert "The line of a candidate that the sweep dropped ends there." in text
+    assert "ended with its largest subset, D = 3,200" in Outline(page.render(raced(data))).text
+
+
+def test_a_replay_says_whose_losses_it_ranks(data, replayed):
+    """Citation and notes near the top; no section and no number of what nobody measured here."""
+    markup = page.render(replayed(data))
+    text = Outline(markup).text
+    assert "LensLLM report · replay of docstrings" in text
+    credit = "Losses by Somebody et al. (2024). Two of them look edited."
+    assert text.index(data.verdict) < text.index(credit) < text.index("Ranking Test loss")
+    headings = re.findall(r"<h2>([^<]*)</h2>", markup)
+    expected = ["Ranking", "Learning curves", "Checks", "Predictors compared", "Configuration"]
+    assert expected == headings
+    assert "Compute" not in text
+    assert "Parameters" not in text
+    assert "nan" not in text.lower().split()
+
+
+def test_a_replay_without_truth_or_zero_shot(make, replayed):
+    """The least there can be: a few losses and what they lead to."""
+    data = replayed(make(truth=False))
+    data = replace(data, cells=data.cells[data.cells["size"] > 0], skipped=pd.DataFrame(),
+                   comparison=pd.DataFrame(), weights=pd.DataFrame())  # fmt: skip
+    text = Outline(page.render(data)).text
+    assert "cannot be scored" in text
+    assert "pretrained model" not in text
+    assert "Mixtures" not in text
+    assert "Skipped" not in text

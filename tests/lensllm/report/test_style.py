@@ -1,6 +1,7 @@
 """One look for every figure."""
 
 import re
+from dataclasses import replace
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -27,11 +28,21 @@ def test_in_a_crowd_the_true_best_stands_out_however_it_was_ranked(make):
     """Of fifty candidates seven lead the ranking; the eighth colour is for the one that won."""
     data = make([(f"m{i:02d}", 10**6) for i in range(50)])
     last = data.candidates[-1]
-    truth = data.predictions["measured"].where(data.predictions["candidate"] != last, 0.5)
-    data.predictions["measured"] = truth
-    looks = style.looks(data)
+    rows = data.all_predictions
+    truth = rows["measured"].where(rows["candidate"] != last, 0.5)
+    looks = style.looks(replace(data, all_predictions=rows.assign(measured=truth)))
     coloured = [name for name, look in looks.items() if look is not style.CROWD]
     assert [*data.candidates[:7], last] == coloured
+
+
+def test_in_a_crowd_the_choice_stands_out_however_it_was_ranked(make):
+    """A careful choice may be far from the first by prediction."""
+    data = make([(f"m{i:02d}", 10**6) for i in range(50)])
+    chosen, rows = data.candidates[30], data.all_predictions
+    cautious = rows["cautious"].where(rows["candidate"] != chosen, 0.1)
+    looks = style.looks(replace(data, all_predictions=rows.assign(cautious=cautious)))
+    assert looks[chosen] is not style.CROWD
+    assert sum(look is not style.CROWD for look in looks.values()) == 8
 
 
 def test_svg_follows_the_theme_and_keeps_to_itself():

@@ -31,9 +31,9 @@ def test_bars_lie_on_one_scale(data):
 
 def test_one_endless_interval_does_not_set_the_scale(data):
     """It runs to the edge of a scale that still tells the candidates apart."""
-    wide = data.predictions.copy()
+    wide = data.all_predictions.copy()
     wide.loc[wide["candidate"] == data.candidates[0], "high"] = 1e6
-    changed = replace(data, predictions=wide)
+    changed = replace(data, all_predictions=wide)
     assert tables.ranking(changed)[0].bar.high == 100
     assert tables.scale(changed)[1] < 4
 
@@ -41,26 +41,10 @@ def test_one_endless_interval_does_not_set_the_scale(data):
 def test_missing_numbers_draw_nothing(make):
     """No truth, no mark; no interval, no bar."""
     data = make(truth=False)
-    data.predictions[["low", "high"]] = np.nan
-    bar = tables.ranking(data)[0].bar
+    endless = data.all_predictions.assign(low=np.nan, high=np.nan)
+    bar = tables.ranking(replace(data, all_predictions=endless))[0].bar
     assert (bar.low, bar.high, bar.measured) == (None, None, None)
     assert bar.predicted is not None
-
-
-def test_predictors_start_with_the_default_then_by_regret(data):
-    """The answer first, then whose choice costs least."""
-    lines = tables.predictors(data)
-    assert [line.name for line in lines] == ["stack", "rectified", "sub_tuning"]
-    best = tables.best_scores(lines)
-    assert (best["rel_acc"], best["regret"], best["p_best_log_score"]) == (1.0, 0.0, 0.55)
-    assert "coverage_80" not in best  # neither more nor less is better
-
-
-def test_predictors_without_a_truth_have_no_scores(make):
-    """They are still compared by what they would choose."""
-    lines = tables.predictors(make(truth=False))
-    assert lines[0].name == "stack"
-    assert {} == lines[0].scores == tables.best_scores(lines)
 
 
 def test_phase_says_where_the_budget_stands(data):
@@ -98,3 +82,43 @@ def test_cost_without_machine_records(data):
     assert math.isnan(total.seconds)
     assert math.isnan(total.peak_memory_bytes)
     assert total.spent_flops > 0
+
+
+def test_unknown_parameters_are_nan(data, replayed):
+    """A table of losses need not say how large its models are."""
+    assert all(math.isnan(count) for count in tables.parameters(replayed(data)).values())
+    assert {math.nan} != set(tables.parameters(data).values())
+
+
+def test_the_choice_is_marked_wherever_it_ranks(data):
+    """Exactly one row is the choice."""
+    rows = data.all_predictions
+    unsure = rows["cautious"].where(rows["candidate"] != data.candidates[0], 99.0)
+    careful = tables.ranking(replace(data, all_predictions=rows.assign(cautious=unsure)))
+    assert [row.rank for row in careful if row.chosen] == [2]
+    assert [row.rank for row in tables.ranking(data) if row.chosen] == [1]
+
+
+def test_dropped_by_intent_is_not_incomplete(data, raced):
+    """A policy gave these candidates no more; a failed cell is another matter."""
+    data = raced(data)
+    assert tables.incomplete(data) == []
+    lost = (data.cells["candidate"] == data.candidates[0]) & (data.cells["size"] == 3200)
+    expected = [f"{data.candidates[0]} (6 of 7 sizes)"]
+    assert expected == tables.incomplete(replace(data, cells=data.cells[~lost]))
+
+
+def test_unknown_cost_has_no_lines(data, replayed):
+    """Nothing is known of what others spent."""
+    assert tables.cost(replayed(data)) == []
+
+
+@pytest.mark.parametrize(
+    ("predictor", "expected"), [("stack", "rectified"), ("vanilla", "vanilla")]
+)
+def test_one_law_is_shown_and_the_others_folded(data, predictor, expected):
+    """The predictor's own; behind a predictor that is no law, the rectified one."""
+    rows = data.all_predictions.assign(predictor=predictor)
+    first, others = tables.laws(replace(data, default_predictor=predictor, all_predictions=rows))
+    assert {expected} == {row.law for row in first}
+    assert {"rectified", "vanilla"} - {expected} == {row.law for row in others}

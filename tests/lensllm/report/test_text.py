@@ -17,6 +17,7 @@ from lensllm.report import text
         (text.loss, 0.0, "0.000"),
         (text.loss, math.nan, "–"),
         (text.score, -0.1234, "−0.123"),
+        (text.unbroken, "5 % of 2 %", "5\N{NO-BREAK SPACE}% of 2\N{NO-BREAK SPACE}%"),
         (text.change, -0.0123, "−1.2 %"),
         (text.change, 0.05, "+5.0 %"),
         (text.significant, 1234567.0, "1.23 × 10⁶"),
@@ -61,3 +62,12 @@ def test_shortened_names_fit_and_keep_their_ends(name, width):
     assert (name == short) is (len(name) <= width)
     assert name[:2] == short[:2]
     assert name[-1:] == short[-1:]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.8, 0.95, "0.800–0.950"), (-0.1, 0.2, "−0.100 to 0.200"), (math.nan, 0.2, "")],
+)
+def test_interval(low, high, expected):
+    """A dash between numbers must not be read as a sign."""
+    assert expected == text.interval(low, high)

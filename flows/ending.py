@@ -1,0 +1,106 @@
+"""How every flow ends: laws, ranking, checks and report, published, logged and shown."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.context import TagsContext
+from prefect.futures import PrefectFuture
+
+from flows.slots import slots_of
+from flows.ui_artifacts import ProgressArtifact, ranking_rows
+from lensllm.config import Engine, Tracking
+from lensllm.errors import LensError
+from lensllm.store import Ref, Store
+from lensllm.workers import Workers
+from tasks.execute import Observer, Run, run_steps
+from tasks.plan import Conclusion
+from tasks.projection import MlflowProjection
+
+# Who watches the run in this process, e.g. the terminal. Not a parameter: parameters are text.
+observers: ContextVar[Sequence[Observer]] = ContextVar("observers", default=())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run ends with."""
+
+    conclusion: Conclusion
+    failures: tuple[tuple[str, str], ...]  # label and reason
+    folder: Path  # the report and its figure, at a name that stays
+
+
+@contextmanager
+def running(
+    name: str, tracking: Tracking, settings: Mapping[str, Any], engine: Engine, store: Store
+) -> Iterator[tuple[Run, MlflowProjection]]:
+    """A run that is watched by the terminal, the Prefect pages and MLflow."""
+    with (
+        TagsContext(current_tags=frozenset()),  # the process's tags are the flow run's alone
+        MlflowProjection(name, tracking, settings, store) as mlflow,
+        _workers(engine) as workers,  # inside: stopped first when the run is interrupted
+    ):
+        yield Run(store, workers, (*observers.get(), ProgressArtifact(), mlflow)), mlflow
+
+
+@contextmanager
+def _workers(engine: Engine) -> Iterator[Workers]:
+    workers = Workers(*slots_of(engine))
+    try:
+        yield workers
+    except BaseException:
+        workers.close(kill=True)
+        raise
+    workers.close()
+
+
+def stop_on_failure(run: Run, after: int = 0) -> None:
+    """Raise the first failure beyond the ``after`` ones that the run can live with."""
+    for label, reason in list(run.failures.values())[after:]:
+        raise LensError(f"{label}: {reason}")
+
+
+def finish(
+    run: Run,
+    conclusion: Conclusion,
+    earlier: Mapping[Ref, PrefectFuture[Any]],
+    mlflow: MlflowProjection,
+) -> Outcome:
+    """Make what ``conclusion`` names and show it. Raises ``LensError`` when a step of it fails."""
+    failures = tuple(run.failures.values())
+    run_steps(run, conclusion.steps, earlier)
+    stop_on_failure(run, after=len(failures))
+    folder = _publish(run.store, conclusion)
+    mlflow.conclude(conclusion, folder)
+    _show_in_ui(run.store, conclusion, folder)
+    return Outcome(conclusion, failures, folder)
+
+
+def _publish(store: Store, conclusion: Conclusion) -> Path:
+    """Copy the report to ``reports/<name>/``, where people find it again."""
+    folder = store.root / "reports" / conclusion.goal.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("report.html", "curves.png"):
+        shutil.copyfile(store.path(conclusion.report.ref) / name, folder / name)
+    table = store.table(conclusion.ranking.ref, "predictions")
+    table.to_csv(folder / "predictions.csv", index=False)
+    return folder
+
+
+def _show_in_ui(store: Store, conclusion: Conclusion, folder: Path) -> None:
+    sentence = conclusion.verdict(store)
+    create_table_artifact(
+        key="ranking",
+        table=ranking_rows(conclusion.predictions(store), conclusion.goal.ranking.predictor),
+        description=sentence,
+    )
+    create_markdown_artifact(
+        key="verdict", markdown=f"{sentence}\n\nReport: `{folder / 'report.html'}`"
+    )

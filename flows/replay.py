@@ -1,0 +1,30 @@
+"""replay: rank candidates from a table of losses measured elsewhere, without any model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows.ending import Outcome, finish, running, stop_on_failure
+from lensllm.config import Engine, Replay, public
+from lensllm.store import Store
+from tasks import losses
+from tasks.execute import run_steps
+from tasks.replay import conclude, goal, name_of
+
+
+@flow(name="replay", flow_run_name="{name}", persist_result=False)
+def replay(name: str, settings: dict[str, Any], artifacts: str) -> Outcome:
+    """Rank the candidates of a table; ``settings`` are a ``lensllm.config.Replay`` as text."""
+    asked = Replay.model_validate(settings)
+    store = Store(Path(artifacts))
+    store.prepare()
+    shown = public(asked)
+    with running(name_of(asked), asked.tracking, shown, Engine(slots=1), store) as (run, mlflow):
+        table = losses.step(asked.table)
+        futures = run_steps(run, [table], {})
+        stop_on_failure(run)
+        conclusion = conclude(goal(asked, store, table.ref), asked, store, table.ref)
+        return finish(run, conclusion, futures, mlflow)

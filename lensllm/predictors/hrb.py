@@ -1,0 +1,299 @@
+"""HRB: a hierarchical rectified law with a discrepancy term, averaged over its posterior.
+
+Every curve follows ln L = ln S + ln g + discrepancy with the rectified law's shape
+g = e + (1 − e)/(1 + (D/D0)^β) of Lin et al. 2024 (E = S e, D_l = D0^β). What the law cannot explain
+is a Gaussian process over the doublings of D (``lensllm.predictors.discrepancy``). The candidates
+share a normal prior on (ln β, ln D0, ln E), learnt from all of them: a short curve borrows from the
+others. No optimiser is involved: the same quasi-random shapes are weighed for all curves at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, softmax
+from scipy.stats import qmc
+
+from lensllm.curves import Array, Curves
+from lensllm.laws.linear import Mask
+from lensllm.predictors import discrepancy
+from lensllm.predictors.prediction import Prediction
+from lensllm.prior import DEFAULT_PRIOR, Prior
+
+# Bounds of ln β, ln D0 and logit e, for sizes between SMALLEST and LARGEST.
+_LOW = np.array([np.log(0.04), np.log(50.0), -6.0])
+_HIGH = np.array([np.log(1.2), np.log(1e9), 2.5])
+SMALLEST, LARGEST = 200.0, 2e6
+_MOST_SHAPES, _FEWEST_SHAPES = 8192, 256
+_WORK = 2**24  # candidates × components × shapes in memory; beyond it fewer shapes are weighed
+_ITERATIONS = 8  # of EM; the shared prior hardly moves after them
+
+Index = NDArray[np.intp]
+
+
+_MEAN_WEIGHT, _SD_WEIGHT = 5.0, 5.0  # of the prior's mean and sd, in candidates
+_FAMILY_WEIGHT = 3.0  # of no difference between the families
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where ln D0 is looked for: ``offset + width · ln D0`` of the usual sizes."""
+
+    offset: float
+    width: float
+
+    @classmethod
+    def of(cls, smallest: float, target: float) -> Scale:
+        """Moved, and where need be stretched, to hold sizes beyond the usual 200 … 2,000,000."""
+        low, high = SMALLEST, LARGEST
+        if smallest < SMALLEST:
+            low, high = smallest, max(target, smallest * LARGEST / SMALLEST)
+        elif target > LARGEST:
+            low, high = min(smallest, target * SMALLEST / LARGEST), target
+        width = np.log(high / low) / np.log(LARGEST / SMALLEST)
+        return cls(float(np.log(low) - width * np.log(SMALLEST)), float(width))
+
+    def usual(self, mean: Array, sd: Array) -> tuple[Array, Array]:
+        """(ln β, ln D0, ln E) as they would be at the usual sizes: the inverse of ``moved``."""
+        offset, width = np.array([0, self.offset, 0]), np.array([1, self.width, 1])
+        return (mean - offset) / width, sd / width
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether nothing had to be moved."""
+        return self == Scale(0.0, 1.0)
+
+    def moved(self, prior: Prior) -> Prior:
+        """The prior with D0 on this scale."""
+        (beta, D0, E), (beta_sd, D0_sd, E_sd) = prior.mean, prior.sd
+        return Prior((beta, self.offset + self.width * D0, E), (beta_sd, self.width * D0_sd, E_sd))
+
+
+@dataclass(frozen=True)
+class _Shapes:
+    """G shapes of the law."""
+
+    log_beta: Array  # (G,)
+    log_D0: Array  # (G,)
+    log_e: Array  # (G,)
+    log_g: Array  # (G, S) at the observed sizes
+    at_targets: Array  # (G, T)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What both kinds of discrepancy have in common; M counts the candidates with any size."""
+
+    seen: Mask  # of all candidates, which have
+    y: Array  # (M, S) log losses, NaN where missing
+    sizes: Array  # (S,)
+    targets: Array  # (T,)
+    design: Array  # (M, 1 + families) ones, and one-hot families
+    scale: Scale
+    prior: Prior  # on that scale
+    shapes: _Shapes
+
+    @classmethod
+    def of(cls, curves: Curves, targets: Array) -> _Problem:
+        log_losses = np.log(curves.mean_losses)
+        seen: Mask = np.isfinite(log_losses).sum(1) > 0
+        y, sizes = log_losses[seen], curves.sizes
+        scale = Scale.of(sizes[0], max(targets.max(), sizes[-1]))
+        return cls(
+            seen, y, sizes, targets, _design(curves.families, seen), scale,
+            scale.moved(curves.prior), _shapes(sizes, targets, scale, 2 * y.size),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """What the candidates share of (ln β, ln D0, ln E), and what that makes of each."""
+
+    mean: Array  # (3,) of a candidate of no family
+    variance: Array  # (3,)
+    weights: Array  # (M, G) of the shapes
+
+
+@dataclass(frozen=True)
+class _Weighed:
+    """All shapes under one kind of discrepancy, the components marginalised."""
+
+    log_evidence: Array  # (M, G)
+    log_S: Array  # (M, G)
+    parts: list[_Part]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Candidates observed at the same sizes."""
+
+    rows: Index  # (m,) which candidates
+    columns: Index  # (n,) which sizes
+    components: list[discrepancy.Component]  # C
+    shares: Array  # (C, m, G) of the components
+
+
+def predict(curves: Curves, targets: Array) -> Prediction:
+    """Posterior of the log loss: the mean over both kinds of discrepancy, the sd of their mixture.
+
+    A candidate needs one size only: what its own curve leaves open is as likely as the prior and
+    the other candidates make it. Raises DataError when no candidate has any.
+    """
+    curves.with_points(1, "hrb")
+    problem = _Problem.of(curves, targets)
+    fits = [_fit(problem, kernel) for kernel in discrepancy.KERNELS]
+    first, second = np.mean([_moments(problem, weighed, pool) for weighed, pool in fits], axis=0)
+    mean, sd = np.full((2, len(curves.candidates), len(targets)), np.nan)
+    mean[problem.seen], sd[problem.seen] = first, np.sqrt(second - first**2)
+    return Prediction(np.exp(mean), sd)
+
+
+def learn(past: Sequence[Curves]) -> Prior:
+    """The prior that curves of other data sets teach; what is built in counts as one more of them.
+
+    Its mean is that of the data sets, its variance theirs and what lies between them.
+    """
+    means, variances = [np.array(DEFAULT_PRIOR.mean)], [np.square(DEFAULT_PRIOR.sd)]
+    for curves in past:
+        problem = _Problem.of(curves, curves.sizes[-1:])
+        pools = [_fit(problem, kernel)[1] for kernel in discrepancy.KERNELS]
+        mean, sd = problem.scale.usual(
+            np.mean([pool.mean for pool in pools], axis=0),
+            np.sqrt(np.mean([pool.variance for pool in pools], axis=0)),
+        )
+        means.append(mean)
+        variances.append(sd**2)
+    variance = np.mean(variances, axis=0) + np.var(means, axis=0)
+    return Prior(tuple(np.mean(means, axis=0).tolist()), tuple(np.sqrt(variance).tolist()))
+
+
+def _fit(problem: _Problem, kernel: discrepancy.Kernel) -> tuple[_Weighed, _Pool]:
+    weighed = _weigh(problem, kernel)
+    return weighed, _pool(problem, weighed)
+
+
+def _shapes(sizes: Array, targets: Array, scale: Scale, work: int) -> _Shapes:
+    """The first points of a scrambled Sobol sequence; ``work`` is candidates × components."""
+    count = _MOST_SHAPES
+    while count > _FEWEST_SHAPES and count * work > _WORK:
+        count //= 2
+    # three of four dimensions: another sequence would be as good and give other predictions
+    points = qmc.Sobol(4, scramble=True, seed=0).random(count)[:, :3]
+    log_beta, log_D0, logit_e = (_LOW + points * (_HIGH - _LOW)).T
+    log_D0 = scale.offset + scale.width * log_D0
+    e = expit(logit_e)[:, None]
+
+    def log_g(D: Array) -> Array:
+        grown = np.exp(np.exp(log_beta)[:, None] * (np.log(D) - log_D0[:, None]))
+        logs: Array = np.log(e + (1 - e) / (1 + grown))
+        return logs
+
+    return _Shapes(log_beta, log_D0, np.log(e[:, 0]), log_g(sizes), log_g(targets))
+
+
+def _weigh(problem: _Problem, kernel: discrepancy.Kernel) -> _Weighed:
+    """How well every shape explains the curves."""
+    y, sizes, shapes = problem.y, problem.sizes, problem.shapes
+    doublings, ahead = np.log2(sizes / sizes[0]), np.log2(problem.targets / sizes[0])
+    log_evidence, log_S = np.empty((2, len(y), len(shapes.log_beta)))
+    parts = []
+    for rows, columns in _alike(np.isfinite(y)):
+        components = discrepancy.components(doublings[columns], ahead, kernel)
+        observed, g = y[np.ix_(rows, columns)], shapes.log_g[:, columns]
+        shares = np.stack([_log_evidence(c, observed, g) for c in components])
+        peak = shares.max(0)  # (m, G)
+        np.exp(np.subtract(shares, peak, out=shares), out=shares)
+        total = shares.sum(0)
+        shares /= total
+        log_evidence[rows] = peak + np.log(total)
+        # ln Ŝ of a component is what the curve says less what the shape says
+        by_curve = np.stack([observed @ c.level for c in components])
+        by_shape = np.stack([g @ c.level for c in components])
+        log_S[rows] = np.einsum("cmg,cm->mg", shares, by_curve)
+        log_S[rows] -= np.einsum("cmg,cg->mg", shares, by_shape)
+        parts.append(_Part(rows, columns, components, shares))
+    return _Weighed(log_evidence, log_S, parts)
+
+
+def _alike(seen: Mask) -> Iterator[tuple[Index, Index]]:
+    """Rows and columns of the candidates that were observed at the same sizes."""
+    for pattern in np.unique(seen, axis=0):
+        yield np.flatnonzero((seen == pattern).all(1)), np.flatnonzero(pattern)
+
+
+def _log_evidence(component: discrepancy.Component, y: Array, g: Array) -> Array:
+    """(m, G) of residuals y − g: y (m, n), g (G, n)."""
+    P = component.precision
+    # P ignores constants: without them the products below lose no digits to each other
+    y, g = y - y.mean(1, keepdims=True), g - g.mean(1, keepdims=True)
+    by_y, by_g = y @ P, g @ P
+    squares = (by_y * y).sum(1)[:, None] - 2 * by_y @ g.T + (by_g * g).sum(1)
+    evidence: Array = component.log_weight - 0.5 * squares
+    return evidence
+
+
+def _pool(problem: _Problem, weighed: _Weighed) -> _Pool:
+    """Weigh the shapes by a prior that all candidates shape, by EM."""
+    shapes, design, prior = problem.shapes, problem.design, problem.prior
+    log_E = weighed.log_S + shapes.log_e
+    count, columns = design.shape
+    strength = np.diag([_MEAN_WEIGHT] + [_FAMILY_WEIGHT] * (columns - 1))
+    B0 = np.zeros((columns, 3))
+    B0[0] = prior.mean
+    variance0 = np.square(prior.sd)
+    B, mean, variance = B0, design @ B0, variance0
+
+    def away(of: Array) -> tuple[Array, Array, Array]:  # squared distances to the prior's mean
+        return (
+            (shapes.log_beta - of[:, [0]]) ** 2,
+            (shapes.log_D0 - of[:, [1]]) ** 2,
+            (log_E - of[:, [2]]) ** 2,
+        )
+
+    def weights() -> Array:
+        penalty = sum(d / v for d, v in zip(away(mean), variance, strict=True))
+        posterior: Array = softmax(weighed.log_evidence - 0.5 * penalty, axis=1)
+        return posterior
+
+    for _ in range(_ITERATIONS):
+        W = weights()
+        m = np.stack([W @ shapes.log_beta, W @ shapes.log_D0, (W * log_E).sum(1)], axis=1)
+        B = np.linalg.solve(design.T @ design + strength, design.T @ m + strength @ B0)
+        mean = design @ B
+        squares = np.array([(W * d).sum() for d in away(mean)])
+        variance = (squares + _SD_WEIGHT * variance0) / (count + _SD_WEIGHT)
+    return _Pool(B[0], variance, weights())
+
+
+def _moments(problem: _Problem, weighed: _Weighed, pool: _Pool) -> Array:
+    """(2, M, T) posterior mean of the log loss at the targets, and of its square."""
+    y, shapes = problem.y, problem.shapes
+    moments = np.zeros((2, len(y), shapes.at_targets.shape[1]))
+    for part in weighed.parts:
+        observed, g = y[np.ix_(part.rows, part.columns)], shapes.log_g[:, part.columns]
+        for component, shares in zip(part.components, part.shares, strict=True):
+            # the mean splits into what the curve says and what the shape says
+            step = component.level[:, None] + component.gain  # (n, T)
+            by_curve, by_shape = observed @ step, shapes.at_targets - g @ step
+            chance = pool.weights[part.rows] * shares
+            total, shaped = chance.sum(1)[:, None], chance @ by_shape
+            moments[0, part.rows] += total * by_curve + shaped
+            moments[1, part.rows] += (
+                total * (component.variance + by_curve**2)
+                + 2 * by_curve * shaped
+                + chance @ by_shape**2
+            )
+    return moments
+
+
+def _design(families: tuple[str, ...] | None, seen: Mask) -> Array:
+    """(M, 1 + families) ones and one-hot families of the candidates that were seen."""
+    ones = np.ones((int(seen.sum()), 1))
+    if families is None:
+        return ones
+    names = np.array(families)[seen]
+    known = sorted(set(names) - {""})
+    return np.hstack([ones, (names[:, None] == np.array(known)).astype(float)]) if known else ones

@@ -1,0 +1,45 @@
+"""checks: numbered findings that say how far the ranking is to be trusted.
+
+Key: curves, laws, ranking and a policy's decisions. Table: ``findings``.
+"""
+
+from collections.abc import Mapping
+
+from lensllm.checks import Context, examine
+from lensllm.store import Recipe, Ref, write_table
+from tasks import curve, decision
+from tasks.goal import Goal
+from tasks.stage import Step, Work
+
+VERSION = 1
+
+
+def step(goal: Goal, upstream: Mapping[str, Ref]) -> Step:
+    """``upstream`` has curve, law, ranking and, where there are, decision:… or simulation."""
+    params = {
+        **goal.curve_params,
+        "target": goal.target,
+        "predictor": goal.ranking.predictor,
+    }
+    return Step("checks", Recipe("checks", VERSION, params, upstream), in_worker=False)
+
+
+def build(work: Work) -> None:
+    params = work.params
+    predictions = work.store.table(work.upstream["ranking"], "predictions")
+    mine = predictions["predictor"] == params["predictor"]
+    cells = work.store.table(work.upstream["curve"], "cells")
+    tokenizers = dict(zip(cells["candidate"], cells["tokenizer"], strict=True))
+    decisions = decision.of(work)
+    found = examine(
+        Context(
+            curves=curve.read(work),
+            target=params["target"],
+            metric=params["metric"],
+            predictions=predictions[mine & (predictions["budget"] == params["budget"])],
+            fits=work.store.table(work.upstream["law"], "fits"),
+            tokenizers=tokenizers if all(tokenizers.values()) else None,
+            dropped=frozenset(decisions.loc[decisions["dropped"] != "", "candidate"]),
+        )
+    )
+    write_table(work.folder, "checks/findings", found)

@@ -1,0 +1,52 @@
+"""What the stages after the sweep are asked for: the same for a pipeline and a replayed table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lensllm.config import Law, Pipeline, Ranking, public
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One ranking to be made."""
+
+    name: str  # of the pipeline or table
+    target: int
+    budgets: tuple[int, ...]  # ascending; the last is the one the answer is for
+    ranking: Ranking
+    law: Law
+    seed: int
+    settings: Mapping[str, Any]  # all there are, for the report, without secrets
+
+    @classmethod
+    def of(cls, name: str, config: Pipeline, target: int) -> Goal:
+        """The goal of a pipeline: its one budget is the largest subset it pays for."""
+        budgets = (config.sweep.max,)
+        return cls(name, target, budgets, config.ranking, config.law, config.seed, public(config))
+
+    @property
+    def budget(self) -> int:
+        return self.budgets[-1]
+
+    @property
+    def curve_params(self) -> dict[str, Any]:
+        """What ``tasks.curve.read`` needs, a part of the key of every stage that uses it."""
+        return {
+            "metric": self.ranking.metric,
+            "budget": self.budget,
+            "scale": self.law.scale,
+        }
+
+    @property
+    def question_params(self) -> dict[str, Any]:
+        """What ``lensllm.ranking.Question`` needs beside the predictors' names."""
+        return {
+            "target": self.target,
+            "budgets": list(self.budgets),
+            "reference": self.ranking.predictor,
+            "draws": self.ranking.draws,
+            "seed": self.seed,
+        }

@@ -1,0 +1,101 @@
+"""The artefacts of a replay: what ``tasks.plan`` is to a pipeline.
+
+A replay has no sweep. Its table stands where a pipeline's curves stand, and the same laws, ranking,
+checks and report follow.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from lensllm.config import Replay, public
+from lensllm.errors import DataError
+from lensllm.store import Ref, Store
+from tasks import law, losses, past, ranking, simulation
+from tasks.curve import roles
+from tasks.goal import Goal
+from tasks.plan import Conclusion, close
+from tasks.stage import Step
+
+_FEWEST_SIZES = 3  # the least that anything is extrapolated from
+_BACKTESTED_SIZES = 5  # the least of which some can be predicted from the others
+_SAVING = 8  # a budget is to be this much smaller than the target, unless the user says otherwise
+
+
+def name_of(settings: Replay) -> str:
+    """How reports, MLflow and the Prefect pages call the replay of a table."""
+    return "replay-" + re.sub(r"[^\w.\-]+", "-", Path(settings.table).stem)
+
+
+def check(settings: Replay) -> None:
+    """Raise ``LensError`` for what is wrong before a server starts."""
+    ranking.check_name(settings.ranking.predictor, "--predictor")
+    losses.step(settings.table)
+
+
+def goal(settings: Replay, store: Store, table: Ref) -> Goal:
+    """What is asked of the table. Raises ``DataError`` where it cannot answer."""
+    cells = store.table(table, "cells")
+    notes = store.table(table, "notes").set_index("kind")["text"]
+    sizes = sorted(int(size) for size in cells["size"].unique() if size > 0)
+    target = settings.target or sizes[-1]
+    budget = _budget(settings, sizes, target)
+    budgets = _smaller(sizes, budget, target) if settings.all_budgets else []
+    chosen = settings.ranking.model_copy(update={"metric": notes["metric"]})
+    return Goal(
+        name=name_of(settings),
+        target=target,
+        budgets=tuple(sorted({*budgets, budget})),
+        ranking=chosen,
+        law=settings.law,
+        seed=settings.seed,
+        settings=public(settings),
+    )
+
+
+def conclude(goal: Goal, settings: Replay, store: Store, table: Ref) -> Conclusion:
+    """A policy's play if there is one, laws, ranking, checks and report."""
+    before: tuple[Step, ...] = ()
+    curves, shown = table, {"losses": table}
+    if settings.policy != "all":
+        played = simulation.step(goal, settings.policy, table)
+        before, curves = (played,), played.ref
+        shown["simulation"] = played.ref
+    known = past.find(store, table) if settings.ranking.prior == "store" else {}
+    laws = law.step(goal, {"curve": curves})
+    ranks = ranking.step(goal, {"curve": curves, **roles("past", known)})
+    return close(goal, curves, laws, ranks, shown, [], before)
+
+
+def _budget(settings: Replay, sizes: list[int], target: int) -> int:
+    """The largest size to be known, as the user says or an eighth of the target."""
+    below = [size for size in sizes if size < target]
+    if settings.budget is None:
+        usual = [size for size in below if size * _SAVING <= target]
+        known = usual if len(usual) >= _FEWEST_SIZES else below
+    elif settings.budget >= target:
+        raise DataError(
+            f"--budget {settings.budget:,} is not below the target {target:,}: nothing is left to "
+            "predict; lower the budget or raise --target"
+        )
+    else:
+        known = [size for size in below if size <= settings.budget]
+    if len(known) < _FEWEST_SIZES:
+        limit = f"budget {settings.budget:,}" if settings.budget else f"target {target:,}"
+        raise DataError(
+            f"{settings.table}: the {limit} leaves {len(known)} of the sizes "
+            f"{_listed(sizes)}; a curve needs at least {_FEWEST_SIZES}"
+        )
+    return known[-1]
+
+
+def _smaller(sizes: list[int], budget: int, target: int) -> list[int]:
+    """Budgets that have a backtest and save something, up to ``budget``."""
+    backtested = sizes[_BACKTESTED_SIZES - 1 :]
+    return [size for size in backtested if size <= budget and size * _SAVING <= target]
+
+
+def _listed(sizes: list[int]) -> str:
+    shown = [f"{size:,}" for size in sizes]
+    return ", ".join(shown if len(shown) <= 8 else [*shown[:3], "…", *shown[-2:]])

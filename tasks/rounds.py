@@ -1,0 +1,101 @@
+"""Where a sweep stands: read from the store alone, so that an interrupted one goes on.
+
+With the policy *all* there is one round of every cell. Otherwise each round's cells are followed by
+a decision, an artefact like any other, and that by the next round's cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lensllm.policy import Decision, first_round
+from lensllm.store import Ref, Store
+from tasks import curve, decision
+from tasks.cell import Cell
+from tasks.goal import Goal
+from tasks.plan import Plan
+from tasks.stage import Step
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The rounds so far."""
+
+    cells: tuple[Cell, ...]  # chosen so far
+    steps: tuple[Step, ...]  # all that is to be made so far, in order, in the store or not
+    decisions: tuple[Ref, ...]  # taken so far
+    over: bool  # whether nothing is left to decide
+
+
+def sweep(plan: Plan, store: Store, lost: Callable[[Ref], bool]) -> Sweep:
+    """The sweep as far as the store tells; a cell that is ``lost`` will not come any more."""
+    if plan.config.sweep.policy == "all":
+        return Sweep(tuple(plan.cells), (*plan.cells.values(), *plan.curvatures.values()), (), True)
+    return _Rounds(plan, store, lost).play()
+
+
+class _Rounds:
+    def __init__(self, plan: Plan, store: Store, lost: Callable[[Ref], bool]) -> None:
+        self.plan, self.store, self.lost = plan, store, lost
+        self.goal = Goal.of("", plan.config, plan.target)
+        self.cells: list[Cell] = []
+        self.steps: list[Step] = []
+        self.decisions: list[Ref] = []
+
+    def play(self) -> Sweep:
+        sizes = self.plan.observed
+        racing = tuple(model.name for model in self.plan.models)
+        known = first_round(np.array(sizes, dtype=float))
+        self._choose((0, *sizes[:known]), racing)
+        while known < len(sizes):
+            taken = self._decide(sizes[known - 1], racing)
+            if taken is None:
+                return self._so_far(over=False)
+            if taken.stop:
+                break
+            racing = taken.kept
+            self._choose(sizes[known : known + 1], racing)
+            known += 1
+        self._choose((self.plan.target,), tuple(model.name for model in self.plan.models))
+        return self._so_far(over=True)
+
+    def _choose(self, sizes: Iterable[int], candidates: tuple[str, ...]) -> None:
+        for cell, step in self.plan.cells.items():
+            if cell.size in sizes and cell.candidate in candidates:
+                self.cells.append(cell)
+                self.steps.append(step)
+                if cell in self.plan.curvatures:
+                    self.steps.append(self.plan.curvatures[cell])
+
+    def _decide(self, budget: int, racing: tuple[str, ...]) -> Decision | None:
+        """The decision after the round that ended with ``budget``; None while it is not taken."""
+        cells = {cell: self.plan.cells[cell].ref for cell in self.cells}
+        told = self.plan.told
+        awaited = (*cells.values(), *told.values())
+        if not all(self.store.has(ref) or self.lost(ref) for ref in awaited):
+            return None
+        cells = {cell: ref for cell, ref in cells.items() if self.store.has(ref)}
+        trained = {cell.candidate for cell in cells if cell.size}
+        if not trained:  # the run ends by saying why
+            return None
+        curves = curve.step(cells, self.plan.models)
+        taken = decision.step(
+            self.goal,
+            self.plan.config.sweep.policy,
+            budget,
+            {"curve": curves.ref, **{role: r for role, r in told.items() if self.store.has(r)}},
+            [name for name in racing if name in trained],
+            self.decisions,
+        )
+        self.steps += [curves, taken]
+        if not self.store.has(taken.ref):
+            return None
+        self.decisions.append(taken.ref)
+        rows = self.store.table(taken.ref, "decisions")
+        return Decision(rows, rows["stop"].iloc[0])
+
+    def _so_far(self, *, over: bool) -> Sweep:
+        return Sweep(tuple(self.cells), tuple(self.steps), tuple(self.decisions), over)
