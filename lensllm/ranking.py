@@ -18,8 +18,8 @@ from lensllm.predictors import PREDICTORS, Mixture
 from lensllm.schemas import schema
 from lensllm.uncertainty import Draws, forecast, spread
 
-# below this chance the first place is not a finding
-_CLEAR = 0.5
+# a choice is clear that is more likely than not the best, and twice as likely as any other
+_CLEAR, _ODDS = 0.5, 2.0
 _SEED_REPLICATES = 5  # resampled sets of seeds behind the comparison
 
 
@@ -121,8 +121,8 @@ def verdict(predictions: pd.DataFrame, predictor: str, target: float, metric: Me
     lower = others.iloc[0]
     best = "the choice" if lower["rank"] < chosen["rank"] else "predicted best"
     risk = f"expected regret {chosen['expected_regret']:.3f}"
-    if chosen["p_best"] < _CLEAR:
-        rival = others.sort_values("p_best", kind="stable").iloc[-1]
+    rival = others.sort_values("p_best", kind="stable").iloc[-1]
+    if chosen["p_best"] < max(_CLEAR, _ODDS * rival["p_best"]):
         text = (
             f"Too close to call at {size}: {chosen.name} is {best} ({loss}), "
             f"but P(best) is only {_percent(chosen['p_best'])}, "

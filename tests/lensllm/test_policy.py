@@ -87,7 +87,7 @@ def test_only_who_is_best_in_less_than_two_percent_is_dropped(level, reference):
     assert "c3" in unlikely
     for column in ("predicted", "p_best", "expected_regret"):
         np.testing.assert_array_equal(expected[column], rows[column])
-    assert f"P(best) is {rows.loc['c3', 'p_best']:.1%}" == rows.loc["c3", "dropped"]
+    assert f"P(best) is {100 * rows.loc['c3', 'p_best']:.1f} %" == rows.loc["c3", "dropped"]
     assert {1600} == set(rows["budget"])
 
 
@@ -125,7 +125,7 @@ def test_it_stops_when_the_regret_is_two_percent_of_the_range_of_all_predictions
     share = expected.loc[chosen, "expected_regret"] / (max(known) - min(known))
     assert stops == bool(share < 0.02)
     assert stops == decision.stop.startswith(f"the expected regret of {chosen}, ")
-    assert stops == (f"is {share:.1%} of the range" in decision.stop)
+    assert stops == (f"is {100 * share:.1f} % of the range" in decision.stop)
     assert {decision.stop} == set(decision.candidates["stop"])
 
 
