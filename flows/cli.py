@@ -156,7 +156,7 @@ def replay(
     environment.prepare(store.root)
     from tasks.replay import check
 
-    check(settings)
+    check(settings, store)
     with _interruptible():
         from flows import screens
         from flows.launch import launch

@@ -13,6 +13,7 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.context import TagsContext
 from prefect.futures import PrefectFuture
+from threadpoolctl import threadpool_limits
 
 from flows.slots import slots_of
 from flows.ui_artifacts import ProgressArtifact, ranking_rows
@@ -43,6 +44,7 @@ def running(
 ) -> Iterator[tuple[Run, MlflowProjection]]:
     """A run that is watched by the terminal, the Prefect pages and MLflow."""
     with (
+        threadpool_limits(1),  # of this process: its matrices are small, more threads only spin
         TagsContext(current_tags=frozenset()),  # the process's tags are the flow run's alone
         MlflowProjection(name, tracking, settings, store) as mlflow,
         _workers(engine) as workers,  # inside: stopped first when the run is interrupted

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 
 # For the server's and MLflow's databases and a few small cells; they fail in obscure ways without.
 _LEAST_SPACE_BYTES = 100_000_000
+# nothing that imports Prefect, which must not be loaded before its server's address is known
+_NEEDED_LATER = ("tasks.plan", "lensllm.report.page", "tasks.tracking", "mlflow.tracking.client",
+                 "mlflow.store.tracking.sqlalchemy_store", "mlflow.artifacts")  # fmt: skip
 
 
 def launch(
@@ -30,6 +36,7 @@ def launch(
     the pages is one that really runs.
     """
     store.require_space(_LEAST_SPACE_BYTES)
+    threading.Thread(target=_import_ahead, daemon=True).start()
     home = store.root / "prefect"
     with console.status("starting the Prefect server …") as waiting, embedded_server(home) as url:
         # Only now: Prefect reads its settings, the server's address among them, when imported.
@@ -48,6 +55,13 @@ def launch(
             with tags(*tags_of_this_process()):
                 outcome = start(ThreadPoolTaskRunner(max_workers=slots))
     return outcome, terminal.tally
+
+
+def _import_ahead() -> None:
+    """Load what the flow will need while the server starts: seconds, on a second core."""
+    for name in _NEEDED_LATER:
+        with suppress(Exception):  # whoever needs it will say so
+            importlib.import_module(name)
 
 
 def _quiet_console() -> None:

@@ -218,15 +218,16 @@ def grid(plan: Plan, store: Store) -> Grid:
             others[step.stage] = (made + 1, done + store.has(step.ref))
     now = sweep(plan, store, lost=lambda ref: False)
     wanted = set(now.cells)
+    reached = max(cell.size for cell in wanted if cell.size != plan.target)
+    racing = {cell.candidate for cell in wanted if cell.size == reached}
 
     def state(cell: Cell, ref: Ref) -> str:
+        if cell not in wanted:
+            out = cell.candidate not in racing and cell.size != plan.target
+            return "dropped" if now.over or out else "to come"
         if store.has(ref):
             return "done"
-        if store.in_progress(ref):
-            return "running"
-        reached = max(c.size for c in wanted if c.size != plan.target)
-        raced_past = now.over or cell.size <= reached
-        return "dropped" if cell not in wanted and raced_past else "to come"
+        return "running" if store.in_progress(ref) else "to come"
 
     return Grid(
         sizes=tuple(sorted({cell.size for cell in plan.cells})),

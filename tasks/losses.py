@@ -18,9 +18,7 @@ def step(source: str) -> Step:
 
 def build(work: Work) -> None:
     table = losses.read(work.hints["source"])
-    families = table.families or {}
-    cells = table.cells.assign(family=table.cells["candidate"].map(families).fillna(""))
-    write_table(work.folder, "curve/cells", cells)
+    write_table(work.folder, "curve/cells", table.cells)
     notes = [("metric", table.metric), ("citation", table.citation)]
     notes += [("note", text) for text in table.notes]
     write_table(work.folder, "losses/notes", [{"kind": k, "text": t} for k, t in notes if t])

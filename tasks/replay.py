@@ -16,7 +16,7 @@ from tasks import law, losses, past, ranking, simulation
 from tasks.curve import roles
 from tasks.goal import Goal
 from tasks.plan import Conclusion, close
-from tasks.stage import Step
+from tasks.stage import Step, make
 
 _FEWEST_SIZES = 3  # the least that anything is extrapolated from
 _BACKTESTED_SIZES = 5  # the least of which some can be predicted from the others
@@ -28,10 +28,12 @@ def name_of(settings: Replay) -> str:
     return "replay-" + re.sub(r"[^\w.\-]+", "-", Path(settings.table).stem)
 
 
-def check(settings: Replay) -> None:
-    """Raise ``LensError`` for what is wrong before a server starts."""
+def check(settings: Replay, store: Store) -> None:
+    """Raise ``LensError`` for what is wrong before a server starts. Makes the table to see it."""
     ranking.check_name(settings.ranking.predictor, "--predictor")
-    losses.step(settings.table)
+    table = losses.step(settings.table)
+    make(store.root, table.recipe, table.hints)
+    goal(settings, store, table.ref)
 
 
 def goal(settings: Replay, store: Store, table: Ref) -> Goal:
@@ -85,7 +87,7 @@ def _budget(settings: Replay, sizes: list[int], target: int) -> int:
         limit = f"budget {settings.budget:,}" if settings.budget else f"target {target:,}"
         raise DataError(
             f"{settings.table}: the {limit} leaves {len(known)} of the sizes "
-            f"{_listed(sizes)}; a curve needs at least {_FEWEST_SIZES}"
+            f"{_listed(sizes)} and a curve needs {_FEWEST_SIZES}: raise it, or add sizes"
         )
     return known[-1]
 

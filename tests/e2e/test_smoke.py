@@ -17,8 +17,8 @@ from tests.e2e.conftest import COMMAND, ROOT, environment, lensllm
 
 pytestmark = pytest.mark.slow
 
-STEPS = 37  # artefacts of smoke, report included
-FINAL = ("curve", "law", "ranking")
+STEPS = 38  # artefacts of smoke, report included
+FINAL = ("curve", "law", "ranking", "checks")
 
 
 def tables(artifacts: Path) -> dict[str, bytes]:

@@ -54,14 +54,38 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         (["run", "demo", "--set", "data.source=rows.jsonl"], r"no such file: rows.jsonl"),
         (["run", "demo", "--set", "data.packages=[nmupy]"], r"nmupy"),
         (["run", "demo", "--set", "ranking.predictor=lens"], r"no predictor 'lens'"),
+        (["run", "demo", "--set", "sweep.policy=half"], r"'sweep.policy'.*'halving', not 'half'"),
         (
             ["run", "demo", "--set", "sweep.min=400", "--set", "curvature.sizes=[]"],
-            r"rectified needs 4 subset sizes and the sweep has 2",
+            r"stack needs 3 subset sizes and the sweep has 2",
         ),
         (["plan", "demo", "--file", "nowhere.yaml"], r"nowhere.yaml: no such file; name one"),
         (["report", "demo"], r"'demo' has no ranking with these settings yet; lensllm run demo"),
         (["run", "demo", "--artifacts", "pyproject.toml"], r"pyproject.toml: it is not a folder"),
         (["run", "demo", "--artifacts", "/proc/lensllm"], r"/proc/lensllm: it cannot be written"),
+        (["replay", "nowhere.csv"], r"nowhere.csv: no such file"),
+        (["replay", "flam"], r"neither a file nor a published table \(did you mean 'flan'\?\)"),
+        (["replay", "pyproject.toml"], r"pyproject.toml: is no .csv, .tsv or .parquet file"),
+        (["replay", "flan", "--predictor", "stak"], r"no predictor 'stak' \(did you mean 'stack'"),
+        (["replay", "flan", "--policy", "none"], r"--policy: .* 'halving', not 'none'"),
+        (["replay", "flan", "--prior", "mine"], r"--prior: .* 'store', not 'mine'"),
+        (
+            ["replay", "flan", "--all-budgets", "--policy", "halving"],
+            r"--all-budgets asks .*--policy",
+        ),
+        (["replay", "flan", "--budget", "1"], r"--budget: .* greater than or equal to 2, not 1"),
+        (
+            ["replay", "flan", "--budget", "400"],
+            r"flan: the budget 400 leaves 2 of the sizes 200, ",
+        ),
+        (
+            ["replay", "flan", "--budget", "1638400"],
+            r"--budget 1,638,400 is not below the target 1,638,400",
+        ),
+        (
+            ["replay", "flan", "--budget", "6400", "--target", "3200"],
+            r"--budget 6,400 is not below the target 3,200",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence(command, arguments: list[str], sentence: str):
@@ -70,6 +94,37 @@ def test_a_mistake_is_one_sentence(command, arguments: list[str], sentence: str)
     assert re.search(sentence, err), err
     assert err.startswith("error: ")
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", r"the file is empty"),
+        ("a,100,2.5\na,200,2.25\nb,100,3.5\n", r"the first line looks like data"),
+        ("model,100,200,400,800\na,3,2,1,1\n", r"losses of one candidate only \('a'\)"),
+        ("model,100,200\na,3,2\nb,3,1\n", r"needs losses at 3 training sizes .* has 100, 200"),
+        ("model,100,200,400\na,3,2,1\nb,3,1,1\n", r"target 400 leaves 2 of the sizes 100, 200"),
+        ("model,100,200,400,800\na,3,two,1,1\n", r"line 2, column '200': 'two' is no number"),
+        ("model,100,200,400,800\na,3,2,1,-1\n", r"line 2, .*loss of a at D = 800 is -1 and must"),
+        (
+            "model,size,loss\na,100,2\na,100,3\n",
+            r"a, D = 100, seed 0 stands in line 2 and in line 3",
+        ),
+    ],
+)
+def test_a_mistake_in_a_table_is_one_sentence(command, tmp_path: Path, text: str, sentence: str):
+    path = tmp_path / "losses.csv"
+    path.write_text(text)
+    code, out, err = command("replay", path)
+    assert (code, out) == (2, "")
+    assert re.search(sentence, err), err
+    assert err.startswith(f"error: {path}: ")
+
+
+def test_a_value_that_is_no_number_is_told_by_the_command_line(command):
+    code, out, err = command("replay", "flan", "--budget", "much")
+    assert (code, out) == (2, "")
+    assert "Invalid value for '--budget'" in err
 
 
 def test_a_port_in_use_is_one_sentence(command):
@@ -92,6 +147,17 @@ def test_plan_tells_cells_and_cost_before_anything_is_made(command):
     assert said["expected_minutes"] > 0
     text = command("plan", "demo")[1]
     assert "6 embedded candidates are pretrained first" in text
+
+
+def test_plan_with_a_policy_tells_the_most_there_may_be(command):
+    every, most = (
+        json.loads(command("plan", "demo", "--json", "--set", f"sweep.policy={policy}")[1])
+        for policy in ("all", "adaptive")
+    )
+    assert (every.pop("at_most"), most.pop("at_most")) == (False, True)
+    assert every == most
+    text = command("plan", "demo", "--set", "sweep.policy=adaptive")[1]
+    assert "With a sweep policy these are the most a run may ask for." in text
 
 
 def test_plan_of_more_than_the_data_is_one_sentence(command, tmp_path: Path):
@@ -124,7 +190,7 @@ def test_gc_lists_and_only_deletes_when_told(command, tmp_path: Path):
     assert "Nothing to collect" in command("gc")[1]
 
 
-@pytest.mark.parametrize("name", ["plan", "run", "status", "report", "ui", "gc"])
+@pytest.mark.parametrize("name", ["plan", "run", "replay", "status", "report", "ui", "gc"])
 def test_help_has_an_example(command, name: str):
     code, out, _ = command(name, "--help")
     assert code == 0

@@ -11,7 +11,7 @@ from lensllm.predictors import hrb
 from lensllm.prior import DEFAULT_PRIOR
 from lensllm.store import Ref, Store
 from tasks import losses, past, replay
-from tasks.plan import make_plan
+from tasks.plan import Conclusion, conclude, make_plan
 from tests.tasks import project
 
 FLAN, GIGAWORD = losses.step("flan").ref, losses.step("gigaword").ref
@@ -22,7 +22,7 @@ def swept(store: Store, config: Pipeline, largest: int) -> tuple[Ref, Ref]:
     plan = make_plan(project.changed(config, sweep={"max": largest, "target": 64}), store)
     project.make_all(store, plan.groundwork)
     project.make_all(store, plan.cells.values())
-    ending = project.conclude("tiny", plan, store, [], plan.cells, [])
+    ending = conclude("tiny", plan, store, [], plan.cells, [])
     project.make_all(store, ending.before)
     return plan.dataset.ref, ending.curve
 
@@ -108,7 +108,7 @@ def test_the_prior_is_what_hrb_learns_from_the_whole_curves(store: Store, refs: 
     assert past.prior(store, used, "nats_per_token") == expected
 
 
-def of_table(store: Store, table: Ref, name: str, prior: str) -> replay.Conclusion:
+def of_table(store: Store, table: Ref, name: str, prior: str) -> Conclusion:
     asked = Replay.model_validate({"table": name, "ranking": {"prior": prior}, "budget": 800})
     return replay.conclude(replay.goal(asked, store, table), asked, store, table)
 
@@ -146,6 +146,6 @@ def test_a_pipeline_learns_from_the_store_only_when_asked(made: tuple[Path, dict
     taught = make_plan(project.changed(config, ranking={"prior": "store"}), store)
     assert plain.past == {}
     assert past.find(store, plain.dataset.ref) == taught.past
-    upstream = project.conclude("tiny", taught, store, [], [], []).ranking.recipe.upstream
+    upstream = conclude("tiny", taught, store, [], [], []).ranking.recipe.upstream
     assert set(taught.past.values()) <= set(upstream.values())
     assert {f"past:{name}": ref for name, ref in taught.past.items()}.items() <= taught.told.items()

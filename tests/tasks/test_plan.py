@@ -6,7 +6,7 @@ import pytest
 
 from lensllm import config, configfile
 from lensllm.errors import ConfigError
-from lensllm.store import Recipe, Store
+from lensllm.store import Store
 from tasks.plan import Cell, Plan, check, conclude, make_plan
 from tests.tasks import project
 
@@ -82,24 +82,45 @@ def test_cells_are_computed_again_only_for_what_they_depend_on(store, override, 
     assert changes == any(before[cell] != ref for cell, ref in after.items())
 
 
-def test_a_predictor_without_enough_sizes_is_refused_before_the_sweep(store: Store):
-    loaded = configfile.load(
-        ROOT / "pipelines.yaml", "demo", ["sweep.min=400", "curvature.sizes=[]"]
-    )
-    with pytest.raises(ConfigError, match="rectified needs 4 subset sizes and the sweep has 2"):
+@pytest.mark.parametrize(
+    ("predictor", "overrides", "sentence"),
+    [
+        ("stack", ["sweep.min=400"], "stack needs 3 subset sizes and the sweep has 2"),
+        ("rectified", ["sweep.min=200"], "rectified needs 4 subset sizes and the sweep has 3"),
+    ],
+)
+def test_a_predictor_without_enough_sizes_is_refused_before_the_sweep(
+    store: Store, predictor: str, overrides: list[str], sentence: str
+):
+    more = ["curvature.sizes=[]", f"ranking.predictor={predictor}", *overrides]
+    loaded = configfile.load(ROOT / "pipelines.yaml", "demo", more)
+    with pytest.raises(ConfigError, match=sentence):
         check(loaded, store)
+
+
+def test_weight_spectra_are_steps_of_their_own_when_asked_for(store: Store):
+    without, asked = plan(store), plan(store, "heavy_tails.enabled=true")
+    added = {step.ref for step in asked.steps} - {step.ref for step in without.steps}
+    assert added == {step.ref for step in asked.heavy_tails.values()}
+    assert asked.heavy_tails.keys() == asked.kernels.keys()
+    assert refs(asked) == refs(without)
+
+
+@pytest.mark.parametrize("policy", ["adaptive", "halving"])
+def test_a_policy_asks_for_cells_of_the_same_names(store: Store, policy: str):
+    assert refs(plan(store)) == refs(plan(store, f"sweep.policy={policy}"))
 
 
 def test_a_conclusion_rests_on_the_cells_that_finished(tmp_path: Path):
     store = Store(tmp_path / "artifacts")
     store.prepare()
-    made, _ = project.run(store, project.write_inputs(tmp_path))
-    whole = conclude("tiny", made, store, [])
-    lost = next(step for cell, step in made.cells.items() if cell == Cell("wide", 8, 0))
-    store.remove(lost.ref)
-    fewer = conclude("tiny", made, store, [("finetune wide · D=8", "killed")])
-    assert set(whole.curve.recipe.upstream) - set(fewer.curve.recipe.upstream) == {"wide|8|0"}
-    assert isinstance(fewer.report.recipe, Recipe)
+    made = make_plan(project.write_inputs(tmp_path), store)
+    project.make_all(store, [*made.groundwork, *made.cells.values()])
+    whole = conclude("tiny", made, store, [], made.cells, [])
+    store.remove(made.cells[Cell("wide", 8, 0)].ref)
+    fewer = conclude("tiny", made, store, [("finetune wide · D=8", "killed")], made.cells, [])
+    rests = [set(ending.before[0].recipe.upstream) for ending in (whole, fewer)]
+    assert rests[0] - rests[1] == {"wide|8|0"}
     assert fewer.report.recipe.params["failed"] == [["finetune wide · D=8", "killed"]]
 
 
@@ -108,6 +129,6 @@ def test_credentials_of_a_tracking_server_are_in_no_artefact(store: Store):
         ROOT / "pipelines.yaml", "demo", ["tracking.uri=http://me:hunter2@example.org/mlflow"]
     )
     made = make_plan(loaded, store)
-    steps = [*made.steps, *conclude("demo", made, store, []).steps]
+    steps = [*made.steps, *conclude("demo", made, store, [], made.cells, []).steps]
     assert not any("hunter2" in str(step.recipe.describe()) for step in steps)
     assert config.public(loaded)["tracking"]["uri"] == "http://***@example.org/mlflow"

@@ -40,7 +40,7 @@ def summary(store: Store, steps: list[Step]) -> dict[str, Any]:
 def _sum(column: pd.Series) -> float:
     if pd.api.types.is_numeric_dtype(column) or column.dtype == bool:
         return float(column.replace([float("inf")], 0.0).sum())
-    return float(column.map(len).sum())
+    return float(sum(map(len, column)))
 
 
 @pytest.fixture(scope="module")
