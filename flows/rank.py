@@ -52,7 +52,7 @@ def _sweep(run: Run, plan: Plan, futures: dict[Ref, PrefectFuture[Any]]) -> Swee
         now = sweep(plan, run.store, run.is_lost)
         if len(now.decisions) > known:
             known = len(now.decisions)
-            show_decisions(run.store, now.decisions)
+            show_decisions(run.store, now.decisions, over=now.over)
         steps = [
             step
             for step in (*plan.groundwork, *now.steps)

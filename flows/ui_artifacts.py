@@ -78,10 +78,11 @@ def ranking_rows(predictions: pd.DataFrame, predictor: str) -> list[dict[str, An
     ]
 
 
-def show_decisions(store: Store, decisions: Sequence[Ref]) -> None:
+def show_decisions(store: Store, decisions: Sequence[Ref], *, over: bool) -> None:
     """Who was dropped when and why, so far, as a table of the flow run."""
     rows = decision.read(store, decisions)
     stop = rows["stop"].iloc[-1]
+    ending = "The others go up to the budget." if over else "The sweep goes on with the others."
     create_table_artifact(
         key="sweep",
         table=[
@@ -94,5 +95,5 @@ def show_decisions(store: Store, decisions: Sequence[Ref]) -> None:
             }
             for row in rows[rows["dropped"] != ""].itertuples()
         ],
-        description=f"Stopped: {stop}." if stop else "The sweep goes on with the others.",
+        description=f"Stopped: {stop}." if stop else ending,
     )

@@ -30,12 +30,10 @@ SMALLEST, LARGEST = 200.0, 2e6
 _MOST_SHAPES, _FEWEST_SHAPES = 8192, 256
 _WORK = 2**24  # candidates × components × shapes in memory; beyond it fewer shapes are weighed
 _ITERATIONS = 8  # of EM; the shared prior hardly moves after them
-
-Index = NDArray[np.intp]
-
-
 _MEAN_WEIGHT, _SD_WEIGHT = 5.0, 5.0  # of the prior's mean and sd, in candidates
 _FAMILY_WEIGHT = 3.0  # of no difference between the families
+
+Index = NDArray[np.intp]
 
 
 @dataclass(frozen=True)

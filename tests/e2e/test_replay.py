@@ -106,8 +106,9 @@ def test_a_second_time_computes_nothing(flan: tuple[Path, Any]):
     assert states == [("Cached", len(STAGES))]
 
 
-def test_a_file_of_ones_own_with_every_budget(table: Path, tmp_path: Path):
-    done = lensllm("replay", table, "--all-budgets", "--artifacts", tmp_path, "--json")
+def test_a_file_of_ones_own_with_every_budget(table: Path, flan: tuple[Path, Any]):
+    artifacts, _ = flan
+    done = lensllm("replay", table, "--all-budgets", "--artifacts", artifacts, "--json")
     assert done.returncode == 0, done.stderr
     said = strict(done.stdout)
     assert {1600, 3200} == {row["budget"] for row in said["scores"]}
@@ -117,7 +118,7 @@ def test_a_file_of_ones_own_with_every_budget(table: Path, tmp_path: Path):
     assert rows["ats", 3200, "a"]["predicted"] == pytest.approx(2.0, rel=0.05)
 
     shown = lensllm(
-        "replay", table, "--policy", "halving", "--budget", "12800", "--artifacts", tmp_path
+        "replay", table, "--policy", "halving", "--budget", "12800", "--artifacts", artifacts
     )
     assert shown.returncode == 0, shown.stderr
     text = " ".join(shown.stdout.split())
@@ -125,8 +126,11 @@ def test_a_file_of_ones_own_with_every_budget(table: Path, tmp_path: Path):
     assert re.search(r"examples spent against 128,000 examples for .* saved", text)
 
 
-def test_a_predictor_that_needs_more_than_losses_is_one_sentence(table: Path, tmp_path: Path):
-    done = lensllm("replay", table, "--predictor", "lensllm", "--artifacts", tmp_path, "--json")
+def test_a_predictor_that_needs_more_than_losses_is_one_sentence(
+    table: Path, flan: tuple[Path, Any]
+):
+    artifacts, _ = flan
+    done = lensllm("replay", table, "--predictor", "lensllm", "--artifacts", artifacts, "--json")
     assert (done.returncode, done.stdout) == (2, "")
     assert "lensllm cannot answer" in done.stderr
     assert "Traceback" not in done.stderr
