@@ -115,7 +115,8 @@ def policies() -> str:
             played = simulate(policy, curves, question())
             last = played.curves.sizes[-1]
             asked = replace(question((last,)), predictors=("stack",))
-            picked = choice(rank(played.curves, asked, None).predictions)
+            out = played.decisions.loc[played.decisions["dropped"] != "", "candidate"]
+            picked = choice(rank(played.curves, asked, None, set(out)).predictions)
             loss = losses_[curves.candidates.index(picked)]
             accuracy = (losses_.max() - loss) / np.ptp(losses_)
             saved = 1 - played.examples / (TARGET * len(losses_))

@@ -14,7 +14,7 @@ import tokenize
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import pyarrow as pa
 from pydantic import BaseModel
@@ -83,6 +83,8 @@ def _allowed(field: FieldInfo) -> str:
 
 def _words(annotation: Any) -> str:
     """A type as a reader of YAML calls it."""
+    if get_origin(annotation) is Annotated:
+        return _words(get_args(annotation)[0])
     arguments = get_args(annotation)
     if Ellipsis in arguments:
         return f"list of {_words(arguments[0])}s"

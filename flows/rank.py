@@ -16,6 +16,7 @@ from prefect.futures import PrefectFuture
 from flows.ending import Outcome, finish, running, stop_on_failure
 from flows.ui_artifacts import show_decisions
 from lensllm import configfile
+from lensllm.errors import LensError
 from lensllm.store import Ref, Store
 from tasks.execute import Run, run_steps
 from tasks.plan import Plan, conclude, data_steps, make_plan
@@ -67,6 +68,6 @@ def _sweep(run: Run, plan: Plan, futures: dict[Ref, PrefectFuture[Any]]) -> Swee
 
 def _stop_undecided(run: Run) -> None:
     """Without a decision no further round can be chosen."""
-    for ref in run.failures:
+    for ref, (label, reason) in run.failures.items():
         if ref.stage in ("curve", "decision"):
-            stop_on_failure(run, after=list(run.failures).index(ref))
+            raise LensError(f"{label}: {reason}")

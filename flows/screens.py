@@ -56,7 +56,7 @@ def _table(summary: Summary, measured: bool, width: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.title = (
         f"[bold]{escape(goal.name)}[/bold]: predicted loss at D = {goal.target:,} "
-        f"({_UNITS[goal.ranking.metric]}), from D ≤ {goal.budget:,}, by {goal.ranking.predictor}"
+        f"({_UNITS[goal.ranking.metric]}), from D ≤ {summary.budget:,}, by {goal.ranking.predictor}"
     )
     known = any(weights > 0 for weights in summary.parameters.values())
     table.add_column("", justify="right")
@@ -95,7 +95,7 @@ def _predictors(summary: Summary) -> Table:
         table.add_column(column, no_wrap=True)
     for column in ("RelAcc", "Pearson", "Spearman", "RMSE of log loss", "in 80 %"):
         table.add_column(column, justify="right")
-    last = summary.predictions["budget"] == summary.goal.budget
+    last = summary.predictions["budget"] == summary.budget
     firsts = summary.predictions[last & (summary.predictions["rank"] == 1)]
     chosen = dict(zip(firsts["predictor"], firsts["candidate"], strict=True))
     scores = summary.final_scores.sort_values("rel_acc", ascending=False, kind="stable")
@@ -141,6 +141,11 @@ def _sweep(summary: Summary) -> list[str]:
     """What a policy dropped and why it stopped."""
     rows = summary.decisions
     lines = []
+    if summary.goal.policy != "all" and rows.empty:
+        lines.append(
+            f"The policy {summary.goal.policy} had nothing to decide: all sizes are within "
+            "16 times the smallest, where every candidate is trained."
+        )
     for budget, dropped in rows[rows["dropped"] != ""].groupby("budget", sort=False):
         who = ", ".join(f"{row.candidate} ({row.dropped})" for row in dropped.itertuples())
         lines.append(f"Dropped after D = {budget:,}: {who}.")

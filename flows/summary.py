@@ -55,8 +55,13 @@ class Summary:
         """The answer: the goal's predictor at the largest budget, best first."""
         table = self.predictions
         mine = table["predictor"] == self.goal.ranking.predictor
-        rows = table[mine & (table["budget"] == self.goal.budget)]
+        rows = table[mine & (table["budget"] == self.budget)]
         return rows.sort_values(["rank", "candidate"])
+
+    @property
+    def budget(self) -> int:
+        """The largest size that was paid for: less than allowed, where a policy stopped early."""
+        return int(self.predictions["budget"].max())
 
     @property
     def choice(self) -> str:
@@ -66,7 +71,7 @@ class Summary:
     @property
     def final_scores(self) -> pd.DataFrame:
         """The scores at the largest budget."""
-        return self.scores[self.scores["budget"] == self.goal.budget]
+        return self.scores[self.scores["budget"] == self.budget]
 
     @property
     def saved(self) -> float | None:
@@ -108,6 +113,9 @@ class Summary:
             "scores": _records(scores[list(_SCORES)]),
             "candidates": _records(self.predictions[list(_CANDIDATES)]),
             "target": self.goal.target,
+            "budget": self.budget,
+            "metric": self.goal.ranking.metric,
+            "predictor": self.goal.ranking.predictor,
             "choice": self.choice,
             "verdict": self.verdict,
             "saved": self.saved,

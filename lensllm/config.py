@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+Policy = Literal["all", "adaptive", "halving"]
+
 
 class Section(BaseModel):
     """A frozen section that refuses keys it does not know."""
@@ -65,7 +67,7 @@ class Sweep(Section):
     """Fine-tune every candidate at the target as well, to see whether the ranking was right."""
     seeds: int = Field(1, ge=1)
     """Repeats with another permutation of the data and another order of batches."""
-    policy: Literal["all", "adaptive", "halving"] = "all"
+    policy: Policy = "all"
     """Who gets the larger subsets. ``all``: every candidate, up to ``max``. ``adaptive``: from 16
     times ``min`` on only who may still be the best, until little is left to gain. ``halving``: the
     better half of each round, by AtS."""
@@ -254,7 +256,7 @@ class Replay(Section):
     """Largest size the predictors may know; nothing: an eighth of the target."""
     all_budgets: bool = False
     """Rank from every budget of at least five sizes up to ``budget``, too."""
-    policy: Literal["all", "adaptive", "halving"] = "all"
+    policy: Policy = "all"
     """As ``sweep.policy``, played on the table, within ``budget``."""
     seed: int = Field(0, ge=0)
     """Of the draws."""

@@ -8,21 +8,20 @@ but the cells, so that an interrupted sweep takes the same ones again.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from lensllm.backtest import Backtest
+from lensllm.config import Policy
 from lensllm.curves import Array, Curves
 from lensllm.ranking import Question
 from lensllm.schemas import schema
 from lensllm.uncertainty import Draws, forecast, spread
 
-Policy = Literal["all", "adaptive", "halving"]
-
 _FIRST_SPAN = 16.0  # times the smallest size: what a first extrapolation needs
-_UNLIKELY = 0.02  # chance of being best below which a candidate is dropped
+# chance of being best below which a candidate is dropped; draws alone give at least .02/M
+_UNLIKELY = 0.02
 _NO_REGRET = 0.02  # expected regret, in ranges of the predicted losses, at which to stop
 
 
@@ -95,10 +94,13 @@ def _adaptive(
             f"the expected regret of {rows['candidate'].iloc[chosen]}, {regret:.4f}, is "
             f"{100 * regret / range_:.1f} % of the range of predicted losses"
         )
-    reasons = [
-        f"P(best) is {100 * chance:.1f} %" if chance < _UNLIKELY and i != chosen else ""
-        for i, chance in enumerate(rows["p_best"])
-    ]
+    reasons = []
+    for i, (chance, predicted) in enumerate(zip(rows["p_best"], rows["predicted"], strict=True)):
+        if np.isnan(predicted):
+            reasons.append("it has too few finished cells to be predicted")
+        else:
+            unlikely = chance < _UNLIKELY and i != chosen
+            reasons.append(f"P(best) is {100 * chance:.1f} %" if unlikely else "")
     return reasons, stop
 
 

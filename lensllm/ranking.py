@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from lensllm.uncertainty import Draws, forecast, spread
 
 # a choice is clear that is more likely than not the best, and twice as likely as any other
 _CLEAR, _ODDS = 0.5, 2.0
+_DROPPED_CHANCE = 0.02  # that one of those dropped is the best after all, shared by them
 _SEED_REPLICATES = 5  # resampled sets of seeds behind the comparison
 
 
@@ -39,49 +40,60 @@ class Question:
     """What is asked of the predictors."""
 
     target: float
-    budgets: tuple[float, ...]  # ascending; curves may reach further than the smaller ones
+    budgets: tuple[float, ...]  # ascending; each counts as the largest size it can pay for
     predictors: tuple[str, ...]
     reference: str  # the predictor whose ranking is the answer
     seed: int
     draws: int = 4000
 
 
-def rank(curves: Curves, question: Question, truth: Array | None) -> Ranking:
+def rank(
+    curves: Curves, question: Question, truth: Array | None, dropped: Collection[str] = ()
+) -> Ranking:
     """Ask the predictors for the losses at the target from the curves up to each budget.
 
-    ``truth`` is the measured loss at the target, (M,) with NaN where unknown. A predictor that
-    lacks an input is skipped. Raises ConfigError for a name that is not in the registry and
-    DataError when no predictor is left.
+    ``truth`` is the measured loss at the target, (M,) with NaN where unknown. Candidates that a
+    sweep's policy has ``dropped`` are predicted from what they have and stand last; intervals,
+    P(best) and choice of the others are as if they had never been. A predictor that lacks an input
+    is skipped.
+    Raises ConfigError for a name that is not in the registry and DataError when no predictor is
+    left.
     """
     unknown = [name for name in question.predictors if name not in PREDICTORS]
     if unknown:
         raise ConfigError(
             f"Predictor {unknown[0]!r} does not exist: choose among {', '.join(PREDICTORS)}."
         )
-    backtest = Backtest(curves.until(question.budgets[-1]), question.target)
-    draws = Draws.of(curves.candidates, question.seed, question.draws)
+    fields = [_Field.of(curves, question)]
+    if dropped:
+        racing = [name for name in curves.candidates if name not in dropped]
+        fields.append(_Field.of(curves.only(racing), question))
     measured = np.full(len(curves.candidates), np.nan) if truth is None else truth
     tables, weights, skipped = [], list[dict[str, Any]](), list[dict[str, Any]]()
-    for budget in question.budgets:
-        known = backtest.known(budget)
+    for known in map(fields[0].backtest.known, question.budgets):
         for name in question.predictors:
-            about: dict[str, Any] = {"budget": int(budget), "predictor": name}
+            budget = int(fields[0].backtest.curves.sizes[known - 1])
+            about: dict[str, Any] = {"budget": budget, "predictor": name}
             try:
-                tables.append(_predictions(backtest, name, known, measured, draws).assign(**about))
+                tables.append(_predictions(fields, name, known, measured).assign(**about))
             except DataError as error:
                 skipped.append({**about, "reason": str(error)})
                 continue
             if isinstance(PREDICTORS[name], Mixture):
-                shares = backtest.weights(name, known)
+                shares = fields[-1].backtest.weights(name, known)
                 weights += [{**about, "part": p, "weight": share} for p, share in shares.items()]
     if not tables:
         reasons = " ".join(dict.fromkeys(row["reason"] for row in skipped))
         raise DataError(f"No predictor can rank these candidates. {reasons}")
+    predictions = pd.concat(tables, ignore_index=True)
     scored = tables if np.isfinite(measured).any() else []
+    compared = pd.DataFrame()
+    if scored:
+        compared = _comparison(fields[0].backtest, question, measured, predictions)
     return Ranking(
-        _frame("ranking/predictions", pd.concat(tables, ignore_index=True)),
+        _frame("ranking/predictions", predictions),
         _frame("ranking/scores", [_scores(table) for table in scored]),
-        _frame("ranking/comparison", _comparison(backtest, question, measured) if scored else []),
+        _frame("ranking/comparison", compared),
         _frame("ranking/weights", weights),
         _frame("ranking/skipped", skipped),
     )
@@ -146,27 +158,43 @@ def _percent(chance: float) -> str:
     return f"{100 * chance:.0f} %"
 
 
-def _predictions(
-    backtest: Backtest, name: str, known: int, measured: Array, draws: Draws
-) -> pd.DataFrame:
-    """One predictor's rows, best first, unpredicted candidates last."""
-    predicted = backtest.ask(name, known).loss[:, -1]
-    outlook = forecast(predicted, spread(backtest, name, known), draws)
-    order = np.argsort(predicted, kind="stable")
+@dataclass(frozen=True)
+class _Field:
+    """Candidates that compete with each other."""
+
+    backtest: Backtest
+    draws: Draws
+
+    @classmethod
+    def of(cls, curves: Curves, question: Question) -> _Field:
+        backtest = Backtest(curves.until(question.budgets[-1]), question.target)
+        return cls(backtest, Draws.of(curves.candidates, question.seed, question.draws))
+
+    def outlook(self, name: str, known: int) -> pd.DataFrame:
+        """What one predictor expects, by candidate."""
+        predicted = self.backtest.ask(name, known).loss[:, -1]
+        outlook = forecast(predicted, spread(self.backtest, name, known), self.draws)
+        names = pd.Index(self.backtest.curves.candidates, name="candidate")
+        return pd.DataFrame({"predicted": predicted, **vars(outlook)}, index=names)
+
+
+def _predictions(fields: Sequence[_Field], name: str, known: int, measured: Array) -> pd.DataFrame:
+    """One predictor's rows, best first, then the dropped, then those without a prediction."""
+    table = fields[0].outlook(name, known)
     truth_known = np.isfinite(measured)
     measured_rank = np.zeros(len(measured), dtype=np.int64)
     measured_rank[truth_known] = rankdata(measured[truth_known], method="min")
-    table = pd.DataFrame(
-        {
-            "candidate": backtest.curves.candidates,
-            "rank": 0,
-            "predicted": predicted,
-            **vars(outlook),
-            "measured": measured,
-            "measured_rank": measured_rank,
-        }
-    )
-    return table.iloc[order].assign(rank=np.arange(1, len(order) + 1))
+    table = table.assign(measured=measured, measured_rank=measured_rank, out=False)
+    if len(fields) > 1:
+        racing = fields[1].outlook(name, known)
+        racing["p_best"] *= 1 - _DROPPED_CHANCE
+        table["out"] = ~table.index.isin(racing.index)
+        table.loc[table["out"], ["cautious", "expected_regret"]] = np.nan
+        table["p_best"] = _DROPPED_CHANCE / table["out"].sum()
+        table.loc[racing.index, racing.columns] = racing
+    table["last"] = table["predicted"].isna()
+    table = table.sort_values(["last", "out", "predicted"], kind="stable").reset_index()
+    return table.drop(columns=["last", "out"]).assign(rank=np.arange(1, len(table) + 1))
 
 
 def _scores(table: pd.DataFrame) -> dict[str, Any]:
@@ -175,25 +203,33 @@ def _scores(table: pd.DataFrame) -> dict[str, Any]:
         table[name].to_numpy(dtype=float)
         for name in ("predicted", "low", "high", "p_best", "measured")
     )
+    # a dropped candidate cannot be chosen, however low it is predicted
+    eligible = np.where(table["cautious"].isna(), 2 * np.nanmax(predicted), predicted)
+    eligible = np.where(np.isfinite(predicted), eligible, np.nan)
     return {
         "budget": table["budget"].iloc[0],
         "predictor": table["predictor"].iloc[0],
         "pearson": scores.pearson(predicted, truth),
         "spearman": scores.spearman(predicted, truth),
         "kendall": scores.kendall(predicted, truth),
-        "rel_acc": scores.rel_acc(predicted, truth),
-        "regret": scores.regret(predicted, truth),
+        "rel_acc": scores.rel_acc(eligible, truth),
+        "regret": scores.regret(eligible, truth),
         "rmse_log": scores.rmse_log(predicted, truth),
         "coverage_80": scores.coverage_80(low, high, truth),
         "p_best_log_score": scores.p_best_log_score(p_best, truth),
     }
 
 
-def _comparison(backtest: Backtest, question: Question, measured: Array) -> pd.DataFrame:
+def _comparison(
+    backtest: Backtest, question: Question, measured: Array, predictions: pd.DataFrame
+) -> pd.DataFrame:
     """Confidence of the scores at the largest budget, paired with the reference's."""
-    names = question.predictors
-    predicted = {name: [row] for name, row in _answers(backtest, names).items()}
-    curves = backtest.curves
+    names, curves = question.predictors, backtest.curves
+    last = predictions[predictions["budget"] == predictions["budget"].max()]
+    predicted = {
+        str(name): [rows.set_index("candidate")["predicted"][list(curves.candidates)].to_numpy()]
+        for name, rows in last.groupby("predictor", sort=False)
+    }
     repeats = curves.losses.shape[2]
     for replicate in range(_SEED_REPLICATES if repeats > 1 else 0):
         draw = seeds.generator(question.seed, "seeds", replicate).integers(repeats, size=repeats)

@@ -195,7 +195,7 @@ TABLES: dict[str, pa.Schema] = {
         ("predicted", _f),  # loss at the target, in the pipeline's metric
         ("low", _f),  # 80 % interval
         ("high", _f),
-        ("cautious", _f),  # predicted + half a sd; the choice is the lowest
+        ("cautious", _f),  # predicted + half a sd; the choice is the lowest; NaN if dropped
         ("p_best", _f),
         ("expected_regret", _f),  # of choosing the candidate, in the unit of the losses
         ("measured", _f),  # the truth, NaN when the target was not measured

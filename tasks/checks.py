@@ -5,7 +5,7 @@ Key: curves, laws, ranking and a policy's decisions. Table: ``findings``.
 
 from collections.abc import Mapping
 
-from lensllm.checks import Context, examine
+from lensllm.checks import CHECKS, Context, examine
 from lensllm.store import Recipe, Ref, write_table
 from tasks import curve, decision
 from tasks.goal import Goal
@@ -20,6 +20,7 @@ def step(goal: Goal, upstream: Mapping[str, Ref]) -> Step:
         **goal.curve_params,
         "target": goal.target,
         "predictor": goal.ranking.predictor,
+        "checks": list(CHECKS),
     }
     return Step("checks", Recipe("checks", VERSION, params, upstream), in_worker=False)
 
@@ -28,6 +29,7 @@ def build(work: Work) -> None:
     params = work.params
     predictions = work.store.table(work.upstream["ranking"], "predictions")
     mine = predictions["predictor"] == params["predictor"]
+    last = predictions["budget"] == predictions["budget"].max()
     cells = work.store.table(work.upstream["curve"], "cells")
     tokenizers = dict(zip(cells["candidate"], cells["tokenizer"], strict=True))
     decisions = decision.of(work)
@@ -36,9 +38,9 @@ def build(work: Work) -> None:
             curves=curve.read(work),
             target=params["target"],
             metric=params["metric"],
-            predictions=predictions[mine & (predictions["budget"] == params["budget"])],
+            predictions=predictions[mine & last],
             fits=work.store.table(work.upstream["law"], "fits"),
-            tokenizers=tokenizers if all(tokenizers.values()) else None,
+            tokenizers=tokenizers if any(tokenizers.values()) else None,
             dropped=frozenset(decisions.loc[decisions["dropped"] != "", "candidate"]),
         )
     )

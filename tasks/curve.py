@@ -50,7 +50,7 @@ def read(work: Work) -> Curves:
         curves,
         kernel_scale=work.params["scale"],
         weight_metrics=_by_metric(tails, curves.candidates),
-        prior=past.prior(work.store, labelled(work, "past").values(), metric),
+        prior=past.prior(work.store, labelled(work, "past").values(), metric, cells),
     )
 
 

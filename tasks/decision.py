@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from lensllm.policy import Policy, decide, nobody
+from lensllm.policy import decide, nobody
 from lensllm.store import Recipe, Ref, Store, write_table
-from tasks import curve, ranking
-from tasks.goal import Goal
+from tasks import curve
+from tasks.goal import Goal, read_question
 from tasks.stage import Step, Work
 
 VERSION = 1
@@ -19,7 +19,6 @@ VERSION = 1
 
 def step(
     goal: Goal,
-    policy: Policy,
     budget: int,
     upstream: Mapping[str, Ref],
     racing: Sequence[str],
@@ -32,7 +31,7 @@ def step(
         "budget": budget,
         "budgets": [budget],
         "predictors": [goal.ranking.predictor],
-        "policy": policy,
+        "policy": goal.policy,
         "racing": list(racing),
     }
     before = curve.roles("decision", {str(i): ref for i, ref in enumerate(earlier)})
@@ -44,7 +43,7 @@ def build(work: Work) -> None:
     params = work.params
     curves = curve.read(work).only(params["racing"])
     earlier = read(work.store, list(curve.labelled(work, "decision").values()))
-    decision = decide(params["policy"], curves, earlier, ranking.read_question(work))
+    decision = decide(params["policy"], curves, earlier, read_question(params))
     write_table(work.folder, "sweep/decisions", decision.candidates)
 
 

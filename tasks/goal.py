@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lensllm.config import Law, Pipeline, Ranking, public
+from lensllm.config import Law, Pipeline, Policy, Ranking, public
+from lensllm.ranking import Question
 
 
 @dataclass(frozen=True)
@@ -19,13 +20,22 @@ class Goal:
     ranking: Ranking
     law: Law
     seed: int
+    policy: Policy
     settings: Mapping[str, Any]  # all there are, for the report, without secrets
 
     @classmethod
     def of(cls, name: str, config: Pipeline, target: int) -> Goal:
         """The goal of a pipeline: its one budget is the largest subset it pays for."""
-        budgets = (config.sweep.max,)
-        return cls(name, target, budgets, config.ranking, config.law, config.seed, public(config))
+        return cls(
+            name=name,
+            target=target,
+            budgets=(config.sweep.max,),
+            ranking=config.ranking,
+            law=config.law,
+            seed=config.seed,
+            policy=config.sweep.policy,
+            settings=public(config),
+        )
 
     @property
     def budget(self) -> int:
@@ -50,3 +60,15 @@ class Goal:
             "draws": self.ranking.draws,
             "seed": self.seed,
         }
+
+
+def read_question(params: Mapping[str, Any]) -> Question:
+    """The question in the parameters of a stage."""
+    return Question(
+        target=params["target"],
+        budgets=tuple(params["budgets"]),
+        predictors=tuple(params["predictors"]),
+        reference=params["reference"],
+        seed=params["seed"],
+        draws=params["draws"],
+    )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+import pandas as pd
 
-from lensllm.curves import Curves, Metric, curves_from_cells
+from lensllm.curves import Metric, curves_from_cells
 from lensllm.predictors import hrb
 from lensllm.prior import DEFAULT_PRIOR, Prior
 from lensllm.store import Ref, Store
@@ -31,18 +32,25 @@ def find(store: Store, today: Ref) -> dict[str, Ref]:
     return {str(root): ref for root, (_, ref) in sorted(largest.items(), key=str)}
 
 
-def prior(store: Store, refs: Iterable[Ref], metric: Metric) -> Prior:
-    """What HRB learns from the curves of the past; the default without any."""
-    past = [curves for ref in refs if (curves := _curves(store, ref, metric))]
+def prior(store: Store, refs: Iterable[Ref], metric: Metric, today: pd.DataFrame) -> Prior:
+    """What HRB learns from the curves of the past; the default without any.
+
+    A table without the metric teaches nothing: a floor in bits says nothing about one in nats. Nor
+    does one with most losses of ``today`` (curve/cells): it is the same, with a typing error mended
+    perhaps, and holds the truth.
+    """
+    tables = [store.table(ref, "cells") for ref in refs]
+    past = [
+        curves_from_cells(cells, metric, int(cells["size"].max()))
+        for cells in tables
+        if np.isfinite(cells[metric]).any() and not _alike(cells, today, metric)
+    ]
     return hrb.learn(past) if past else DEFAULT_PRIOR
 
 
-def _curves(store: Store, ref: Ref, metric: Metric) -> Curves | None:
-    """None for a table without this metric: a floor in bits says nothing about one in nats."""
-    cells = store.table(ref, "cells")
-    if not np.isfinite(cells[metric]).any():
-        return None
-    return curves_from_cells(cells, metric, int(cells["size"].max()))
+def _alike(cells: pd.DataFrame, today: pd.DataFrame, metric: Metric) -> bool:
+    """Whether most losses of ``today`` are among the ``cells``."""
+    return bool(today[metric].isin(cells[metric]).mean() > 0.5)
 
 
 def _root(store: Store, ref: Ref) -> Ref | None:

@@ -106,7 +106,7 @@ class Conclusion:
     def predictions(self, store: Store) -> pd.DataFrame:
         """The rows of ranking/predictions at the budget that the answer is for."""
         rows = store.table(self.ranking.ref, "predictions")
-        return rows[rows["budget"] == self.goal.budget]
+        return rows[rows["budget"] == rows["budget"].max()]
 
     def verdict(self, store: Store) -> str:
         """The answer in words."""
@@ -213,12 +213,11 @@ def conclude(
     shown = {
         **({"drift": plan.drift.ref} if store.has(plan.drift.ref) else {}),
         **made("cell", cells),
-        **curve.roles("decision", {str(i): ref for i, ref in enumerate(decisions)}),
     }
-    kernels = {label: ref for label, ref in evidence.items() if label.startswith("kernel:")}
-    laws = law.step(goal, {"curve": curves.ref, **kernels})
-    ranks = ranking.step(goal, {"curve": curves.ref, **evidence, **informing})
-    return close(goal, curves.ref, laws, ranks, {**evidence, **shown}, failed, (curves,))
+    decided = curve.roles("decision", {str(i): ref for i, ref in enumerate(decisions)})
+    laws = law.step(goal, {"curve": curves.ref, **made("kernel", plan.kernels)})
+    ranks = ranking.step(goal, {"curve": curves.ref, **evidence, **informing, **decided})
+    return close(goal, curves.ref, laws, ranks, {**evidence, **shown, **decided}, failed, (curves,))
 
 
 def close(

@@ -87,7 +87,7 @@ class MlflowProjection:
             for column in ("predicted", "p_best", "measured")
         }
         scores = self._store.table(conclusion.ranking.ref, "scores")
-        for row in scores[scores["budget"] == goal.budget].to_dict("records"):
+        for row in scores[scores["budget"] == scores["budget"].max()].to_dict("records"):
             metrics |= {
                 f"{score}/{row['predictor']}": float(value)
                 for score, value in row.items()

@@ -12,18 +12,19 @@ import pandas as pd
 from lensllm.config import Pipeline
 from lensllm.errors import ConfigError, DataError, suggestion
 from lensllm.predictors import PREDICTORS
-from lensllm.ranking import Question, rank
+from lensllm.ranking import rank
 from lensllm.store import Recipe, Ref, write_table
-from tasks import curve
+from tasks import curve, decision
 from tasks.cell import Cell
-from tasks.goal import Goal
+from tasks.goal import Goal, read_question
 from tasks.stage import Step, Work
 
 VERSION = 2
 
 
 def step(goal: Goal, upstream: Mapping[str, Ref]) -> Step:
-    """``upstream`` has curve, and kernel:…, heavy_tails:…, curvature:…, past:… by label."""
+    """``upstream`` has curve and, by label, kernel:…, heavy_tails:…, curvature:…, past:… and
+    decision:…; or simulation in place of the last."""
     params = {
         **goal.curve_params,
         **goal.question_params,
@@ -60,11 +61,12 @@ def build(work: Work) -> None:
     at_target = cells[cells["size"] == params["target"]]
     measured = at_target.groupby("candidate")[params["metric"]].mean()
     truth = measured.reindex(list(curves.candidates)).to_numpy() if len(measured) else None
-    question = read_question(work)
-    ranking = rank(curves, question, truth)
+    question, decisions = read_question(params), decision.of(work)
+    dropped = set(decisions.loc[decisions["dropped"] != "", "candidate"])
+    ranking = rank(curves, question, truth, dropped)
     lacking = ranking.skipped[
         (ranking.skipped["predictor"] == question.reference)
-        & (ranking.skipped["budget"] == question.budgets[-1])
+        & (ranking.skipped["budget"] == curves.sizes[-1])
     ]
     for reason in lacking["reason"]:
         raise DataError(f"ranking.predictor: {question.reference} cannot answer. {reason}")
@@ -73,24 +75,13 @@ def build(work: Work) -> None:
     write_table(work.folder, "ranking/cost", _cost(work, curves.candidates, cells))
 
 
-def read_question(work: Work) -> Question:
-    """The question in the parameters of a stage."""
-    params = work.params
-    return Question(
-        target=params["target"],
-        budgets=tuple(params["budgets"]),
-        predictors=tuple(params["predictors"]),
-        reference=params["reference"],
-        seed=params["seed"],
-        draws=params["draws"],
-    )
-
-
 def _cost(work: Work, candidates: Sequence[str], cells: pd.DataFrame) -> pd.DataFrame:
     """FLOPs spent up to the budget against fine-tuning on the target once, per candidate."""
-    spent = dict.fromkeys(candidates, 0.0)
-    for cell in cells[cells["size"] <= work.params["budget"]].itertuples():
-        spent[cell.candidate] += cell.train_flops + cell.evaluation_flops
+    total = cells["train_flops"] + cells["evaluation_flops"]
+    costs = cells[["candidate", "size"]].assign(flops=total)
+    of = dict(iter(costs.groupby("candidate", sort=False)))
+    paid = costs["flops"].where(costs["size"] <= work.params["budget"], 0.0)
+    spent = {name: float(paid[of[name].index].sum(skipna=False)) for name in candidates}
     for role, ref in work.upstream.items():
         kind, _, label = role.partition(":")
         if kind == "kernel" and label in spent:
@@ -102,7 +93,7 @@ def _cost(work: Work, candidates: Sequence[str], cells: pd.DataFrame) -> pd.Data
         {
             "candidate": name,
             "spent_flops": spent[name],
-            "full_flops": _full_flops(cells[cells["candidate"] == name], work.params["target"]),
+            "full_flops": _full_flops(of[name], work.params["target"]),
         }
         for name in candidates
     ]
@@ -112,7 +103,7 @@ def _cost(work: Work, candidates: Sequence[str], cells: pd.DataFrame) -> pd.Data
 def _full_flops(cells: pd.DataFrame, target: int) -> float:
     """FLOPs at ``target`` from a line through a candidate's cells with D > 0; NaN without any."""
     trained = cells[cells["size"] > 0]
-    flops = (trained["train_flops"] + trained["evaluation_flops"]).groupby(trained["size"]).mean()
+    flops = trained.groupby("size")["flops"].mean()
     if flops.empty:
         return math.nan
     if target in flops.index:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lensllm.config import Replay, public
 from lensllm.errors import DataError
+from lensllm.predictors import PREDICTORS
 from lensllm.store import Ref, Store
 from tasks import law, losses, past, ranking, simulation
 from tasks.curve import roles
@@ -43,7 +44,13 @@ def goal(settings: Replay, store: Store, table: Ref) -> Goal:
     sizes = sorted(int(size) for size in cells["size"].unique() if size > 0)
     target = settings.target or sizes[-1]
     budget = _budget(settings, sizes, target)
-    budgets = _smaller(sizes, budget, target) if settings.all_budgets else []
+    known, needed = [s for s in sizes if s <= budget], settings.ranking.predictor
+    if len(known) < PREDICTORS[needed].needed_sizes:
+        raise DataError(
+            f"--predictor {needed} needs {PREDICTORS[needed].needed_sizes} sizes and there are "
+            f"{len(known)} up to the budget {budget:,}: choose another, or raise the budget"
+        )
+    budgets = _smaller(sizes, budget) if settings.all_budgets else []
     chosen = settings.ranking.model_copy(update={"metric": notes["metric"]})
     return Goal(
         name=name_of(settings),
@@ -52,6 +59,7 @@ def goal(settings: Replay, store: Store, table: Ref) -> Goal:
         ranking=chosen,
         law=settings.law,
         seed=settings.seed,
+        policy=settings.policy,
         settings=public(settings),
     )
 
@@ -60,14 +68,14 @@ def conclude(goal: Goal, settings: Replay, store: Store, table: Ref) -> Conclusi
     """A policy's play if there is one, laws, ranking, checks and report."""
     before: tuple[Step, ...] = ()
     curves, shown = table, {"losses": table}
-    if settings.policy != "all":
-        played = simulation.step(goal, settings.policy, table)
-        before, curves = (played,), played.ref
-        shown["simulation"] = played.ref
     known = past.find(store, table) if settings.ranking.prior == "store" else {}
+    told, decided = roles("past", known), dict[str, Ref]()
+    if settings.policy != "all":
+        played = simulation.step(goal, {"curve": table, **told})
+        before, curves, decided = (played,), played.ref, {"simulation": played.ref}
     laws = law.step(goal, {"curve": curves})
-    ranks = ranking.step(goal, {"curve": curves, **roles("past", known)})
-    return close(goal, curves, laws, ranks, shown, [], before)
+    ranks = ranking.step(goal, {"curve": curves, **told, **decided})
+    return close(goal, curves, laws, ranks, {**shown, **decided}, [], before)
 
 
 def _budget(settings: Replay, sizes: list[int], target: int) -> int:
@@ -92,10 +100,9 @@ def _budget(settings: Replay, sizes: list[int], target: int) -> int:
     return known[-1]
 
 
-def _smaller(sizes: list[int], budget: int, target: int) -> list[int]:
-    """Budgets that have a backtest and save something, up to ``budget``."""
-    backtested = sizes[_BACKTESTED_SIZES - 1 :]
-    return [size for size in backtested if size <= budget and size * _SAVING <= target]
+def _smaller(sizes: list[int], budget: int) -> list[int]:
+    """Budgets that have a backtest, up to ``budget``."""
+    return [size for size in sizes[_BACKTESTED_SIZES - 1 :] if size <= budget]
 
 
 def _listed(sizes: list[int]) -> str:

@@ -53,12 +53,13 @@ def build(work: Work) -> None:
 
     cells = tables("cell", "cell")
     predictions = read("ranking", "predictions")
-    final = predictions[predictions["budget"] == params["budget"]]
+    budget = int(predictions["budget"].max())
+    final = predictions[predictions["budget"] == budget]
     data = ReportData(
         pipeline=params["pipeline"],
         metric=params["metric"],
         target=params["target"],
-        budget=params["budget"],
+        budget=budget,
         default_predictor=params["predictor"],
         verdict=verdict(final, params["predictor"], params["target"], params["metric"]),
         cells=read("curve", "cells"),

@@ -84,7 +84,6 @@ class _Rounds:
         curves = curve.step(cells, self.plan.models)
         taken = decision.step(
             self.goal,
-            self.plan.config.sweep.policy,
             budget,
             {"curve": curves.ref, **{role: r for role, r in told.items() if self.store.has(r)}},
             [name for name in racing if name in trained],

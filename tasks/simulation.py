@@ -4,33 +4,36 @@ Key: the table, the policy and the question. Tables: ``cells`` (schema curve/cel
 sweep would have trained, and the target's), ``decisions``, ``cost``.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
-from lensllm.policy import Policy, simulate
+from lensllm.policy import simulate
 from lensllm.store import Recipe, Ref, write_table
-from tasks import curve, ranking
-from tasks.goal import Goal
+from tasks import curve
+from tasks.goal import Goal, read_question
 from tasks.stage import Step, Work
 
 VERSION = 1
 
 
-def step(goal: Goal, policy: Policy, curves: Ref) -> Step:
+def step(goal: Goal, upstream: Mapping[str, Ref]) -> Step:
+    """``upstream`` has curve, and past:… by label."""
     params = {
         **goal.curve_params,
         **goal.question_params,
         "predictors": [goal.ranking.predictor],
-        "policy": policy,
+        "policy": goal.policy,
     }
-    recipe = Recipe("simulation", VERSION, params, {"curve": curves})
-    return Step(f"simulation of {policy}", recipe, in_worker=False)
+    recipe = Recipe("simulation", VERSION, params, upstream)
+    return Step(f"simulation of {goal.policy}", recipe, in_worker=False)
 
 
 def build(work: Work) -> None:
     params = work.params
     curves = curve.read(work)
-    played = simulate(params["policy"], curves, ranking.read_question(work))
+    played = simulate(params["policy"], curves, read_question(params))
     cells = work.store.table(work.upstream["curve"], "cells")
     bought = np.isfinite(played.curves.mean_losses)
     rows, columns = np.nonzero(bought)

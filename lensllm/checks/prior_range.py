@@ -5,16 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from lensllm.checks.check import Check, Context, Finding
-from lensllm.predictors.hrb import LARGEST, SMALLEST, Scale
+from lensllm.predictors.hrb import LARGEST, SMALLEST
 
 CODE = "LENS109"
 TIP = "compare with ats, which has no priors"
+# moved by no more than this factor, the prior changes predictions less than seeds do
+NEAR = 4.0
 
 
 def find(context: Context) -> list[Finding]:
-    """Whether hrb moves its prior of the transition along with the sizes."""
+    """Whether hrb moves its prior of the transition far along with the sizes."""
     smallest = context.curves.sizes.min(initial=np.inf)
-    if Scale.of(smallest, context.target).is_usual:
+    if smallest >= SMALLEST / NEAR and context.target <= LARGEST * NEAR:
         return []
     message = (
         f"Sizes from {smallest:,.0f} to {context.target:,.0f} are not within "

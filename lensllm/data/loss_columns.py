@@ -151,7 +151,10 @@ def _first_text(sheet: Sheet, taken: set[int]) -> int:
         texts = () if column in taken else sheet.levels(column)[1]
         if any(t.lower() not in GAPS and not _NUMBER.fullmatch(t) for t in texts):
             return column
-    raise DataError(f"{sheet.name}: no column of candidates: name one candidate")
+    raise DataError(
+        f"{sheet.name}: no column of candidates: call it 'candidate'; "
+        "a table with a column per model must be transposed"
+    )
 
 
 def _losses(sheet: Sheet, roles: dict[str, int]) -> dict[Metric, int]:

@@ -305,3 +305,29 @@ def test_verdict(table, sentence):
 def test_no_verdict_from_a_predictor_that_was_skipped():
     with pytest.raises(DataError, match="Predictor lensllm made no prediction"):
         verdict(predictions([1.0]), "lensllm", 1600, "bits_per_byte")
+
+
+def test_the_dropped_stand_last_and_change_nothing_for_the_others(curves):
+    """Even one that is predicted lowest, from the few sizes it has."""
+    losses = curves.losses.copy()
+    losses[1, 4:] = np.nan
+    short = replace(curves, losses=losses)
+    asked = Question(TARGET, BUDGETS[-1:], ("ats", "stack"), "stack", seed=0)
+    racing = [name for name in NAMES if name != "crossing"]
+
+    alone = rank(short.only(racing), asked, None).predictions
+    ranking = rank(short, asked, TRUTH, {"crossing"})
+
+    for predictor in ("ats", "stack"):
+        rows = of(ranking, predictor)
+        assert rows.index[-1] == "crossing"
+        assert rows["p_best"].sum() == pytest.approx(1)
+        assert rows.loc["crossing", "p_best"] == pytest.approx(0.02)
+        assert rows.loc["crossing", ["cautious", "expected_regret"]].isna().all()
+        assert np.isfinite(rows.loc["crossing", "predicted"])
+        kept = rows.loc[racing, ["predicted", "low", "high", "cautious", "expected_regret"]]
+        expected = alone[alone["predictor"] == predictor].set_index("candidate")
+        pd.testing.assert_frame_equal(expected.loc[racing, kept.columns], kept)
+        assert choice(rows.reset_index()) in racing
+    score = ranking.scores.set_index("predictor").loc["ats"]
+    assert score["regret"] > 0  # the best was dropped

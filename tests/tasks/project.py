@@ -124,6 +124,6 @@ def _replayed(store: Store) -> list[Step]:
     asked = Replay(table="gigaword", policy="halving")
     table = losses.step(asked.table)
     make_all(store, [table])
-    played = simulation.step(replay.goal(asked, store, table.ref), "halving", table.ref)
+    played = simulation.step(replay.goal(asked, store, table.ref), {"curve": table.ref})
     make_all(store, [played])
     return [table, played]

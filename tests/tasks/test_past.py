@@ -96,8 +96,16 @@ def test_an_empty_store_has_no_past(tmp_path: Path):
 
 
 def test_the_prior_is_the_default_without_a_past_in_this_metric(store: Store):
-    assert past.prior(store, [], "nats_per_token") == DEFAULT_PRIOR
-    assert past.prior(store, [FLAN], "bits_per_byte") == DEFAULT_PRIOR
+    today = store.table(GIGAWORD, "cells")
+    assert past.prior(store, [], "nats_per_token", today) == DEFAULT_PRIOR
+    assert past.prior(store, [FLAN], "bits_per_byte", today) == DEFAULT_PRIOR
+
+
+def test_the_same_losses_under_another_checksum_teach_nothing(store: Store):
+    """A table with a typing error mended is its own past, with the truth in it."""
+    today = store.table(FLAN, "cells")
+    today.loc[today.index[:100], "nats_per_token"] += 0.01
+    assert past.prior(store, [FLAN], "nats_per_token", today) == DEFAULT_PRIOR
 
 
 def test_the_prior_is_what_hrb_learns_from_the_whole_curves(store: Store, refs: dict[str, Ref]):
@@ -105,7 +113,8 @@ def test_the_prior_is_what_hrb_learns_from_the_whole_curves(store: Store, refs: 
     curves = [curves_from_cells(store.table(ref, "cells"), "nats_per_token", 10**9) for ref in used]
     expected = hrb.learn(curves)
     assert expected != DEFAULT_PRIOR
-    assert past.prior(store, used, "nats_per_token") == expected
+    today = store.table(GIGAWORD, "cells")
+    assert past.prior(store, used, "nats_per_token", today) == expected
 
 
 def of_table(store: Store, table: Ref, name: str, prior: str) -> Conclusion:

@@ -87,6 +87,7 @@ def test_all_budgets_have_five_sizes_and_save_something(store: Store):
         ({"budget": 12_800, "all_budgets": True}, 1_638_400, [3200, 6400, 12_800]),
         ({"budget": 400_000, "all_budgets": True}, 1_638_400, ALL[4:11]),
         ({"budget": 800, "all_budgets": True}, 1_638_400, [800]),
+        ({"budget": 819_200, "all_budgets": True}, 1_638_400, ALL[4:13]),
     ],
 )
 def test_budget_and_target_as_asked(
@@ -177,7 +178,9 @@ def test_a_policy_is_played_within_the_budget_and_ranked_from(
     assert not (cells["size"] == 0).any()
     assert cost["spent_examples"] == within["size"].sum()
     assert cost["full_examples"] == 6400 * len(NAMES)
-    assert set(ending.predictions(store)["candidate"]) == set(NAMES)
+    rows = ending.predictions(store).set_index("candidate")
+    assert set(rows.index) == set(NAMES)
+    assert set(rows.index[rows["cautious"].isna()]) == set(dropped)  # none of them is chosen
     assert ending.report.recipe.upstream["simulation"] == played
 
 
@@ -234,6 +237,11 @@ def bad(column: str, value: object, row: int = 3) -> pd.DataFrame:
         (GOOD, {"predictor": "stak"}, r"--predictor: no predictor 'stak' \(did you mean 'stack'"),
         (GOOD, {"predictor": "lensllm"}, r"lensllm cannot answer\. .*needs the kernel of every"),
         (GOOD, {"predictor": "pl_alpha"}, r"pl_alpha cannot answer\. .*needs the pretrained wei"),
+        (
+            GOOD,
+            {"predictor": "rectified", "budget": 400},
+            r"^--predictor rectified needs 4 sizes and there are 3 up to the budget 400: choose ano",
+        ),
         (GOOD, {"policy": "nonsense"}, r"^--policy: .*'adaptive' or 'halving', not 'nonsense'$"),
         (GOOD, {"prior": "past"}, r"^--prior: .*'default' or 'store', not 'past'$"),
         (GOOD, {"policy": "halving", "all_budgets": True}, r"^--all-budgets .* --policy"),

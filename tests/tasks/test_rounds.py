@@ -153,6 +153,15 @@ def test_a_lost_cell_does_not_block(store: Store, config: Pipeline, broken: set[
     assert not any(store.has(ref) for ref in lost)
 
 
+def test_who_was_dropped_is_ranked_and_not_chosen(store: Store, config: Pipeline):
+    made = plan(store, config, "halving")
+    played = project.play(store, made)
+    rows = project.finish(store, made, played).predictions(store).query("predictor == 'ats'")
+    assert WIDTHS.keys() == set(rows.loc[rows["predicted"].notna(), "candidate"])
+    chosen = rows.loc[rows["cautious"].notna(), "candidate"]
+    assert kept(store, played.decisions[-1]) == set(chosen)
+
+
 def test_a_candidate_without_any_cell_is_not_in_the_ranking(store: Store, config: Pipeline):
     made = plan(store, config, "halving")
     lost = [step.ref for cell, step in made.cells.items() if cell.candidate == "w32"]
