@@ -274,7 +274,7 @@ def test_a_replay_says_whose_losses_it_ranks(data, replayed):
     """Citation and notes near the top; no section and no number of what nobody measured here."""
     markup = page.render(replayed(data))
     text = Outline(markup).text
-    assert "LensLLM report · replay of docstrings" in text
+    assert "LensLLM report · docstrings" in text
     credit = "Losses by Somebody et al. (2024). Two of them look edited."
     assert text.index(data.verdict) < text.index(credit) < text.index("Ranking Test loss")
     headings = re.findall(r"<h2>([^<]*)</h2>", markup)
