@@ -99,6 +99,17 @@ def test_a_candidate_that_cannot_be_loaded_fails_alone(project: Path):
     assert str(project / "tiny-llama") in said["failed"][0]["reason"]
 
 
+def test_a_sweep_with_a_policy_ends_by_saying_why_nothing_could_be_trained(project: Path):
+    for name in ("tiny-gpt2", "tiny-llama"):
+        weights = project / name / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1000])
+    done = run(project, "--set", "sweep.policy=halving", "--set", "sweep.min=2")
+    assert (done.returncode, done.stdout) == (2, "")
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert str(project / "tiny-") in last
+
+
 def test_a_column_that_does_not_exist_is_a_sentence(project: Path):
     done = run(project, "--set", "data.prompt=questoin", command="plan")
     assert done.returncode == 2

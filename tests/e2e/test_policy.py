@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -63,6 +64,21 @@ def test_half_of_the_candidates_get_each_larger_subset(halved: tuple[Path, Any])
     assert len(dropped) == 1 + 3
     kept = {row["candidate"] for row in said["decisions"] if row["budget"] == 64}
     assert kept.isdisjoint(name for name, size in dropped if size == 64)
+
+
+def test_the_pages_show_whom_a_round_dropped(halved: tuple[Path, Any]):
+    artifacts, said = halved
+    with sqlite3.connect(artifacts / "prefect" / "prefect.db") as database:
+        shown = database.execute(
+            "SELECT data, description FROM artifact WHERE key = 'sweep' ORDER BY created"
+        ).fetchall()
+    assert len(shown) == 2
+    dropped = [row["candidate"] for row in said["decisions"] if row["dropped"]]
+    assert [shown[0][0].count(name) for name in dropped] == [1, 0]
+    assert [shown[1][0].count(name) for name in dropped] == [1, 1]
+    assert shown[1][1] == "Stopped: one candidate is left."
+    page = Path(said["report"]).read_text(encoding="utf-8")
+    assert said["decisions"][0]["dropped"] in page or "3 of 3 by AtS" in page
 
 
 def test_a_killed_sweep_decides_the_same_and_computes_nothing_twice(

@@ -95,8 +95,8 @@ def test_an_empty_store_has_no_past(tmp_path: Path):
     assert past.find(store, FLAN) == {}
 
 
-def test_the_prior_is_the_default_without_a_past_in_this_metric(store: Store):
-    today = store.table(GIGAWORD, "cells")
+def test_the_prior_is_the_default_without_a_past_in_this_metric(store: Store, refs: dict[str, Ref]):
+    today = store.table(refs["one long"], "cells")
     assert past.prior(store, [], "nats_per_token", today) == DEFAULT_PRIOR
     assert past.prior(store, [FLAN], "bits_per_byte", today) == DEFAULT_PRIOR
 
