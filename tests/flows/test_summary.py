@@ -233,18 +233,13 @@ def test_another_policy_has_no_ranking_yet(swept: tuple[Store, Pipeline]):
 
 def test_decisions_of_a_pipeline_are_no_garbage(swept: tuple[Store, Pipeline], tmp_path: Path):
     store, config = swept
-    file = tmp_path / "pipelines.yaml"
-    file.write_text(yaml.safe_dump({"pipelines": {"tiny": config.model_dump(mode="json")}}))
-    assert garbage(file, store).refs == []
-    file.write_text(
-        yaml.safe_dump(
-            {
-                "pipelines": {
-                    "tiny": project.changed(config, sweep={"policy": "all"}).model_dump(mode="json")
-                }
-            }
-        )
-    )
-    stages = [ref.stage for ref in garbage(file, store).refs]
-    assert stages.count("decision") == 2
-    assert "finetune" not in stages
+
+    def stages(settings: Pipeline) -> list[str]:
+        file = tmp_path / "pipelines.yaml"
+        file.write_text(yaml.safe_dump({"pipelines": {"tiny": settings.model_dump(mode="json")}}))
+        return [ref.stage for ref in garbage(file, store).refs]
+
+    assert stages(config) == []
+    left = stages(project.changed(config, sweep={"policy": "all"}))
+    assert left.count("decision") == 2
+    assert "finetune" not in left
