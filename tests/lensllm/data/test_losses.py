@@ -422,7 +422,7 @@ SENTENCES = {
     "single column": ("candidate size loss\na 1 2\n", "the first line is a single column ('candidate size loss'): separate columns with commas"),
     "no loss column": ("candidate,size,los\na,1,2\n", "no column 'loss' (did you mean 'los'?), nor columns named by training sizes (0, 200, 400, …); it has candidate, size, los"),
     "no size column": ("candidate,loss\na,1\n", "no column 'size', nor columns named by"),
-    "no candidate column": ("size,loss,seed\n1,2,3\n", "no column of candidates: name one candidate"),
+    "no candidate column": ("size,loss,seed\n1,2,3\n", "no column of candidates: call it 'candidate'"),
     "latin-1": ("candidate,size,loss\na,1,2\né,1,2\n".encode("latin-1"), "line 3 is not UTF-8: save the file as UTF-8 CSV"),
     "utf-16": (long().encode("utf-16"), "the text is UTF-16 or binary: save it as UTF-8 CSV"),
     "utf-16 without a mark": (long().encode("utf-16-le"), "the text is UTF-16 or binary"),
