@@ -234,7 +234,7 @@ def _comparison(
     for replicate in range(_SEED_REPLICATES if repeats > 1 else 0):
         draw = seeds.generator(question.seed, "seeds", replicate).integers(repeats, size=repeats)
         again = Backtest(replace(curves, losses=curves.losses[:, :, draw]), question.target)
-        answers = _answers(again, names)
+        answers = _answers(again, names, backtest)
         for name, rows in predicted.items():
             rows.append(answers.get(name, np.full(len(measured), np.nan)))
     if question.reference not in predicted:
@@ -243,14 +243,20 @@ def _comparison(
     return bootstrap.compare(stacked, measured, question.reference, question.seed)
 
 
-def _answers(backtest: Backtest, names: Sequence[str]) -> dict[str, Array]:
-    """(M,) losses at the target, of the predictors that have an answer."""
+def _answers(again: Backtest, names: Sequence[str], first: Backtest) -> dict[str, Array]:
+    """(M,) losses at the target, of the predictors that have an answer.
+
+    Mixtures keep the weights of the ``first`` backtest: another one costs ten times the answer.
+    """
+    known = len(again.curves.sizes)
     answers = {}
     for name in names:
         try:
-            answers[name] = backtest.ask(name, len(backtest.curves.sizes)).loss[:, -1]
+            shares = first.weights(name, known)
+            logs = [share * np.log(again.ask(p, known).loss[:, -1]) for p, share in shares.items()]
         except DataError:
             continue
+        answers[name] = np.exp(np.sum(logs, axis=0))
     return answers
 
 
