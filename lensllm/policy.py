@@ -20,8 +20,9 @@ from lensllm.schemas import schema
 from lensllm.uncertainty import Draws, forecast, spread
 
 _FIRST_SPAN = 16.0  # times the smallest size: what a first extrapolation needs
-# chance of being best below which a candidate is dropped; draws alone give at least .02/M
-_UNLIKELY = 0.02
+# chance of being best below which a candidate is dropped, and the same in shares of a uniform
+# guess: among very many equals nobody is likely; draws alone give at least .02/M
+_UNLIKELY, _UNLIKELY_SHARE = 0.02, 0.6
 _NO_REGRET = 0.02  # expected regret, in ranges of the predicted losses, at which to stop
 
 
@@ -94,12 +95,12 @@ def _adaptive(
             f"the expected regret of {rows['candidate'].iloc[chosen]}, {regret:.4f}, is "
             f"{100 * regret / range_:.1f} % of the range of predicted losses"
         )
-    reasons = []
+    reasons, least = [], min(_UNLIKELY, _UNLIKELY_SHARE / len(rows))
     for i, (chance, predicted) in enumerate(zip(rows["p_best"], rows["predicted"], strict=True)):
         if np.isnan(predicted):
             reasons.append("it has too few finished cells to be predicted")
         else:
-            unlikely = chance < _UNLIKELY and i != chosen
+            unlikely = chance < least and i != chosen
             reasons.append(f"P(best) is {100 * chance:.1f} %" if unlikely else "")
     return reasons, stop
 
