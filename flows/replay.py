@@ -26,5 +26,5 @@ def replay(name: str, settings: dict[str, Any], artifacts: str) -> Outcome:
         table = losses.step(asked.table)
         futures = run_steps(run, [table], {})
         stop_on_failure(run)
-        conclusion = conclude(goal(asked, store, table.ref), asked, store, table.ref)
+        conclusion = conclude(goal(asked, store, table.ref), store, table.ref)
         return finish(run, conclusion, futures, mlflow)

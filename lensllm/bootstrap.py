@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lensllm import scores
 from lensllm.curves import Array
+from lensllm.laws.linear import Mask
 from lensllm.seeds import generator
 
 SCORES = ("pearson", "spearman", "kendall", "rel_acc", "regret", "rmse_log")
@@ -20,7 +21,12 @@ INTERVAL = (0.025, 0.975)  # 95 %, by the percentile method (Efron 1979)
 
 
 def compare(
-    predicted: Mapping[str, Array], truth: Array, reference: str, seed: int, draws: int = 1000
+    predicted: Mapping[str, Array],
+    truth: Array,
+    reference: str,
+    seed: int,
+    draws: int = 1000,
+    eligible: Mask | bool = True,
 ) -> pd.DataFrame:
     """Scores of every predictor, their differences from ``reference``'s, and 95 % intervals.
 
@@ -34,7 +40,8 @@ def compare(
     paired. A ``difference`` is predictor less reference, so of regret and rmse_log a negative one
     favours the predictor. A candidate without a prediction is left out of that predictor's scores,
     and out of both sides of a difference if either of the pair lacks it. A draw in which a score
-    has no meaning (a correlation with a constant) is left out of its interval.
+    has no meaning (a correlation with a constant) is left out of its interval. Candidates that are
+    not ``eligible``, (M,), cannot be chosen: see ``lensllm.scores.rel_acc``.
 
     Raises ValueError when ``reference`` is not among the predictors or shapes contradict.
     """
@@ -51,7 +58,10 @@ def compare(
 
     def value(name: str, partner: str) -> Array:
         shared = np.where(np.isfinite(predicted[partner][0]), predicted[name][0], np.nan)
-        return np.array([getattr(scores, score)(shared, truth) for score in SCORES])
+        choosing = dict.fromkeys(("rel_acc", "regret"), (eligible,))
+        return np.array(
+            [getattr(scores, score)(shared, truth, *choosing.get(score, ())) for score in SCORES]
+        )
 
     def drawn(name: str, partner: str) -> Array:
         values = np.full((len(SCORES), draws), np.nan)
@@ -59,7 +69,7 @@ def compare(
             losses, others = predicted[name][row], predicted[partner][row]
             known, taken = np.isfinite(losses) & np.isfinite(others), rows == row
             values[:, taken] = _scores(
-                np.where(known, losses, 1.0), truth, np.where(known, weights[taken], 0.0)
+                np.where(known, losses, 1.0), truth, np.where(known, weights[taken], 0.0), eligible
             )
         return values
 
@@ -102,7 +112,7 @@ def _interval(values: Array) -> tuple[Array, Array]:
     return ends[0], ends[1]
 
 
-def _scores(x: Array, y: Array, weights: Array) -> Array:
+def _scores(x: Array, y: Array, weights: Array, eligible: Mask | bool = True) -> Array:
     """(6, N) the ``SCORES`` of N draws, each as ``lensllm.scores`` has it of its candidates.
 
     ``weights`` (N, M) count how often a candidate was drawn; predictions ``x`` and the truth ``y``
@@ -111,7 +121,8 @@ def _scores(x: Array, y: Array, weights: Array) -> Array:
     y = np.where(weights.any(0), y, 1.0)
     drawn = weights > 0
     x_signs, y_signs = _signs(x), _signs(y)
-    chosen = weights * (x == np.where(drawn, x, np.inf).min(1, keepdims=True))
+    racing = drawn & eligible
+    chosen = weights * racing * (x == np.where(racing, x, np.inf).min(1, keepdims=True))
     worst, best = np.where(drawn, y, -np.inf).max(1), np.where(drawn, y, np.inf).min(1)
     # of one candidate again and again: the loss, a mean, may differ from it by rounding
     span = np.where(worst > best, worst - best, np.nan)

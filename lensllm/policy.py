@@ -7,17 +7,16 @@ but the cells, so that an interrupted sweep takes the same ones again.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from lensllm.backtest import Backtest
 from lensllm.config import Policy
 from lensllm.curves import Array, Curves
-from lensllm.ranking import Question
+from lensllm.ranking import Field, Question, choice
 from lensllm.schemas import schema
-from lensllm.uncertainty import Draws, forecast, spread
 
 _FIRST_SPAN = 16.0  # times the smallest size: what a first extrapolation needs
 # chance of being best below which a candidate is dropped, and the same in shares of a uniform
@@ -46,6 +45,28 @@ def first_round(sizes: Array) -> int:
     return int(min(max(within, 3), len(sizes)))
 
 
+def play(
+    policy: Policy,
+    sizes: Array,
+    candidates: tuple[str, ...],
+    after: Callable[[int, tuple[str, ...]], Decision | None],
+) -> Iterator[tuple[range, tuple[str, ...]]]:
+    """The rounds of a sweep: which of the ascending ``sizes`` whom of the ``candidates`` get.
+
+    ``after`` is asked for a decision with the number of sizes known and who is in the race; None
+    ends the rounds, because it is not taken yet.
+    """
+    racing, known = candidates, len(sizes) if policy == "all" else first_round(sizes)
+    yield range(known), racing
+    while known < len(sizes):
+        taken = after(known, racing)
+        if taken is None or taken.stop:
+            return
+        racing = taken.kept
+        yield range(known, known + 1), racing
+        known += 1
+
+
 def decide(policy: Policy, curves: Curves, earlier: pd.DataFrame, question: Question) -> Decision:
     """Drop, stop or go on, from the ``curves`` of the candidates still in the race.
 
@@ -55,27 +76,12 @@ def decide(policy: Policy, curves: Curves, earlier: pd.DataFrame, question: Ques
     the predictor cannot answer.
     """
     name = "ats" if policy == "halving" else question.reference
-    backtest, known = Backtest(curves, question.target), len(curves.sizes)
-    predicted = backtest.ask(name, known).loss[:, -1]
-    outlook = forecast(
-        predicted,
-        spread(backtest, name, known),
-        Draws.of(curves.candidates, question.seed, question.draws),
-    )
-    rows = pd.DataFrame(
-        {
-            "budget": int(curves.sizes[-1]),
-            "candidate": curves.candidates,
-            "predicted": predicted,
-            "p_best": outlook.p_best,
-            "expected_regret": outlook.expected_regret,
-        }
-    )
-    chosen = int(np.argmin(np.where(np.isfinite(predicted), outlook.cautious, np.inf)))
+    rows = Field.of(curves, question).outlook(name, len(curves.sizes)).reset_index()
+    rows["budget"] = int(curves.sizes[-1])
     if policy == "halving":
         dropped, stop = _halving(rows), ""
     else:
-        dropped, stop = _adaptive(rows, chosen, pd.concat([earlier, rows])["predicted"])
+        dropped, stop = _adaptive(rows, pd.concat([earlier, rows])["predicted"])
     rows["dropped"] = dropped
     if not stop and (rows["dropped"] == "").sum() == 1:
         stop = "one candidate is left"
@@ -83,24 +89,25 @@ def decide(policy: Policy, curves: Curves, earlier: pd.DataFrame, question: Ques
     return Decision(rows[schema("sweep/decisions").names], stop)
 
 
-def _adaptive(
-    rows: pd.DataFrame, chosen: int, predictions: pd.Series[float]
-) -> tuple[list[str], str]:
+def _adaptive(rows: pd.DataFrame, predictions: pd.Series[float]) -> tuple[list[str], str]:
     """Why each candidate is dropped, empty for those kept, and why to stop."""
+    chosen = choice(rows.assign(rank=rows["predicted"].rank()))
     range_ = float(np.ptp(predictions.dropna()))
-    regret = float(rows["expected_regret"].iloc[chosen])
+    regret = float(rows.loc[rows["candidate"] == chosen, "expected_regret"].iloc[0])
     stop = ""
     if range_ > 0 and regret < _NO_REGRET * range_:
         stop = (
-            f"the expected regret of {rows['candidate'].iloc[chosen]}, {regret:.4f}, is "
+            f"the expected regret of {chosen}, {regret:.4f}, is "
             f"{100 * regret / range_:.1f} % of the range of predicted losses"
         )
     reasons, least = [], min(_UNLIKELY, _UNLIKELY_SHARE / len(rows))
-    for i, (chance, predicted) in enumerate(zip(rows["p_best"], rows["predicted"], strict=True)):
+    for name, chance, predicted in zip(
+        rows["candidate"], rows["p_best"], rows["predicted"], strict=True
+    ):
         if np.isnan(predicted):
             reasons.append("it has too few finished cells to be predicted")
         else:
-            unlikely = chance < least and i != chosen
+            unlikely = chance < least and name != chosen
             reasons.append(f"P(best) is {100 * chance:.1f} %" if unlikely else "")
     return reasons, stop
 
@@ -127,24 +134,23 @@ class Simulation:
 
 def simulate(policy: Policy, curves: Curves, question: Question) -> Simulation:
     """Play ``policy`` on ``curves``, whose sizes are all that it may buy."""
-    racing, known = curves.candidates, first_round(curves.sizes)
-    if policy == "all":
-        known = len(curves.sizes)
     bought = np.zeros(curves.losses.shape[:2], dtype=bool)
-    bought[:, :known] = True
     decisions = nobody()
-    while known < len(curves.sizes):
+
+    def after(known: int, racing: tuple[str, ...]) -> Decision:
+        nonlocal decisions
         seen = curves.only(racing).until(curves.sizes[known - 1])
-        decision = decide(policy, seen, decisions, question)
-        rounds = [decisions, decision.candidates] if len(decisions) else [decision.candidates]
+        taken = decide(policy, seen, decisions, question)
+        rounds = [decisions, taken.candidates] if len(decisions) else [taken.candidates]
         decisions = pd.concat(rounds, ignore_index=True)
-        if decision.stop:
-            break
-        racing = decision.kept
-        bought[[curves.candidates.index(name) for name in racing], known] = True
-        known += 1
+        return taken
+
+    for sizes, racing in play(policy, curves.sizes, curves.candidates, after):
+        rows = [curves.candidates.index(name) for name in racing]
+        bought[np.ix_(rows, sizes)] = True
+    known = int(np.flatnonzero(bought.any(0))[-1])
     losses = np.where(bought[:, :, None], curves.losses, np.nan)
-    return Simulation(decisions, replace(curves, losses=losses).until(curves.sizes[known - 1]))
+    return Simulation(decisions, replace(curves, losses=losses).until(curves.sizes[known]))
 
 
 def nobody() -> pd.DataFrame:

@@ -14,6 +14,7 @@ from lensllm import bootstrap, scores, seeds
 from lensllm.backtest import Backtest
 from lensllm.curves import Array, Curves, Metric
 from lensllm.errors import ConfigError, DataError
+from lensllm.laws.linear import Mask
 from lensllm.predictors import PREDICTORS, Mixture
 from lensllm.schemas import schema
 from lensllm.uncertainty import Draws, forecast, spread
@@ -64,10 +65,10 @@ def rank(
         raise ConfigError(
             f"Predictor {unknown[0]!r} does not exist: choose among {', '.join(PREDICTORS)}."
         )
-    fields = [_Field.of(curves, question)]
+    fields = [Field.of(curves, question)]
     if dropped:
         racing = [name for name in curves.candidates if name not in dropped]
-        fields.append(_Field.of(curves.only(racing), question))
+        fields.append(Field.of(curves.only(racing), question))
     measured = np.full(len(curves.candidates), np.nan) if truth is None else truth
     tables, weights, skipped = [], list[dict[str, Any]](), list[dict[str, Any]]()
     for known in map(fields[0].backtest.known, question.budgets):
@@ -104,7 +105,7 @@ def choice(rows: pd.DataFrame) -> str:
 
     Raises DataError when there is no prediction.
     """
-    known = rows[np.isfinite(rows["cautious"])]
+    known = rows[_eligible(rows)]
     if known.empty:
         raise DataError("There is no prediction to choose by: see why predictors were skipped.")
     best: str = known.sort_values(["cautious", "rank"]).iloc[0]["candidate"]
@@ -122,14 +123,15 @@ def verdict(predictions: pd.DataFrame, predictor: str, target: float, metric: Me
     if rows.empty:
         raise DataError(f"Predictor {predictor} made no prediction: see why it was skipped.")
     chosen = rows.set_index("candidate").loc[choice(rows)]
-    others = rows[rows["candidate"] != chosen.name]
+    others = rows[_eligible(rows) & (rows["candidate"] != chosen.name)]
     size = f"D = {target:,.0f}"
     loss = (
         f"{chosen['predicted']:.3f} {metric.replace('_', ' ')}, "
         f"80 % interval {chosen['low']:.3f}–{chosen['high']:.3f}"
     )
     if others.empty:
-        return f"{chosen.name} is the only candidate with a prediction at {size} ({loss})."
+        alone = "left" if len(rows) > 1 else "with a prediction"
+        return f"{chosen.name} is the only candidate {alone} at {size} ({loss})."
     lower = others.iloc[0]
     best = "the choice" if lower["rank"] < chosen["rank"] else "predicted best"
     risk = f"expected regret {chosen['expected_regret']:.3f}"
@@ -159,14 +161,14 @@ def _percent(chance: float) -> str:
 
 
 @dataclass(frozen=True)
-class _Field:
+class Field:
     """Candidates that compete with each other."""
 
     backtest: Backtest
     draws: Draws
 
     @classmethod
-    def of(cls, curves: Curves, question: Question) -> _Field:
+    def of(cls, curves: Curves, question: Question) -> Field:
         backtest = Backtest(curves.until(question.budgets[-1]), question.target)
         return cls(backtest, Draws.of(curves.candidates, question.seed, question.draws))
 
@@ -178,7 +180,7 @@ class _Field:
         return pd.DataFrame({"predicted": predicted, **vars(outlook)}, index=names)
 
 
-def _predictions(fields: Sequence[_Field], name: str, known: int, measured: Array) -> pd.DataFrame:
+def _predictions(fields: Sequence[Field], name: str, known: int, measured: Array) -> pd.DataFrame:
     """One predictor's rows, best first, then the dropped, then those without a prediction."""
     table = fields[0].outlook(name, known)
     truth_known = np.isfinite(measured)
@@ -197,23 +199,27 @@ def _predictions(fields: Sequence[_Field], name: str, known: int, measured: Arra
     return table.drop(columns=["last", "out"]).assign(rank=np.arange(1, len(table) + 1))
 
 
+def _eligible(rows: pd.DataFrame) -> Mask:
+    """Which rows of ranking/predictions may be chosen: those predicted and not dropped."""
+    known: Mask = np.isfinite(rows["cautious"].to_numpy())
+    return known
+
+
 def _scores(table: pd.DataFrame) -> dict[str, Any]:
     """The row of ranking/scores for one predictor's table."""
     predicted, low, high, p_best, truth = (
         table[name].to_numpy(dtype=float)
         for name in ("predicted", "low", "high", "p_best", "measured")
     )
-    # a dropped candidate cannot be chosen, however low it is predicted
-    eligible = np.where(table["cautious"].isna(), 2 * np.nanmax(predicted), predicted)
-    eligible = np.where(np.isfinite(predicted), eligible, np.nan)
+    eligible = _eligible(table)
     return {
         "budget": table["budget"].iloc[0],
         "predictor": table["predictor"].iloc[0],
         "pearson": scores.pearson(predicted, truth),
         "spearman": scores.spearman(predicted, truth),
         "kendall": scores.kendall(predicted, truth),
-        "rel_acc": scores.rel_acc(eligible, truth),
-        "regret": scores.regret(eligible, truth),
+        "rel_acc": scores.rel_acc(predicted, truth, eligible),
+        "regret": scores.regret(predicted, truth, eligible),
         "rmse_log": scores.rmse_log(predicted, truth),
         "coverage_80": scores.coverage_80(low, high, truth),
         "p_best_log_score": scores.p_best_log_score(p_best, truth),
@@ -226,10 +232,11 @@ def _comparison(
     """Confidence of the scores at the largest budget, paired with the reference's."""
     names, curves = question.predictors, backtest.curves
     last = predictions[predictions["budget"] == predictions["budget"].max()]
-    predicted = {
-        str(name): [rows.set_index("candidate")["predicted"][list(curves.candidates)].to_numpy()]
+    by_name = {
+        str(name): rows.set_index("candidate").loc[list(curves.candidates)]
         for name, rows in last.groupby("predictor", sort=False)
     }
+    predicted = {name: [rows["predicted"].to_numpy()] for name, rows in by_name.items()}
     repeats = curves.losses.shape[2]
     for replicate in range(_SEED_REPLICATES if repeats > 1 else 0):
         draw = seeds.generator(question.seed, "seeds", replicate).integers(repeats, size=repeats)
@@ -240,7 +247,10 @@ def _comparison(
     if question.reference not in predicted:
         return pd.DataFrame()
     stacked = {name: np.stack(rows) for name, rows in predicted.items()}
-    return bootstrap.compare(stacked, measured, question.reference, question.seed)
+    eligible = _eligible(by_name[question.reference])
+    return bootstrap.compare(
+        stacked, measured, question.reference, question.seed, eligible=eligible
+    )
 
 
 def _answers(again: Backtest, names: Sequence[str], first: Backtest) -> dict[str, Array]:

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from lensllm.curves import Array
+from lensllm.laws.linear import Mask
 
 
 def pearson(predicted: Array, truth: Array) -> float:
@@ -36,21 +37,22 @@ def kendall(predicted: Array, truth: Array) -> float:
     return float(in_x @ in_y / untied) if untied > 0 else np.nan
 
 
-def rel_acc(predicted: Array, truth: Array) -> float:
+def rel_acc(predicted: Array, truth: Array, eligible: Mask | bool = True) -> float:
     """RelAcc of Lin et al. 2024: (worst − chosen) / (worst − best) in true loss; 1 is best.
 
-    Candidates tied for the lowest prediction are chosen with equal chance.
+    Candidates tied for the lowest prediction are chosen with equal chance. Those not ``eligible``,
+    (M,), are among the best and the worst but cannot be chosen.
     """
-    x, y = _both(predicted, truth)
+    _, y = _both(predicted, truth)
     if len(y) < 2 or np.ptp(y) == 0:
         return np.nan
-    return float((y.max() - _chosen(x, y)) / np.ptp(y))
+    return float((y.max() - _chosen(predicted, truth, eligible)) / np.ptp(y))
 
 
-def regret(predicted: Array, truth: Array) -> float:
+def regret(predicted: Array, truth: Array, eligible: Mask | bool = True) -> float:
     """True loss of the chosen candidate minus that of the best, in the unit of the losses."""
-    x, y = _both(predicted, truth)
-    return float(_chosen(x, y) - y.min()) if len(y) else np.nan
+    _, y = _both(predicted, truth)
+    return float(_chosen(predicted, truth, eligible) - y.min()) if len(y) else np.nan
 
 
 def rmse_log(predicted: Array, truth: Array) -> float:
@@ -77,5 +79,6 @@ def _both(a: Array, b: Array) -> tuple[Array, Array]:
     return a[known], b[known]
 
 
-def _chosen(predicted: Array, truth: Array) -> float:
-    return float(truth[predicted == predicted.min()].mean())
+def _chosen(predicted: Array, truth: Array, eligible: Mask | bool) -> float:
+    x, y = _both(np.where(eligible, predicted, np.nan), truth)
+    return float(y[x == x.min()].mean()) if len(x) else np.nan

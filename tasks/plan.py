@@ -205,19 +205,15 @@ def conclude(
     goal = Goal.of(name, plan.config, plan.target)
     present = {cell: step.ref for cell, step in cells.items() if store.has(step.ref)}
     curves = curve.step(present, plan.models)
-    evidence = {
-        **made("kernel", plan.kernels),
-        **made("curvature", {c: s for c, s in plan.curvatures.items() if c in cells}),
-    }
-    informing = {**made("heavy_tails", plan.heavy_tails), **curve.roles("past", plan.past)}
-    shown = {
-        **({"drift": plan.drift.ref} if store.has(plan.drift.ref) else {}),
-        **made("cell", cells),
-    }
+    told = {role: ref for role, ref in plan.told.items() if store.has(ref)}
+    kernels = {role: ref for role, ref in told.items() if role.startswith("kernel:")}
+    bounds = made("curvature", {c: s for c, s in plan.curvatures.items() if c in cells})
+    drifts = {"drift": plan.drift.ref} if store.has(plan.drift.ref) else {}
     decided = curve.roles("decision", {str(i): ref for i, ref in enumerate(decisions)})
-    laws = law.step(goal, {"curve": curves.ref, **made("kernel", plan.kernels)})
-    ranks = ranking.step(goal, {"curve": curves.ref, **evidence, **informing, **decided})
-    return close(goal, curves.ref, laws, ranks, {**evidence, **shown, **decided}, failed, (curves,))
+    laws = law.step(goal, {"curve": curves.ref, **kernels})
+    ranks = ranking.step(goal, {"curve": curves.ref, **told, **bounds, **decided})
+    evidence = {**kernels, **bounds, **drifts, **made("cell", cells)}
+    return close(goal, curves.ref, laws, ranks, decided, evidence, failed, (curves,))
 
 
 def close(
@@ -225,14 +221,15 @@ def close(
     curves: Ref,
     laws: Step,
     ranks: Step,
+    decided: Mapping[str, Ref],
     evidence: Mapping[str, Ref],
     failed: Iterable[tuple[str, str]],
     before: tuple[Step, ...] = (),
 ) -> Conclusion:
-    """Checks and report over a ranking; ``evidence`` is what else the report shows."""
-    upstream = {"curve": curves, "law": laws.ref, "ranking": ranks.ref}
-    decided = {r: ref for r, ref in evidence.items() if r.startswith(("decision:", "simulation"))}
-    findings = checks.step(goal, {**upstream, **decided})
+    """Checks and report over a ranking; ``evidence`` is what else the report shows, ``decided`` a
+    policy's decisions."""
+    upstream = {"curve": curves, "law": laws.ref, "ranking": ranks.ref, **decided}
+    findings = checks.step(goal, upstream)
     page = report.step(goal, {**upstream, "checks": findings.ref, **evidence}, list(failed))
     return Conclusion(goal, curves, laws, ranks, findings, page, before)
 

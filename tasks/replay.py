@@ -64,18 +64,17 @@ def goal(settings: Replay, store: Store, table: Ref) -> Goal:
     )
 
 
-def conclude(goal: Goal, settings: Replay, store: Store, table: Ref) -> Conclusion:
+def conclude(goal: Goal, store: Store, table: Ref) -> Conclusion:
     """A policy's play if there is one, laws, ranking, checks and report."""
     before: tuple[Step, ...] = ()
-    curves, shown = table, {"losses": table}
-    known = past.find(store, table) if settings.ranking.prior == "store" else {}
-    told, decided = roles("past", known), dict[str, Ref]()
-    if settings.policy != "all":
+    curves, decided = table, dict[str, Ref]()
+    told = roles("past", past.find(store, table)) if goal.ranking.prior == "store" else {}
+    if goal.policy != "all":
         played = simulation.step(goal, {"curve": table, **told})
         before, curves, decided = (played,), played.ref, {"simulation": played.ref}
     laws = law.step(goal, {"curve": curves})
     ranks = ranking.step(goal, {"curve": curves, **told, **decided})
-    return close(goal, curves, laws, ranks, {**shown, **decided}, [], before)
+    return close(goal, curves, laws, ranks, decided, {"losses": table}, [], before)
 
 
 def _budget(settings: Replay, sizes: list[int], target: int) -> int:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lensllm.policy import Decision, first_round
+from lensllm import policy as policies
+from lensllm.policy import Decision
 from lensllm.store import Ref, Store
 from tasks import curve, decision
 from tasks.cell import Cell
@@ -32,8 +33,6 @@ class Sweep:
 
 def sweep(plan: Plan, store: Store, lost: Callable[[Ref], bool]) -> Sweep:
     """The sweep as far as the store tells; a cell that is ``lost`` will not come any more."""
-    if plan.config.sweep.policy == "all":
-        return Sweep(tuple(plan.cells), (*plan.cells.values(), *plan.curvatures.values()), (), True)
     return _Rounds(plan, store, lost).play()
 
 
@@ -44,23 +43,19 @@ class _Rounds:
         self.cells: list[Cell] = []
         self.steps: list[Step] = []
         self.decisions: list[Ref] = []
+        self.over = True  # unless a decision is wanting
 
     def play(self) -> Sweep:
+        policy, everybody = self.goal.policy, tuple(model.name for model in self.plan.models)
         sizes = self.plan.observed
-        racing = tuple(model.name for model in self.plan.models)
-        known = first_round(np.array(sizes, dtype=float))
-        self._choose((0, *sizes[:known]), racing)
-        while known < len(sizes):
-            taken = self._decide(sizes[known - 1], racing)
-            if taken is None:
-                return self._so_far(over=False)
-            if taken.stop:
-                break
-            racing = taken.kept
-            self._choose(sizes[known : known + 1], racing)
-            known += 1
-        self._choose((self.plan.target,), tuple(model.name for model in self.plan.models))
-        return self._so_far(over=True)
+        self._choose((0,), everybody)
+        for places, racing in policies.play(
+            policy, np.array(sizes, dtype=float), everybody, self._decide
+        ):
+            self._choose([sizes[place] for place in places], racing)
+        if self.over:
+            self._choose((self.plan.target,), everybody)
+        return Sweep(tuple(self.cells), tuple(self.steps), tuple(self.decisions), self.over)
 
     def _choose(self, sizes: Iterable[int], candidates: tuple[str, ...]) -> None:
         for cell, step in self.plan.cells.items():
@@ -70,8 +65,9 @@ class _Rounds:
                 if cell in self.plan.curvatures:
                     self.steps.append(self.plan.curvatures[cell])
 
-    def _decide(self, budget: int, racing: tuple[str, ...]) -> Decision | None:
-        """The decision after the round that ended with ``budget``; None while it is not taken."""
+    def _decide(self, known: int, racing: tuple[str, ...]) -> Decision | None:
+        """The decision once the first ``known`` sizes are trained; None while it is not taken."""
+        self.over = False
         cells = {cell: self.plan.cells[cell].ref for cell in self.cells}
         told = self.plan.told
         awaited = (*cells.values(), *told.values())
@@ -84,7 +80,7 @@ class _Rounds:
         curves = curve.step(cells, self.plan.models)
         taken = decision.step(
             self.goal,
-            budget,
+            self.plan.observed[known - 1],
             {"curve": curves.ref, **{role: r for role, r in told.items() if self.store.has(r)}},
             [name for name in racing if name in trained],
             self.decisions,
@@ -92,9 +88,7 @@ class _Rounds:
         self.steps += [curves, taken]
         if not self.store.has(taken.ref):
             return None
+        self.over = True
         self.decisions.append(taken.ref)
         rows = self.store.table(taken.ref, "decisions")
         return Decision(rows, rows["stop"].iloc[0])
-
-    def _so_far(self, *, over: bool) -> Sweep:
-        return Sweep(tuple(self.cells), tuple(self.steps), tuple(self.decisions), over)

@@ -331,3 +331,15 @@ def test_the_dropped_stand_last_and_change_nothing_for_the_others(curves):
         assert choice(rows.reset_index()) in racing
     score = ranking.scores.set_index("predictor").loc["ats"]
     assert score["regret"] > 0  # the best was dropped
+    compared = ranking.comparison.set_index(["predictor", "score"])["value"]
+    for name in ("rel_acc", "regret"):
+        assert compared["ats", name] == pytest.approx(score[name])
+
+
+def test_the_last_one_left_has_no_runner_up_among_the_dropped(curves):
+    asked = Question(TARGET, BUDGETS[-1:], ("stack",), "stack", seed=0)
+    predictions = rank(curves, asked, None, set(NAMES[1:])).predictions
+
+    said = verdict(predictions, "stack", TARGET, "bits_per_byte")
+
+    assert said.startswith("slow is the only candidate left at D = 12,800 (")

@@ -119,7 +119,7 @@ def test_the_prior_is_what_hrb_learns_from_the_whole_curves(store: Store, refs: 
 
 def of_table(store: Store, table: Ref, name: str, prior: str) -> Conclusion:
     asked = Replay.model_validate({"table": name, "ranking": {"prior": prior}, "budget": 800})
-    return replay.conclude(replay.goal(asked, store, table), asked, store, table)
+    return replay.conclude(replay.goal(asked, store, table), store, table)
 
 
 def test_a_replay_learns_from_the_store_only_when_asked(tmp_path: Path):

@@ -54,7 +54,7 @@ def goal(store: Store, settings: Replay) -> Goal:
 def concluded(store: Store, settings: Replay) -> Conclusion:
     """Everything but the report, made."""
     wanted = goal(store, settings)
-    ending = replay.conclude(wanted, settings, store, losses.step(settings.table).ref)
+    ending = replay.conclude(wanted, store, losses.step(settings.table).ref)
     project.make_all(store, [step for step in ending.steps if step.stage != "report"])
     return ending
 
@@ -187,7 +187,7 @@ def test_a_policy_is_played_within_the_budget_and_ranked_from(
 
 def test_the_policy_all_is_no_simulation(store: Store):
     settings = asked("flan")
-    ending = replay.conclude(goal(store, settings), settings, store, losses.step("flan").ref)
+    ending = replay.conclude(goal(store, settings), store, losses.step("flan").ref)
     assert ending.before == ()
     assert ending.curve == losses.step("flan").ref
 
