@@ -66,7 +66,7 @@ def summary(table: Path, **options: Any) -> Summary:
     store.prepare()
     replay.check(asked, store)
     ref = losses.step(asked.table).ref
-    ending = replay.conclude(replay.goal(asked, store, ref), asked, store, ref)
+    ending = replay.conclude(replay.goal(asked, store, ref), store, ref)
     project.make_all(store, ending.steps)
     return summarise(Outcome(ending, (), store.root / "reports" / "mine"), store, Tally())
 
