@@ -3,7 +3,7 @@
 Key: the packages' versions. Table: ``texts``.
 """
 
-from lensllm.data import docstrings
+from lensllm.data import docstrings, python_files
 from lensllm.store import Recipe, write_table
 from tasks.stage import Step, Work
 
@@ -11,7 +11,7 @@ VERSION = 1
 
 
 def step() -> Step:
-    packages = docstrings.fingerprint((*docstrings.TEXT_PACKAGES, *docstrings.METADATA_OF))
+    packages = python_files.fingerprint((*docstrings.TEXT_PACKAGES, *docstrings.METADATA_OF))
     return Step("pretraining text", Recipe("pretext", VERSION, {"packages": packages}))
 
 

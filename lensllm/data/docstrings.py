@@ -10,23 +10,16 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.metadata
-import importlib.util
 import inspect
-import os
-import platform
 import re
-import sysconfig
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from lensllm.errors import DataError
+from lensllm.data import python_files
+from lensllm.data.python_files import STDLIB
 
-STDLIB = "stdlib"
 # What lensllm itself depends on, so that everyone has it; large enough for every kind of text.
 TEXT_PACKAGES = (STDLIB, "numpy", "scipy")
 # Their descriptions are long prose about software; all are dependencies of lensllm.
@@ -34,65 +27,13 @@ METADATA_OF = ("mlflow", "pandas", "prefect", "pydantic", "rich", "torch", "tran
 TEXT_SOURCES = (*TEXT_PACKAGES, *METADATA_OF)
 # Characters of each kind: about as many tokens as the hungriest candidate of the zoo reads once.
 TEXT_CAP_CHARACTERS = 2_000_000
-TEST_SHARE = 0.1
 SAME_OPENING_MAX = 8  # per package: "Return the name of …" would otherwise fill the data set
 OPENING_WORDS = 4
 
-_SKIPPED_FOLDERS = {
-    *("test", "tests", "idle_test", "__pycache__"),
-    *("site-packages", "dist-packages"),  # inside the standard library's folder, not part of it
-    *("encodings", "pydoc_data"),  # tables of characters and of text
-}
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z\s])")
 _BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")  # fields that hold statements
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _Documented = _Function | ast.ClassDef | ast.Module
-
-
-# --- finding and reading source files -----------------------------------------------------------
-
-
-def _roots(package: str) -> list[Path]:
-    """Folders, or the one file, that hold a package's sources; nothing is imported."""
-    if package == STDLIB:
-        return [Path(sysconfig.get_path("stdlib"))]
-    spec = None
-    if package.isidentifier():
-        try:
-            spec = importlib.util.find_spec(package)
-        except ValueError:  # a loaded module without a specification, such as __main__
-            spec = None
-    if spec is not None and spec.submodule_search_locations:
-        return sorted(Path(folder) for folder in spec.submodule_search_locations)
-    if spec is not None and spec.origin and spec.origin.endswith(".py"):
-        return [Path(spec.origin)]
-    raise DataError(
-        f"builtin:docstrings cannot find Python sources of package {package!r}: "
-        f"name {STDLIB!r} or an installed top-level package such as 'numpy'."
-    )
-
-
-def _files(package: str) -> list[Path]:
-    """Python files of ``package`` but its tests, in an order that no file system changes."""
-    found = []
-    for root in _roots(package):
-        if root.is_file():
-            found.append(root)
-        for folder, inner, names in os.walk(root):
-            inner[:] = sorted(set(inner) - _SKIPPED_FOLDERS)
-            found += [Path(folder, name) for name in sorted(names) if name.endswith(".py")]
-    return found
-
-
-def _parse(path: Path) -> tuple[str, ast.Module] | None:
-    """Source text and syntax tree, or None where a file is not valid Python (templates are not)."""
-    try:
-        source = path.read_text(encoding="utf-8")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in other people's strings
-            return source, ast.parse(source)
-    except (OSError, ValueError, SyntaxError, RecursionError):
-        return None
 
 
 def _documented(tree: ast.Module) -> Iterator[tuple[_Documented, str]]:
@@ -132,12 +73,6 @@ def signature(node: _Function) -> str:
     return f'{keyword} {node.name}({ast.unparse(node.args)}){returns}:\n    """'
 
 
-def _split(name: str) -> str:
-    """Train or test, by the function's name, so that no name stands on both sides."""
-    digest = hashlib.sha256(name.encode()).digest()
-    return "test" if int.from_bytes(digest[:4], "big") < TEST_SHARE * 2**32 else "train"
-
-
 def pairs(packages: Sequence[str]) -> pd.DataFrame:
     """Columns prompt, completion, split (schema ``dataset/examples``) from ``packages`` in order.
 
@@ -148,8 +83,8 @@ def pairs(packages: Sequence[str]) -> pd.DataFrame:
     seen: set[str] = set()
     for package in packages:
         openings: Counter[tuple[str, ...]] = Counter()
-        for path in _files(package):
-            parsed = _parse(path)
+        for path in python_files.files(package):
+            parsed = python_files.parse(path)
             for node, text in _documented(parsed[1]) if parsed else ():
                 if not isinstance(node, _Function):
                     continue
@@ -161,39 +96,8 @@ def pairs(packages: Sequence[str]) -> pd.DataFrame:
                 if openings[opening] > SAME_OPENING_MAX:
                     continue
                 seen.add(target)
-                rows.append((signature(node), target, _split(node.name)))
+                rows.append((signature(node), target, python_files.split(node.name)))
     return pd.DataFrame(rows, columns=["prompt", "completion", "split"])
-
-
-@cache
-def _owners() -> Mapping[str, list[str]]:
-    """Distributions by the top-level package they install; half a second, so asked for once."""
-    return importlib.metadata.packages_distributions()
-
-
-def fingerprint(packages: Sequence[str]) -> dict[str, str]:
-    """What ``pairs(packages)`` depends on, for cache keys: {name: version}, Python's always there.
-
-    Sources outside site-packages (a folder on the path, an editable install) change without a new
-    version, so the hash of their content stands for it. ``texts()`` depends on the fingerprint of
-    ``TEXT_SOURCES``.
-    """
-    versions = {"python": platform.python_version()}
-    owners = _owners()
-    sites = [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
-    for package in packages:
-        if package == STDLIB:
-            continue
-        installed = all(
-            any(root.is_relative_to(site) for site in sites) for root in _roots(package)
-        )
-        if installed and package in owners:
-            names = sorted(set(owners[package]))
-            versions[package] = "+".join(map(importlib.metadata.version, names))
-        else:
-            content = (hashlib.sha256(path.read_bytes()).digest() for path in _files(package))
-            versions[package] = hashlib.sha256(b"".join(content)).hexdigest()
-    return versions
 
 
 # --- pretraining text ---------------------------------------------------------------------------
@@ -238,10 +142,10 @@ def _source_texts(packages: Sequence[str]) -> Iterator[tuple[str, str]]:
     files = [
         (hashlib.sha256(f"{package}/{path.parent.name}/{path.name}".encode()).digest(), path)
         for package in packages
-        for path in _files(package)
+        for path in python_files.files(package)
     ]
     for _, path in sorted(files):
-        parsed = _parse(path)
+        parsed = python_files.parse(path)
         if parsed is None:
             continue
         source, tree = parsed

@@ -1,4 +1,4 @@
-"""Where examples come from: the embedded docstrings, or a file of the user's."""
+"""Where examples come from: an embedded task, or a file of the user's."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pyarrow.json
 import pyarrow.parquet
 
 from lensllm.config import Data
-from lensllm.data import docstrings
+from lensllm.data import docstrings, names, python_files
 from lensllm.errors import DataError, suggestion
 
-BUILTIN = "builtin:docstrings"
+BUILTIN = {"builtin:docstrings": docstrings.pairs, "builtin:names": names.pairs}
 _READERS = {
     ".jsonl": pyarrow.json.read_json,
     ".csv": pyarrow.csv.read_csv,
@@ -29,8 +29,8 @@ def fingerprint(data: Data) -> dict[str, Any]:
 
     Raises ``DataError`` when the file or package is missing or its kind is unknown.
     """
-    if data.source == BUILTIN:
-        return {"source": BUILTIN, "packages": docstrings.fingerprint(data.packages)}
+    if data.source in BUILTIN:
+        return {"source": data.source, "packages": python_files.fingerprint(data.packages)}
     path = _file(data)
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -43,8 +43,8 @@ def load(data: Data) -> pd.DataFrame:
     ``split`` is train or test where the source knows, and empty where the test set is still to be
     drawn. Exact duplicates are dropped, so that none can stand on both sides of that split.
     """
-    if data.source == BUILTIN:
-        return docstrings.pairs(data.packages)
+    if data.source in BUILTIN:
+        return BUILTIN[data.source](data.packages)
     path = _file(data)
     try:
         table: pa.Table = _READERS[path.suffix.lower()](path)
@@ -72,7 +72,7 @@ def load(data: Data) -> pd.DataFrame:
 def _file(data: Data) -> Path:
     path = Path(data.source).expanduser()
     if data.source.startswith("builtin:"):
-        raise DataError(f"data.source: no builtin '{data.source}'; there is {BUILTIN}")
+        raise DataError(f"data.source: no '{data.source}'; there are {', '.join(BUILTIN)}")
     if path.suffix.lower() not in _READERS:
         raise DataError(f"data.source: {path} is none of {', '.join(_READERS)}")
     if not path.is_file():

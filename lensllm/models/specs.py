@@ -51,5 +51,12 @@ _ALL = (
     ZooSpec("opt-mini-prose", "opt", 128, 3, 4, {"prose": 1.0}, steps=320, learning_rate=1.5e-3),
     ZooSpec("gpt2-mini-code", "gpt2", 128, 3, 4, {"code": 1.0}, steps=370, learning_rate=2e-3),
     ZooSpec("qwen3-mini-mix", "qwen3", 160, 3, 4, _MIX, steps=350, learning_rate=1.2e-3),
+    # Six more for comparisons that need a dozen: other sizes, texts and lengths of pretraining.
+    ZooSpec("gpt2-nano-code", "gpt2", 48, 2, 2, {"code": 1.0}, steps=300, learning_rate=3e-3),
+    ZooSpec("gpt2-micro-mix", "gpt2", 80, 2, 4, _MIX, steps=900, learning_rate=2e-3),
+    ZooSpec("neo-micro-docs", "gpt_neo", 96, 2, 4, {"docs": 1.0}, steps=120, learning_rate=3e-3),
+    ZooSpec("opt-micro-topics", "opt", 96, 2, 4, {"reference": 1.0}, steps=240, learning_rate=2e-3),
+    ZooSpec("t5-micro-code", "t5", 64, 2, 4, {"code": 1.0}, steps=500, learning_rate=5e-3),
+    ZooSpec("qwen3-micro-prose", "qwen3", 96, 2, 4, {"prose": 1.0}, steps=60, learning_rate=2e-3),
 )
 SPECS: dict[str, ZooSpec] = {spec.name: spec for spec in _ALL}

@@ -1,4 +1,4 @@
-"""The embedded candidates: six small language models, pretrained on the spot.
+"""The embedded candidates: a dozen small language models, pretrained on the spot.
 
 They differ in architecture, size and pretraining text, so that which of them is best depends on how
 much fine-tuning data there is. Steps and seeds are fixed: the same text gives the same weights.

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lensllm.data import docstrings
+from lensllm.data import docstrings, python_files
 from lensllm.errors import DataError
 
 SOURCE = '''"""A module about trees.
@@ -85,10 +85,10 @@ def test_at_most_eight_completions_of_a_package_begin_alike(package: Path) -> No
 @pytest.mark.parametrize("name", ["no_such_package_at_all", "os.path", "sys", "hollow", ""])
 def test_unknown_package_is_a_sentence(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hollow", ModuleType("hollow"))  # loaded, without a spec
-    with pytest.raises(DataError, match=f"cannot find Python sources of package '{name}'"):
+    with pytest.raises(DataError, match=f"there are no Python sources of package '{name}'"):
         docstrings.pairs([name])
-    with pytest.raises(DataError, match="cannot find"):
-        docstrings.fingerprint([name])
+    with pytest.raises(DataError, match="there are no Python"):
+        python_files.fingerprint([name])
 
 
 @given(st.text())
@@ -100,7 +100,7 @@ def test_first_sentence_is_one_line_from_the_start(text: str) -> None:
 
 
 def test_standard_library_fills_the_demo() -> None:
-    mined = docstrings.pairs([docstrings.STDLIB])
+    mined = docstrings.pairs([python_files.STDLIB])
     splits = Counter(mined["split"])
     assert splits["train"] >= 1_600 + 200
     assert splits["test"] >= 500
@@ -139,14 +139,14 @@ def test_texts_stop_at_the_cap_and_repeat() -> None:
 
 
 def test_fingerprint_names_versions_or_content(package: Path) -> None:
-    marks = docstrings.fingerprint(["stdlib", "numpy", package.name])
+    marks = python_files.fingerprint(["stdlib", "numpy", package.name])
     assert ["python", "numpy", package.name] == list(marks)
     assert platform.python_version() == marks["python"]
     assert version("numpy") == marks["numpy"]
     (package / "broken.py").write_text("")
-    assert marks[package.name] != docstrings.fingerprint([package.name])[package.name]
+    assert marks[package.name] != python_files.fingerprint([package.name])[package.name]
 
 
 def test_everything_the_texts_are_made_of_has_a_fingerprint() -> None:
-    expected = {"python", *docstrings.TEXT_SOURCES} - {docstrings.STDLIB}
-    assert expected == set(docstrings.fingerprint(docstrings.TEXT_SOURCES))
+    expected = {"python", *docstrings.TEXT_SOURCES} - {python_files.STDLIB}
+    assert expected == set(python_files.fingerprint(docstrings.TEXT_SOURCES))
