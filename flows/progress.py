@@ -81,7 +81,7 @@ class Terminal:
             self.tally.planned.pop(step.ref.key, None)
             self.tally.running[step.ref.key] = (step, time.monotonic())
 
-    def finished(self, step: Step, seconds: float, *, cached: bool) -> None:
+    def finished(self, step: Step, seconds: float, *, cached: bool, remark: str = "") -> None:
         with self._lock:
             self._settle(step)
             (self.tally.cached if cached else self.tally.computed)[step.stage] += 1
@@ -91,7 +91,8 @@ class Terminal:
                 self.tally.seconds[step.stage] += seconds
                 self.tally.work[step.stage] += step.weight
                 if step.in_worker:
-                    self._line(f"{self._place()} {step.label} ({seconds:.1f} s)")
+                    said = f" {remark}" if remark else ""
+                    self._line(f"{self._place()} {step.label} ({seconds:.1f} s){said}")
 
     def failed(self, step: Step, reason: str) -> None:
         with self._lock:

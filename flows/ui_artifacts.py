@@ -41,7 +41,7 @@ class ProgressArtifact:
     def started(self, step: Step) -> None:
         """Nothing to show: the task run says it."""
 
-    def finished(self, step: Step, seconds: float, *, cached: bool) -> None:
+    def finished(self, step: Step, seconds: float, *, cached: bool, remark: str = "") -> None:
         self._advance()
 
     def failed(self, step: Step, reason: str) -> None:

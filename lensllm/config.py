@@ -119,6 +119,15 @@ class Kernel(Section):
     """Without it the LensLLM predictors are left out."""
     probes: int = Field(64, ge=4)
     """Training examples whose gradients span the kernel."""
+    method: Literal["auto", "exact", "sketch"] = "auto"
+    """``sketch`` projects the gradients at random: for many probes and large models. ``auto`` takes
+    exact products while they are cheap and fit, and says why."""
+    memory_gib: float = Field(8.0, gt=0)
+    """What the computation may take beside the model."""
+    pretraining_text: str | None = None
+    """Text like what the candidates were pretrained on, a few megabytes, for the overlap of both
+    data: a .txt file with blank lines between texts, or a .jsonl, .csv or .parquet file with a
+    column ``text``. Embedded candidates have their own; others without it have no overlap."""
 
 
 class Curvature(Section):

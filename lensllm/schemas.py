@@ -98,7 +98,27 @@ TABLES: dict[str, pa.Schema] = {
     ),
     "kernel/matrix": _schema(("row", _i), ("residual_norm", _f), ("kernel", pa.list_(_f))),
     "kernel/summary": _schema(
-        ("candidate", _s), ("probes", _i), ("parameters", _i), ("flops", _f), ("seconds", _f)
+        ("candidate", _s),
+        ("probes", _i),
+        ("parameters", _i),
+        ("flops", _f),
+        ("method", _s),  # exact or sketch
+        ("passes", _s),  # batched or single
+        ("reason", _s),  # for this method and these passes
+        ("relative_error", _f),  # expected of K in the Frobenius norm; 0 for exact
+        ("seconds", _f),
+        ("peak_memory_bytes", _i),
+    ),
+    "overlap/summary": _schema(  # of fine-tuning examples with text like the pretraining data
+        ("candidate", _s),
+        ("probes", _i),  # of each set
+        ("window_tokens", _i),  # of a piece of that text
+        ("alignment", _f),  # of the centred gradients, 0 to 1; NaN: too few probes to tell
+        ("alignment_standard_error", _f),  # by the choice of probes
+        ("mean_gradient_cosine", _f),  # −1 to 1; NaN: a mean gradient cannot be told from zero
+        ("mean_gradient_cosine_standard_error", _f),
+        ("flops", _f),
+        ("seconds", _f),
     ),
     "heavy_tails/summary": _schema(
         ("candidate", _s),
@@ -172,7 +192,7 @@ TABLES: dict[str, pa.Schema] = {
     ),
     "law/fits": _schema(
         ("candidate", _s),
-        ("law", _s),  # vanilla | rectified | lensllm | lensllm_phase
+        ("law", _s),  # vanilla | rectified | lensllm | lensllm_phase | lensllm_pooled
         ("B", _f),
         ("beta", _f),
         ("E", _f),

@@ -17,7 +17,7 @@ from prefect.states import Completed, Failed, State
 from lensllm.errors import LensError
 from lensllm.store import Ref, Store
 from lensllm.workers import Workers
-from tasks.stage import Step, make
+from tasks.stage import Step, make, remark
 
 log = logging.getLogger("lensllm.run")
 
@@ -27,7 +27,7 @@ class Observer(Protocol):
 
     def planned(self, steps: Sequence[Step]) -> None: ...
     def started(self, step: Step) -> None: ...
-    def finished(self, step: Step, seconds: float, *, cached: bool) -> None: ...
+    def finished(self, step: Step, seconds: float, *, cached: bool, remark: str = "") -> None: ...
     def failed(self, step: Step, reason: str) -> None: ...
     def skipped(self, step: Step) -> None: ...
 
@@ -74,8 +74,11 @@ def _perform(run: Run, step: Step) -> State[Ref]:
         notes = "\n".join(getattr(error, "__notes__", ()))
         run.fail(step, f"{type(error).__name__}: {error}")
         return Failed(message=f"{traceback.format_exc()}\n{notes}")
-    run.tell("finished", step, time.perf_counter() - begin, cached=cached)
-    return Completed(message=f"artefact {step.ref}", data=step.ref)
+    said = "" if cached else remark(run.store, step)
+    run.tell("finished", step, time.perf_counter() - begin, cached=cached, remark=said)
+    return Completed(
+        message=" · ".join(filter(None, [f"artefact {step.ref}", said])), data=step.ref
+    )
 
 
 def _make(run: Run, step: Step) -> bool:

@@ -1,6 +1,6 @@
 """kernel: the residual kernel of one candidate at its pretrained weights.
 
-Key: model, tokens, sample and the number of probes. Tables: ``spectrum``, ``matrix``, ``summary``.
+Key: model, tokens, sample and the settings. Tables: ``spectrum``, ``matrix``, ``summary``.
 """
 
 from pathlib import Path
@@ -14,11 +14,17 @@ from tasks import sample
 from tasks.models import Model
 from tasks.stage import Step, Work
 
-VERSION = 1
+VERSION = 2
 
 
 def step(config: Pipeline, model: Model, tokens: Ref, roles: Ref) -> Step:
-    params = {"probes": config.kernel.probes, **model.params}
+    settings = config.kernel
+    params = {
+        "probes": settings.probes,
+        "method": settings.method,
+        "memory_gib": settings.memory_gib,
+        **model.params,
+    }
     recipe = Recipe(
         "kernel", VERSION, params, {"tokens": tokens, "sample": roles, **model.upstream}
     )
@@ -37,7 +43,12 @@ def build(work: Work) -> None:
     tokens = work.store.table(work.upstream["tokens"], "examples")
     rows = sample.rows(work.store, work.upstream["sample"], "train")[: work.params["probes"]]
     probes = select(tokens, rows)
-    kernel = residual_kernel(model, probes)
+    kernel = residual_kernel(
+        model,
+        probes,
+        method=work.params["method"],
+        memory_bytes=int(work.params["memory_gib"] * 2**30),
+    )
     write_table(
         work.folder,
         "kernel/spectrum",
@@ -61,9 +72,20 @@ def build(work: Work) -> None:
         "probes": len(probes),
         "parameters": load.count_parameters(model),
         "flops": cost.train_flops(cost.shape_of(model), probes, epochs=1),
+        "method": kernel.choice.method,
+        "passes": kernel.choice.passes,
+        "reason": kernel.choice.reason,
+        "relative_error": kernel.relative_error,
         "seconds": meter.seconds(),
+        "peak_memory_bytes": meter.peak_memory_bytes(),
     }
     write_table(work.folder, "kernel/summary", [summary])
+
+
+def remark(store: Store, ref: Ref) -> str:
+    """How the kernel was computed, and why so."""
+    row = store.table(ref, "summary").iloc[0]
+    return f"{row['method']}, {row['passes']} passes: {row['reason']}"
 
 
 def read_spectrum(store: Store, ref: Ref) -> Spectrum:

@@ -14,7 +14,7 @@ from tasks import curve
 from tasks.goal import Goal
 from tasks.stage import Step, Work
 
-VERSION = 1
+VERSION = 2
 
 
 def step(goal: Goal, upstream: Mapping[str, Ref]) -> Step:
@@ -31,6 +31,7 @@ def build(work: Work) -> None:
         rectified.fit,
         partial(lensllm.fit, mode="prediction"),
         partial(lensllm.fit, mode="phase"),
+        partial(lensllm.fit, mode="pooled"),
     ):
         with suppress(DataError):  # too few sizes or no kernels for this law: its rows are missing
             fits.append(law(curves))

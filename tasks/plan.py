@@ -28,6 +28,7 @@ from tasks import (
     kernel,
     law,
     models,
+    overlap,
     past,
     ranking,
     report,
@@ -53,6 +54,7 @@ class Plan:
     tokens: dict[str, Step]  # by candidate
     cells: dict[Cell, Step]  # all that a policy may ask for
     kernels: dict[str, Step]  # by candidate; empty when switched off
+    overlaps: dict[str, Step]  # by candidate of whose pretraining text something is known
     heavy_tails: dict[str, Step]  # by candidate; empty when switched off
     curvatures: dict[Cell, Step]
     past: dict[str, Ref]  # curves of other data sets; empty when switched off
@@ -77,7 +79,7 @@ class Plan:
         # The heaviest candidates first: their cells are then not what everybody waits for.
         making = [s for m in sorted(self.models, key=lambda m: -m.work) for s in m.steps]
         order = [self.dataset, *self.samples, *making, *self.tokens.values(), self.drift]
-        order += [*self.kernels.values(), *self.heavy_tails.values()]
+        order += [*self.kernels.values(), *self.heavy_tails.values(), *self.overlaps.values()]
         return list({step.ref: step for step in order}.values())
 
     @property
@@ -125,6 +127,7 @@ def check(config: Pipeline, store: Store) -> None:
     ranking.check(config)
     if config.heavy_tails.enabled:
         check_installed()
+    overlap.check(config)
     data_steps(config)
     _models(config, store)
 
@@ -165,6 +168,12 @@ def make_plan(config: Pipeline, store: Store) -> Plan:
             m.name: kernel.step(config, m, token_steps[m.name].ref, samples[0].ref)
             for m in found
             if config.kernel.enabled
+        },
+        overlaps={
+            m.name: step
+            for m in found
+            if config.kernel.enabled
+            and (step := overlap.step(config, m, token_steps[m.name].ref, samples[0].ref))
         },
         heavy_tails={m.name: heavy_tails.step(m) for m in found}
         if config.heavy_tails.enabled
@@ -212,7 +221,8 @@ def conclude(
     decided = curve.roles("decision", {str(i): ref for i, ref in enumerate(decisions)})
     laws = law.step(goal, {"curve": curves.ref, **kernels})
     ranks = ranking.step(goal, {"curve": curves.ref, **told, **bounds, **decided})
-    evidence = {**kernels, **bounds, **drifts, **made("cell", cells)}
+    overlaps = made("overlap", plan.overlaps)
+    evidence = {**kernels, **overlaps, **bounds, **drifts, **made("cell", cells)}
     return close(goal, curves.ref, laws, ranks, decided, evidence, failed, (curves,))
 
 

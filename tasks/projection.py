@@ -61,7 +61,7 @@ class MlflowProjection:
     def skipped(self, step: Step) -> None:
         """Nothing to log."""
 
-    def finished(self, step: Step, seconds: float, *, cached: bool) -> None:
+    def finished(self, step: Step, seconds: float, *, cached: bool, remark: str = "") -> None:
         tracked = getattr(module(step.stage), "tracked", None)
         if self._tracker and tracked:
             row: dict[str, Any] = tracked(self._store, step.ref)

@@ -24,7 +24,7 @@ _MACHINE = ["candidate", "size", "seed", "seconds", "peak_memory_bytes"]
 
 def step(goal: Goal, upstream: Mapping[str, Ref], failed: Sequence[tuple[str, str]]) -> Step:
     """``upstream`` has curve, law, ranking, checks and, where there are, drift, losses, simulation,
-    and cell:…, kernel:…, curvature:…, decision:… by label."""
+    and cell:…, kernel:…, overlap:…, curvature:…, decision:… by label."""
     params = {
         "pipeline": goal.name,
         "target": goal.target,
@@ -85,6 +85,7 @@ def build(work: Work) -> None:
             name: kernel.read_spectrum(work.store, ref)
             for name, ref in labelled(work, "kernel").items()
         },
+        overlaps={name: rows.iloc[0] for name, rows in tables("overlap", "summary").items()},
         failed=[(label, reason) for label, reason in params["failed"]],
         config=params["config"],
         versions=_versions(cells),

@@ -56,6 +56,12 @@ def module(stage: str) -> ModuleType:
     return importlib.import_module(f"tasks.{stage}")
 
 
+def remark(store: Store, step: Step) -> str:
+    """What a stage says of a finished artefact for people, "" for most."""
+    say = getattr(module(step.stage), "remark", None)
+    return say(store, step.ref) if say else ""
+
+
 def make(root: Path, recipe: Recipe, hints: Mapping[str, Any]) -> bool:
     """Make an artefact in this process; True when it was there already."""
     store = Store(root)

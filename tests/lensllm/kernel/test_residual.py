@@ -141,6 +141,25 @@ def test_probes_that_cannot_be_used(tiny_model, probes, said):
         residual_kernel(tiny_model("gpt2"), probes)
 
 
-def test_too_many_gradients_for_the_memory(tiny_model, tiny_examples):
-    with pytest.raises(ModelError, match=r"lower kernel\.probes to 2"):
-        residual_kernel(tiny_model("gpt2"), tiny_examples(3), memory_bytes=2 * 1168 * 8)
+def test_a_frozen_model_has_no_kernel(tiny_model, tiny_examples):
+    model = tiny_model("gpt2").requires_grad_(False)
+    with pytest.raises(ModelError, match="every one is frozen"):
+        residual_kernel(model, tiny_examples(3))
+
+
+def test_a_kernel_of_zeros_is_refused(tiny_model):
+    model = tiny_model("gpt2")
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(name == "transformer.wpe.weight")
+    with torch.no_grad():  # nothing of the positions reaches the head
+        model.transformer.ln_f.weight.zero_()
+    with pytest.raises(ModelError, match="the kernel is zero"):
+        residual_kernel(model, [Example([1], [3]), Example([1], [2])])
+
+
+def test_a_loss_without_gradient_is_refused(tiny_model, tiny_examples, monkeypatch):
+    model = tiny_model("qwen3")
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", torch.no_grad()(forward))
+    with pytest.raises(ModelError, match="has no gradient"):
+        residual_kernel(model, tiny_examples(3))

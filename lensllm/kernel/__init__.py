@@ -1,0 +1,12 @@
+"""The neural tangent kernel of a pretrained model on the span of its residual.
+
+``residual_kernel`` in ``residual.py`` is the way in. A *source* runs the model and tells how each
+probe's gradient is made of small factors (``batched``, or ``looped`` where a weight is used in a
+way that only autograd knows); a *product* turns them into inner products (``contraction``, exact,
+or ``sketch``); ``choice`` picks one of each and says why.
+"""
+
+from lensllm.kernel.choice import Choice
+from lensllm.kernel.residual import Kernel, residual_kernel
+
+__all__ = ["Choice", "Kernel", "residual_kernel"]

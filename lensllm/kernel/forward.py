@@ -1,0 +1,51 @@
+"""Probes through the model, one row of target tokens each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lensllm.models.batch import Example, collate
+
+
+def losses(model: Any, probes: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    """Mean loss per target token ℓ (B,), in nats, with its graph, and residual norms ρ (B,)."""
+    batch = collate(probes, model.config).to(model.device)
+    counts = torch.bincount(batch.owner, minlength=batch.size)
+    # targets of unlike number are padded by repeating position 0 of the batch, at weight 0
+    here = torch.arange(int(counts.max()), device=counts.device) < counts[:, None]
+    places, targets = (torch.zeros_like(here, dtype=torch.long) for _ in range(2))
+    places[here], targets[here] = batch.positions, batch.targets
+    with _head_on(model.get_output_embeddings(), places):
+        logits = model(**batch.inputs, use_cache=False).logits
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    weights = here.to(logits.dtype) / counts[:, None]  # (B, targets)
+    per_token = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+    return (per_token * weights).sum(1), _residual_norms(logits.detach(), targets, weights)
+
+
+def _residual_norms(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """‖softmax − onehot‖ over a probe's tokens, scaled 1/√|T|: from Σ p² and p at the target."""
+    chances = logits.softmax(-1)
+    at_target = chances.gather(-1, targets[..., None])[..., 0]
+    squares = chances.square().sum(-1) - at_target.square() + (1 - at_target).square()
+    return (squares * weights).sum(1).sqrt()
+
+
+@contextmanager
+def _head_on(head: nn.Module, places: Tensor) -> Iterator[None]:
+    """Let ``head`` see the hidden states at ``places`` (B, targets) of the flattened batch."""
+
+    def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0].flatten(0, 1)[places], *args[1:])
+
+    handle = head.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,112 @@
+"""Overlap of pretraining and fine-tuning: are the gradients on both texts alike?
+
+With g_i the gradients of the losses of fine-tuning probes and g′_j those of probes from text like
+the pretraining data, both read off one residual kernel as ⟨g, g′⟩ = ρ K ρ′:
+
+- alignment = ⟨C, C′⟩ / (‖C‖ ‖C′‖) of the gradients' covariances C and C′ in the Frobenius inner
+  product: the linear centred kernel alignment of Kornblith et al. (2019), in weight space, of the
+  cross block Θ(X, X′) of Zeng et al. (2025, eq. 8);
+- the cosine of the mean gradients: whether a small step on one text lowers the loss on the other.
+
+Plugging in ‖HK_XX′H‖² / (‖HK_XXH‖ ‖HK_X′X′H‖) is no use for a few dozen probes in many dimensions:
+a probe is always aligned with itself, so that the diagonal of K_XX makes ‖C‖ several times too
+large. Each of the three products is therefore estimated without bias, from distinct probes only:
+⟨C, C′⟩ is the mean of ¼⟨g_i − g_j, g′_k − g′_l⟩², which is what plugging in gives up to a factor,
+for the two sets share no probe; ‖C‖² is the mean of ¼⟨g_i − g_j, g_k − g_l⟩² over four different
+probes, in closed form HSIC₁ of Song et al. (2012, eq. 5) of K_XX with itself. docs/method.md has
+measurements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """NaN where the probes are too few or too noisy to tell a covariance or mean from zero."""
+
+    alignment: float  # of the centred gradients, in [0, 1]
+    alignment_standard_error: float  # by the choice of probes
+    mean_gradient_cosine: float  # in [−1, 1]
+    mean_gradient_cosine_standard_error: float
+
+
+def alignment(kernel: Array, residual_norms: Array, split: int) -> Overlap:
+    """The overlap of the first ``split`` probes with the others, which are of another text.
+
+    Estimates beyond what alignments and cosines can be are cut there; standard errors are those of
+    the uncut ones, by the jackknife: without one probe after another of either set. Where an
+    estimate does not exist without one of the probes, it is NaN with all of them.
+
+    Args:
+        kernel: K, (n, n).
+        residual_norms: ρ, (n,).
+        split: probes of the first set; both sets need five for an alignment, three for a cosine.
+    """
+    gram = kernel * np.outer(residual_norms, residual_norms)
+    everyone = np.arange(len(gram))
+    ours, theirs = everyone[:split], everyone[split:]
+    values = _estimates(gram, ours, theirs)
+    without_ours = np.array([_estimates(gram, rest, theirs) for rest in _without_one(ours)])
+    without_theirs = np.array([_estimates(gram, ours, rest) for rest in _without_one(theirs)])
+    errors = np.sqrt(_variance(without_ours) + _variance(without_theirs))
+    values = np.where(np.isfinite(errors), np.clip(values, (0, -1), 1), np.nan)
+    return Overlap(float(values[0]), float(errors[0]), float(values[1]), float(errors[1]))
+
+
+def _without_one(indices: Indices) -> Iterator[Indices]:
+    return (np.delete(indices, i) for i in range(len(indices)))
+
+
+def _variance(without: Array) -> Array:
+    """The jackknife's, (2,), of the estimates without each probe, (n, 2)."""
+    found: Array = (len(without) - 1) * without.var(axis=0)
+    return found
+
+
+def _estimates(gram: Array, ours: Indices, theirs: Indices) -> Array:
+    """Alignment and cosine of the mean gradients, (2,), from these probes."""
+    own, other, cross = (
+        gram[np.ix_(rows, columns)]
+        for rows, columns in ((ours, ours), (theirs, theirs), (ours, theirs))
+    )
+    centred = cross - cross.mean(0) - cross.mean(1)[:, None] + cross.mean()
+    shared = (centred**2).sum() / ((len(ours) - 1) * (len(theirs) - 1))
+    return np.array(
+        [
+            _cosine(shared, _covariance_squared(own), _covariance_squared(other)),
+            _cosine(cross.mean(), _mean_squared(own), _mean_squared(other)),
+        ]
+    )
+
+
+def _cosine(product: float, squared: float, other_squared: float) -> float:
+    """NaN where a square is not estimated to be positive."""
+    if min(squared, other_squared) > 0:
+        return float(product / np.sqrt(squared * other_squared))
+    return np.nan
+
+
+def _covariance_squared(gram: Array) -> float:
+    """‖C‖² without bias, from the inner products (n, n); NaN for n < 4."""
+    n = len(gram)
+    if n < 4:
+        return np.nan
+    pairs = gram - np.diag(np.diag(gram))
+    sums = pairs.sum(0)
+    total = (pairs**2).sum() + sums.sum() ** 2 / ((n - 1) * (n - 2)) - 2 / (n - 2) * (sums @ sums)
+    return float(total / (n * (n - 3)))
+
+
+def _mean_squared(gram: Array) -> float:
+    """‖E g‖² without bias, from the inner products (n, n); NaN for n < 2."""
+    n = len(gram)
+    return float((gram.sum() - gram.trace()) / (n * (n - 1))) if n > 1 else np.nan
