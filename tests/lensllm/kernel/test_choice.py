@@ -1,0 +1,88 @@
+"""Which way is taken, and that the memory is obeyed."""
+
+import numpy as np
+import pytest
+import torch
+
+from lensllm.errors import ModelError
+from lensllm.kernel import choice, residual_kernel
+from lensllm.kernel.choice import MEMORY_BYTES
+from lensllm.models.batch import Example
+from tests.lensllm.kernel import families
+
+
+def _probes(count: int, tokens: int) -> list[Example]:
+    draw = np.random.default_rng(0)
+    rows = draw.integers(1, families.VOCABULARY, (count, tokens)).tolist()
+    return [Example(row[: tokens // 2], row[tokens // 2 :]) for row in rows]
+
+
+def test_few_probes_are_multiplied_exactly():
+    kernel = residual_kernel(families.build("gpt2"), _probes(6, 8))
+    assert kernel.choice.method == "exact"
+    assert kernel.choice.passes == "batched"
+    assert kernel.choice.reason == "the products of 6 probes add 25% to a pass"
+    assert kernel.relative_error == 0
+
+
+def test_many_short_probes_are_sketched():
+    kernel = residual_kernel(families.build("gpt2"), _probes(30, 8))
+    assert kernel.choice.method == "sketch"
+    assert kernel.choice.reason == "exact products of 30 probes would add 125% to a pass"
+    assert 0 < kernel.relative_error < 0.06
+
+
+def test_what_does_not_fit_is_sketched(monkeypatch):
+    model, probes = families.build("llama").float(), _probes(40, 30)
+    assert residual_kernel(model, probes).choice.method == "exact"
+    monkeypatch.setattr(choice, "WIDTH", 997)  # a tiny model's factors are smaller than a sketch
+    kernel = residual_kernel(model, probes, memory_bytes=2**20)
+    assert kernel.choice.method == "sketch"
+    assert kernel.choice.reason.startswith("exact would take")
+
+
+@pytest.mark.parametrize("method", ["exact", "sketch"])
+def test_the_user_may_choose(method):
+    kernel = residual_kernel(families.build("gpt2"), _probes(30, 8), method=method)
+    assert method == kernel.choice.method
+    assert kernel.choice.reason == "as configured"
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("auto", r"the kernel takes .* GiB for 3 probes by sketch products, more than the .* GiB "
+         r"of kernel\.memory_gib; raise it or lower kernel\.probes"),
+        ("exact", r"raise it, set kernel\.method=sketch, or lower kernel\.probes"),
+    ],
+)  # fmt: skip
+def test_memory_for_not_even_one_probe(method, said):
+    with pytest.raises(ModelError, match=said):
+        residual_kernel(families.build("gpt2"), _probes(3, 8), method=method, memory_bytes=1000)
+
+
+def test_a_small_memory_makes_small_batches_and_the_same_kernel(monkeypatch):
+    """The model sees as many probes at a time as the memory holds."""
+    model, probes = families.build("llama"), _probes(40, 30)
+    seen: list[int] = []
+    forward = model.forward
+
+    def watched(input_ids: torch.Tensor, **rest: object) -> object:
+        seen.append(len(input_ids))
+        return forward(input_ids, **rest)
+
+    monkeypatch.setattr(model, "forward", watched)
+    largest = {}
+    matrix = {}
+    for memory in (MEMORY_BYTES, 28 * 2**20):
+        seen.clear()
+        kernel = residual_kernel(model, probes, method="sketch", memory_bytes=memory)
+        largest[memory], matrix[memory] = max(seen), kernel.matrix
+    small, large = sorted(largest)
+    assert largest[small] < largest[large]
+    np.testing.assert_allclose(matrix[small], matrix[large], rtol=1e-9)
+
+
+def test_weights_that_only_autograd_knows_are_named():
+    reason = residual_kernel(families.build("mixtral"), families.probes(3)).choice.reason
+    assert "one probe at a time: model.layers.0.mlp" in reason
