@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-NAMES = ("laws", "replay", "loop", "kernel")
+NAMES = ("laws", "replay", "checks", "loop", "kernel")
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lensllm.backtest import Backtest
-from lensllm.curves import Array, Curves, nan_mean
+from lensllm.curves import Array, nan_mean
 from lensllm.laws.linear import Mask
 from lensllm.seeds import generator
 
@@ -23,7 +23,6 @@ _GROWTH_SD = 0.2  # of the prior that errors grow with the horizon just as HRB's
 _LOG_SD = 0.3  # of one cell's log spread, whose slope that growth is
 _DEGREES = 10.0  # of the draws' Student t
 _CAUTION = 0.5  # sd: predictions of the minimum are too low, most so for unsure candidates
-_PRIOR_NOISE_LOG = 0.004  # between seeds, where neither seeds nor three sizes show it
 
 
 @dataclass(frozen=True)
@@ -105,26 +104,6 @@ def forecast(predicted: Array, uncertainty: Spread, draws: Draws) -> Forecast:
     regret: Array = (losses - losses[np.arange(drawn), best][:, None]).mean(0)
     cautious = predicted * np.exp(_CAUTION * uncertainty.sd_log)
     return Forecast(low, high, cautious, p_best, regret)
-
-
-def noise_log(curves: Curves) -> float:
-    """Standard deviation of one run's log loss: between seeds, else from second differences.
-
-    A smooth curve's y(j−1) − 2 y(j) + y(j+1) is noise of variance 6σ² plus curvature. What the
-    candidates' curves share of it is taken out; the median over the rest errs a little upwards.
-    """
-    logs = np.log(curves.losses)
-    count = np.isfinite(logs).sum(-1)
-    if np.any(count > 1):
-        squares = np.nansum((logs - nan_mean(logs, axis=-1)[..., None]) ** 2, axis=-1)
-        return float(np.sqrt(squares[count > 1].sum() / (count[count > 1] - 1).sum()))
-    bends = np.diff(np.log(curves.mean_losses), n=2, axis=1)
-    others = np.isfinite(bends).sum(0) - 1
-    bends = np.where(others > 0, bends - nan_mean(bends, axis=0), bends)
-    bends = np.abs(bends) * np.sqrt((others + 1) / np.maximum(others, 1))
-    bends = bends[np.isfinite(bends)]
-    # .6745: the median of |x| for a standard normal x
-    return float(np.median(bends) / (0.6745 * np.sqrt(6))) if len(bends) else _PRIOR_NOISE_LOG
 
 
 def _geometric_mean(sd: Array) -> Array:

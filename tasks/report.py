@@ -18,7 +18,7 @@ from tasks.curve import labelled
 from tasks.goal import Goal
 from tasks.stage import Step, Work
 
-VERSION = 2
+VERSION = 3
 _MACHINE = ["candidate", "size", "seed", "seconds", "peak_memory_bytes"]
 
 
@@ -85,6 +85,7 @@ def build(work: Work) -> None:
             name: kernel.read_spectrum(work.store, ref)
             for name, ref in labelled(work, "kernel").items()
         },
+        matrices=tables("kernel", "matrix"),
         overlaps={name: rows.iloc[0] for name, rows in tables("overlap", "summary").items()},
         failed=[(label, reason) for label, reason in params["failed"]],
         config=params["config"],

@@ -261,7 +261,7 @@ def _notes(
     notes = []
     if gaps := len(cells) - len(measured):
         notes.append(f"{gaps:,} of {len(cells):,} losses are empty and were left out.")
-    present = set(measured["candidate"])
+    present = set(measured["candidate"].unique())
     if absent := [name for code, name in enumerate(names) if code not in present]:
         notes.append(f"Left out for having no loss at all: {', '.join(absent)}.")
     if columns.unused:

@@ -30,14 +30,14 @@ Weights = Mapping[str, Tensor]
 Source = Callable[[Any, Weights, Sequence[Example]], tuple[dict[str, list[Use]], Tensor]]
 
 MEMORY_BYTES = 8 * 2**30
-# Exact while the products add at most half of a pass.
-_EXACT_SHARE = 0.5
+# Exact while the products add at most a pass.
+_EXACT_SHARE = 1.0
 # A batch this large keeps a core's matrix products at full speed; larger ones only take memory.
 _BATCH_TOKENS = 1024
 # Activations, gradients at them and the formed rows, in multiples of the factors that are kept.
 _WORKING = 3
-# Gradients of the same probes that differ by more, even in bfloat16, were not computed alike.
-_ALIKE = 0.05
+# Gradients of the same probes that differ by more were not computed alike.
+_ALIKE, _ALIKE_NARROW = 1e-3, 0.05  # narrow: bfloat16 and float16
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,8 @@ def _measure(model: Any, weights: Weights, probes: Sequence[Example]) -> _Cost:
     except batched.NotFactored as refused:
         return cost.one_by_one(weights, str(refused))
     together.add(0, 2, uses)
-    if (together.values - single.values).norm() > _ALIKE * single.values.norm():
+    alike = _ALIKE if dtype == model.dtype else _ALIKE_NARROW
+    if (together.values - single.values).norm() > alike * single.values.norm():
         return cost.one_by_one(weights, "gradients from a batch differ from single ones")
     storages = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()

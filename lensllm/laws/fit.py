@@ -24,7 +24,7 @@ class LawFit:
     degree of freedom, and for a parameter that was given or lies on its bound.
     """
 
-    law: str  # vanilla | rectified | lensllm | lensllm_phase
+    law: str  # vanilla | rectified | lensllm | lensllm_phase | lensllm_pooled
     candidates: tuple[str, ...]
     B: Array
     beta: Array

@@ -6,7 +6,8 @@ F is how much of the pretrained model's residual gradient flow leaves after time
 - *prediction* frees t: the offset is fitted anywhere in F's range [F(∞), F(0)], and t, along which
   F falls, is read off;
 - *phase* fixes t to the candidate's measured early-stopping time: the MEDIAN over the sizes of
-  the sum of learning rates up to the best step, so that one odd cell does not set it.
+  the sum of learning rates up to the best step, so that one odd cell does not set it;
+- *pooled* gives the candidates' t one prior, whose centre is fitted: ``pooled.py``.
 
 F(0) = Σρ² grows with the number of probes, so that taken *literal* it caps the offset at about
 that number. The default is *scaled*: F = s φ(t), φ = F(t)/F(0), with one s for all candidates,
@@ -16,25 +17,26 @@ worse; s is then the smallest that the data do not reject.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from scipy.optimize import brentq
 
 from lensllm.curves import Curves
 from lensllm.errors import DataError
 from lensllm.laws.fit import LawFit, law_fit
 from lensllm.laws.linear import Array
+from lensllm.laws.pooled import pool
 from lensllm.laws.varpro import grid, profile, solve
 from lensllm.spectrum import Spectrum
 
-PARAMETERS = {"prediction": 4, "phase": 3}  # per curve; the shared scale comes on top
-Mode = Literal["prediction", "phase"]
+Mode = Literal["prediction", "phase", "pooled"]
+PARAMETERS = {"prediction": 4, "phase": 3, "pooled": 4}  # per curve; s and μ come on top
+_NAMES = {"prediction": "lensllm", "phase": "lensllm_phase", "pooled": "lensllm_pooled"}
 
 
 def fit(curves: Curves, mode: Mode = "prediction") -> LawFit:
-    """Fit every curve that has enough sizes: 4 for *prediction*, 3 for *phase*.
+    """Fit every curve that has enough sizes: 3 for *phase*, 4 for the other two.
 
     Raises DataError when no curve has, when the candidates have no kernels, or, in *phase*, no
     stopping times.
@@ -45,23 +47,23 @@ def fit(curves: Curves, mode: Mode = "prediction") -> LawFit:
     if spectra is None:
         raise DataError(f"{who} needs the kernel of every candidate: switch the kernel stage on.")
     initial = np.array([float(spectrum.residual(0.0)) for spectrum in spectra])
+    s = initial if curves.kernel_scale == "literal" else None
+    t = np.full(len(spectra), np.nan)
     if mode == "phase":
         t = _stopping_times(curves, who)
         losses = np.where(np.isfinite(t)[:, None], losses, np.nan)
-        times = np.nan_to_num(t)
-        least = _each(spectra, lambda s, time: float(s.residual(time)), times) / initial
-        most = least
-    else:
-        least = np.array([_unreachable(spectrum) for spectrum in spectra]) / initial
-        most = np.ones(len(spectra))
-    s = initial
-    if curves.kernel_scale == "scaled":
+    elif mode == "pooled":
+        pooled = pool(curves.sizes, losses, spectra, s)
+        t, s = pooled.t, pooled.scale
+    least, most = _range(spectra, t)
+    if s is None:
         s = np.full_like(initial, np.exp(_log_scale(curves.sizes, losses, least, most)))
     found = solve(curves.sizes, losses, s * least, s * most)
     if mode == "prediction":
-        t = _each(spectra, _time_of, found.offset / s * initial)
+        remaining = found.offset / s * initial
+        t = np.array([kernel.time(left) for kernel, left in zip(spectra, remaining, strict=True)])
     return law_fit(
-        "lensllm" if mode == "prediction" else "lensllm_phase",
+        _NAMES[mode],
         curves,
         losses,
         found,
@@ -72,10 +74,12 @@ def fit(curves: Curves, mode: Mode = "prediction") -> LawFit:
     )
 
 
-def _each(
-    spectra: tuple[Spectrum, ...], function: Callable[[Spectrum, float], float], values: Array
-) -> Array:
-    return np.array([function(*pair) for pair in zip(spectra, values, strict=True)])
+def _range(spectra: Sequence[Spectrum], t: Array) -> tuple[Array, Array]:
+    """Least and most of φ, (M,) each: equal where ``t`` is known, else φ(∞) and 1."""
+    known = np.isfinite(t)
+    times = np.where(known, t, np.inf)
+    least = np.array([float(k.share(time)) for k, time in zip(spectra, times, strict=True)])
+    return least, np.where(known, least, 1.0)
 
 
 def _stopping_times(curves: Curves, who: str) -> Array:
@@ -84,34 +88,6 @@ def _stopping_times(curves: Curves, who: str) -> Array:
         raise DataError(f"{who} needs early-stopping times, and no cell recorded one.")
     rows = [row[np.isfinite(row)] for row in curves.stop_times]
     return np.array([np.median(row) if len(row) else np.nan for row in rows])
-
-
-def _smallest_nonzero(spectrum: Spectrum) -> float:
-    """The threshold below which an eigenvalue is zero to rounding."""
-    return float(len(spectrum.eigenvalues) * np.finfo(float).eps * spectrum.eigenvalues[0])
-
-
-def _unreachable(spectrum: Spectrum) -> float:
-    """F(∞): the residual in the kernel's null space."""
-    null = spectrum.eigenvalues <= _smallest_nonzero(spectrum)
-    return float(spectrum.projections_squared[null].sum())
-
-
-def _time_of(spectrum: Spectrum, remaining: float) -> float:
-    """t with F(t) = ``remaining``, by bisection on ln t; 0 above F(0), inf below F(∞)."""
-    if np.isnan(remaining):
-        return np.nan
-    if remaining >= spectrum.residual(0.0) * (1 - 1e-12):
-        return 0.0
-    if remaining <= _unreachable(spectrum):
-        return np.inf
-    earliest = np.log(1e-20 / spectrum.eigenvalues[0])
-    latest = np.log(400 / _smallest_nonzero(spectrum))  # exp(−2 λ t) < 1e-300 for any λ > 0
-
-    def excess(log_t: float) -> float:
-        return float(spectrum.residual(np.exp(log_t))) - remaining
-
-    return float(np.exp(brentq(excess, earliest, latest, xtol=1e-12)))
 
 
 def _log_scale(sizes: Array, losses: Array, least: Array, most: Array) -> float:

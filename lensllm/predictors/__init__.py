@@ -7,6 +7,7 @@ from lensllm.predictors import (
     hrb,
     lensllm,
     lensllm_phase,
+    lensllm_pooled,
     model_size,
     nlp_metrics,
     rectified,
@@ -29,6 +30,7 @@ PREDICTORS: dict[str, Predictor | Mixture] = {
     "stack": Mixture(("ats", "hrb"), stack.weigh, needed_sizes=3),
     "lensllm": Predictor(lensllm.predict, needed_sizes=4),
     "lensllm_phase": Predictor(lensllm_phase.predict, needed_sizes=3),
+    "lensllm_pooled": Predictor(lensllm_pooled.predict, needed_sizes=4),
     "pl_alpha": Predictor(nlp_metrics.pl_alpha, needed_sizes=1),
     "e_tpl_lambda": Predictor(nlp_metrics.e_tpl_lambda, needed_sizes=1),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,7 @@ class Scale:
     @classmethod
     def of(cls, data: ReportData, layout: Layout) -> Scale:
         """The axis that holds every cell of ``data`` and its target."""
-        sizes = data.cells.loc[data.cells["size"] > 0, "size"]
+        sizes = data.cells.loc[data.cells["size"] > 0, "size"].unique()
         first = math.log2(min([*sizes, data.budget, data.target]))
         target = math.log2(data.target)
         span = max(target - first, 1.0)
@@ -136,7 +137,7 @@ def _break(axes: Axes, place: float) -> None:
 
 def _size_ticks(data: ReportData, scale: Scale, layout: Layout) -> list[int]:
     """Measured sizes, thinned so that their names do not touch; budget and target always stay."""
-    sizes = {int(size) for size in data.cells["size"] if 0 < size < data.target}
+    sizes = {int(size) for size in data.cells["size"].unique() if 0 < size < data.target}
     least = (scale.end - scale.zero) * 4.4 * layout.font / 72 / (layout.width * box(layout)[2])
     kept: list[int] = []
     for size in [data.target, data.budget, *sorted(sizes, reverse=True)]:
@@ -147,21 +148,26 @@ def _size_ticks(data: ReportData, scale: Scale, layout: Layout) -> list[int]:
 
 def _loss_range(data: ReportData) -> tuple[float, float]:
     """Limits of the loss axis: the curves, and what is drawn beside them and not too far out."""
-    trained = data.cells.loc[data.cells["size"] > 0, data.metric]
-    core = _positive(trained, data.ranking["predicted"], data.ranking["measured"])
+    rows = data.ranking
+    core = [
+        data.cells.loc[data.cells["size"] > 0, data.metric],
+        rows["predicted"],
+        rows["measured"],
+    ]
     named = data.cells["candidate"].isin(
         [name for name, look in style.looks(data).items() if look is not CROWD]
     )
     zero = data.cells.loc[named & (data.cells["size"] == 0), data.metric]
-    outer = _positive(core, zero, data.ranking["low"], data.ranking["high"])
-    low, high = min(core, default=1.0), max(core, default=1.0)
+    low, high = _ends(core, (1.0, 1.0))
+    least, most = _ends([*core, zero, rows["low"], rows["high"]], (low, high))
     reach = max(_LEAST_REACH, (high / low) ** _REACH)
-    low = max(min(outer, default=low), low / reach)
-    high = min(max(outer, default=high), high * reach)
+    low, high = max(least, low / reach), min(most, high * reach)
     pad = max((high / low) ** 0.04, 1.01)
     return low / pad, high * pad
 
 
-def _positive(*columns: pd.Series | list[float]) -> list[float]:
-    values = np.concatenate([np.asarray(column, dtype=float) for column in columns])
-    return [float(value) for value in values[np.isfinite(values) & (values > 0)]]
+def _ends(columns: Sequence[pd.Series], default: tuple[float, float]) -> tuple[float, float]:
+    """The least and the largest of the positive values."""
+    values = np.concatenate([column.to_numpy(dtype=float) for column in columns])
+    values = values[np.isfinite(values) & (values > 0)]
+    return (float(values.min()), float(values.max())) if len(values) else default

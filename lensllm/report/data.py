@@ -65,6 +65,8 @@ class ReportData:
     layers: Mapping[tuple[str, int, int], pd.DataFrame]  # (candidate, D, seed) → curvature/layers
     machine: pd.DataFrame  # candidate, size, seed, seconds, peak_memory_bytes of finetune/cell
     kernels: Mapping[str, Spectrum]
+    matrices: Mapping[str, pd.DataFrame]  # kernel/matrix of those in ``kernels``
+    overlaps: Mapping[str, pd.Series]  # overlap/summary of those whose pretraining text is known
     failed: Sequence[tuple[str, str]]  # (cell, reason)
     config: Mapping[str, object]  # resolved, without secrets
     versions: Mapping[str, str]
@@ -99,7 +101,7 @@ class ReportData:
         """The losses were measured elsewhere: such a table has at least its metric noted."""
         return len(self.notes) > 0
 
-    @property
+    @cached_property
     def dropped(self) -> dict[str, int]:
         """The largest D of every candidate that a policy gave no larger one."""
         rows = self.decisions[self.decisions["dropped"] != ""]
@@ -125,8 +127,13 @@ class ReportData:
     def candidates(self) -> list[str]:
         """Every candidate: the ranked ones best first, then those with too little to rank."""
         ranked = list(self.ranking["candidate"])
-        seen = {*self.cells["candidate"], *self.cost["candidate"]}
+        seen = {*self.cells["candidate"].unique(), *self.cost["candidate"]}
         return ranked + sorted(seen - set(ranked))
+
+    @cached_property
+    def predicted(self) -> dict[str, float]:
+        """The default predictor's loss at the target, of every candidate it ranks."""
+        return dict(zip(self.ranking["candidate"], self.ranking["predicted"], strict=True))
 
     @cached_property
     def truth(self) -> dict[str, float]:
@@ -134,7 +141,7 @@ class ReportData:
         rows = self.ranking.dropna(subset=["measured"])
         return dict(zip(rows["candidate"], rows["measured"].astype(float), strict=True))
 
-    @property
+    @cached_property
     def drawn_law(self) -> str | None:
         """The law whose lines are drawn, if the default predictor is one.
 
@@ -145,13 +152,33 @@ class ReportData:
 
     def fit(self, candidate: str) -> pd.Series | None:
         """The drawn law's row of ``candidate``; None without one, or if it could not be fitted."""
-        rows = self.fits[
-            (self.fits["candidate"] == candidate) & (self.fits["law"] == self.drawn_law)
-        ]
-        usable = rows.dropna(subset=["B", "beta", "E", "offset"])
-        return None if usable.empty else usable.iloc[0]
+        return self._fits.get(candidate)
 
     def curve(self, candidate: str) -> pd.Series:
         """Mean loss over seeds by size D of ``candidate``, ascending in D."""
-        rows = self.cells[self.cells["candidate"] == candidate]
-        return rows.groupby("size")[self.metric].mean()
+        return self._curves.get(candidate, pd.Series(dtype=float))
+
+    def runs(self, candidate: str) -> pd.Series:
+        """Loss of every single run of ``candidate`` by its size D."""
+        return self._runs.get(candidate, pd.Series(dtype=float))
+
+    # Grouped once: a table of a million cells is too long to be searched for each candidate.
+
+    @cached_property
+    def _fits(self) -> dict[str, pd.Series]:
+        drawn = self.fits[self.fits["law"] == self.drawn_law]
+        usable = drawn.dropna(subset=["B", "beta", "E", "offset"])
+        return {row["candidate"]: row for _, row in usable.iterrows()}
+
+    @cached_property
+    def _curves(self) -> dict[str, pd.Series]:
+        means = self.cells.groupby(["candidate", "size"])[self.metric].mean()
+        return _by_candidate(means.reset_index("candidate"), self.metric)
+
+    @cached_property
+    def _runs(self) -> dict[str, pd.Series]:
+        return _by_candidate(self.cells.set_index("size"), self.metric)
+
+
+def _by_candidate(rows: pd.DataFrame, column: str) -> dict[str, pd.Series]:
+    return {str(name): values for name, values in rows.groupby("candidate")[column]}

@@ -10,11 +10,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lensllm.report import style, text
+from lensllm.report import diagnostic_tables, style, text
 from lensllm.report.data import Array, ReportData
 from lensllm.report.labels import Label, direct_labels
 from lensllm.report.panels import heading, panels, size_axis
 from lensllm.report.style import CROWD, INK, MUTED, PALETTE, PAPER, SHADE, WIDE, Layout
+from lensllm.spectrum import standard_error
 
 _BOUND_ROWS = 24  # bars that still can be told apart; the table below the figure has every cell
 # eigenvalues below this share of the largest are rounding of the float32 gradients behind them
@@ -22,7 +23,10 @@ _NEGLIGIBLE = 1e-7
 
 
 def kernels(data: ReportData, layout: Layout = WIDE) -> Figure:
-    """Eigenvalues of K/n by index, and F(t)/F(0), the share of the residual left at time t."""
+    """Eigenvalues of K/n by index, and F(t)/F(0), the share of the residual left at time t.
+
+    The share of a named candidate has a band of one standard error by the choice of probes.
+    """
     looks = style.looks(data)
     shown = [name for name in looks if name in data.kernels]
     times = _times(data)
@@ -39,9 +43,12 @@ def kernels(data: ReportData, layout: Layout = WIDE) -> Figure:
                 spectrum.eigenvalues > _NEGLIGIBLE * spectrum.eigenvalues[0]
             ]
             left.plot(np.arange(1, len(values) + 1), values, **line)
-            share = spectrum.residual(times) / spectrum.residual(0.0)
+            share = spectrum.share(times)
             right.plot(times, share, **line)
             if look is not CROWD:
+                error = standard_error(*diagnostic_tables.probes(data, name), times)
+                right.fill_between(times, np.maximum(share - error, 0), share + error,
+                                   color=look.colour, alpha=0.18, linewidth=0)  # fmt: skip
                 labels.append(Label(float(share[-1]) / 1.04, text.without_owner(name), look))
         left.set(xscale="log", yscale="log", xlabel="Index k")
         heading(left, "Eigenvalues of K/n", layout)

@@ -90,6 +90,7 @@ def _diagnostics(data: ReportData) -> dict[str, Any]:
         "laws": first,
         "other_laws": others,
         "kernels": diagnostic_tables.kernels(data),
+        "probe_counts": diagnostic_tables.probe_counts(data),
         "layers": diagnostic_tables.layers(data),
         "cost": spent,
         "total": tables.total(spent),

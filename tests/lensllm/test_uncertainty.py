@@ -7,7 +7,7 @@ from scipy.stats import kstest, t
 from lensllm.backtest import Backtest, Cells
 from lensllm.curves import Curves
 from lensllm.predictors import ats, hrb
-from lensllm.uncertainty import Draws, Spread, forecast, noise_log, spread
+from lensllm.uncertainty import Draws, Spread, forecast, spread
 
 NAN = float("nan")
 SIZES = 200 * 2.0 ** np.arange(8)
@@ -15,15 +15,15 @@ NAMES = tuple("abcde")
 TARGET = 409_600.0
 
 
-def make(seed=0, noise=0.005, seeds=1, bend=0.0, sizes=SIZES, count=4):
+def make(seed=0, noise=0.005, bend=0.0, count=4):
     """Power laws; ``bend`` is the sd of each one's own change of slope per doubling."""
     random = np.random.default_rng(seed)
-    x = np.log2(sizes / sizes[0])
+    x = np.log2(SIZES / SIZES[0])
     slope = random.normal(-0.08, 0.01, (count, 1))
     logs = 1 + slope * x + random.normal(0, 0.1, (count, 1))
     logs = logs + bend * random.normal(0, 1, (count, 1)) * x**2
-    losses = np.exp(logs[:, :, None] + noise * random.standard_normal((count, len(x), seeds)))
-    return Curves(NAMES[:count], sizes, losses, zero_shot=np.exp(logs[:, 0] + 0.5))
+    losses = np.exp(logs[:, :, None] + noise * random.standard_normal((count, len(x), 1)))
+    return Curves(NAMES[:count], SIZES, losses, zero_shot=np.exp(logs[:, 0] + 0.5))
 
 
 @pytest.fixture(scope="module")
@@ -338,17 +338,3 @@ def test_intervals_cover_about_four_fifths_of_noisy_power_laws():
         inside.append(np.mean((outlook.low <= truth) & (truth <= outlook.high)))
 
     assert 0.65 < np.mean(inside) < 0.98
-
-
-# --- noise ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seeds", [1, 5])
-def test_noise_is_read_from_seeds_or_from_second_differences(seeds):
-    measured = [noise_log(make(seed, noise=0.01, seeds=seeds)) for seed in range(20)]
-
-    assert np.mean(measured) == pytest.approx(0.01, rel=0.15)
-
-
-def test_two_sizes_show_no_noise():
-    assert noise_log(make().until(SIZES[1])) == 0.004

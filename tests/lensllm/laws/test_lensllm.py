@@ -129,6 +129,17 @@ def test_phase_with_the_literal_scale_is_the_formula():
     np.testing.assert_allclose(fit.offset, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("scale", ["literal", "scaled"])
+def test_before_any_time_f_is_the_whole_residual(scale):
+    """F(0) = Σρ² taken literally, s where it is scaled: t = 0 caps the offset there."""
+    curves, _, _ = make(noise=0.001)
+    fit = lensllm.fit(replace(curves, kernel_scale=scale, stop_times=np.zeros((5, 11))), "phase")
+
+    np.testing.assert_allclose(fit.offset, fit.scale, rtol=1e-9)
+    whole = [kernel.projections_squared.sum() for kernel in curves.spectra]
+    assert np.allclose(fit.scale, whole) == (scale == "literal")
+
+
 def test_a_candidate_without_a_stopping_time_is_left_out():
     curves, _, _ = make()
     stop_times = curves.stop_times.copy()
@@ -139,7 +150,7 @@ def test_a_candidate_without_a_stopping_time_is_left_out():
     assert np.isnan(fit.t[2])
 
 
-@pytest.mark.parametrize("mode", ["prediction", "phase"])
+@pytest.mark.parametrize("mode", ["prediction", "phase", "pooled"])
 def test_the_order_of_the_candidates_does_not_matter(mode):
     curves, _, _ = make(noise=0.003)
     order = [3, 0, 4, 2, 1]

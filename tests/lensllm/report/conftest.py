@@ -12,7 +12,7 @@ import pytest
 
 from lensllm import bootstrap, schemas, seeds
 from lensllm.report.data import ReportData
-from lensllm.spectrum import Spectrum
+from lensllm.spectrum import spectrum
 
 SIZES = (0, 100, 200, 400, 800, 1600, 3200, 6400)
 BUDGET, TARGET = 3200, 12800
@@ -133,7 +133,9 @@ def make(
         bounds=valid("curvature/bound", _bounds(names[:6])),
         layers={(name, 3200, 0): valid("curvature/layers", _layers()) for name in names[:6]},
         machine=pd.DataFrame(machine),
-        kernels={name: _spectrum(place) for place, name in enumerate(names)},
+        kernels={name: spectrum(*_kernel(place)) for place, name in enumerate(names)},
+        matrices={name: _matrix(*_kernel(place)) for place, name in enumerate(names)},
+        overlaps={name: _overlap(name, place) for place, name in enumerate(names[:6])},
         failed=[],
         config={"data": {"source": "builtin:docstrings"}, "sweep": {"sizes": list(SIZES)}},
         versions={"python": "3.11.9", "torch": "2.13.0", "lensllm": "0.1.0"},
@@ -228,7 +230,7 @@ def replayed(data: ReportData) -> ReportData:
     return replace(
         data, cells=cells.astype({"parameters": "Int64"}), cost=none,
         notes=valid("losses/notes", notes), fits=pd.DataFrame(), findings=pd.DataFrame(),
-        drift=pd.DataFrame(), bounds=pd.DataFrame(), layers={}, kernels={},
+        drift=pd.DataFrame(), bounds=pd.DataFrame(), layers={}, kernels={}, matrices={}, overlaps={},
         machine=data.machine.iloc[:0],
     )  # fmt: skip
 
@@ -266,9 +268,38 @@ def _layers() -> list[dict[str, object]]:
     ]  # fmt: skip
 
 
-def _spectrum(place: int) -> Spectrum:
-    index = np.arange(1, 97, dtype=float)
-    return Spectrum(40.0 * index ** -(1.2 + 0.05 * place), 60 * index**-1.5)
+def _overlap(name: str, place: int) -> pd.Series:
+    """The last two candidates of six are not known well."""
+    row = {
+        "candidate": name, "probes": 64, "window_tokens": 48, "alignment": 0.73 - 0.1 * place,
+        "alignment_standard_error": 0.084, "mean_gradient_cosine": 0.2,
+        "mean_gradient_cosine_standard_error": 0.1, "flops": 1e10, "seconds": 2.0,
+    }  # fmt: skip
+    if place > 3:
+        row |= {"alignment": np.nan, "alignment_standard_error": np.nan}
+    return valid("overlap/summary", [row]).iloc[0]
+
+
+def _kernel(place: int) -> tuple[np.ndarray, np.ndarray]:
+    """K and ρ of 40 probes whose gradients share a few directions."""
+    noise = seeds.generator(0, "report-kernel", place)
+    shared = noise.normal(1, 1, (40, 4)) * [6.0, 3.0, 2.0, 1.0]
+    gradients = np.hstack([shared / (1 + 0.2 * place), noise.normal(0, 0.2, (40, 60))])
+    return gradients @ gradients.T, noise.uniform(0.9, 1.1, 40)
+
+
+def _matrix(kernel: np.ndarray, norms: np.ndarray) -> pd.DataFrame:
+    rows = enumerate(zip(kernel, norms, strict=True))
+    return valid(
+        "kernel/matrix",
+        [{"row": i, "residual_norm": norm, "kernel": line.tolist()} for i, (line, norm) in rows],
+    )
+
+
+@pytest.fixture
+def matrix() -> Callable[..., pd.DataFrame]:
+    """``matrix(kernel, norms)``: the table kernel/matrix."""
+    return _matrix
 
 
 @pytest.fixture(name="make")

@@ -53,6 +53,16 @@ def test_curve_is_the_mean_over_seeds(data):
     assert cells.loc[cell, "bits_per_byte"].mean() == data.curve("t5-mini-docs")[400]
 
 
+def test_runs_are_those_of_one_candidate_by_size(data):
+    """Every cell once, at its size; of a candidate without cells there are none."""
+    runs = data.runs("t5-mini-docs")
+    cells = data.cells[data.cells["candidate"] == "t5-mini-docs"]
+    assert list(cells["size"]) == list(runs.index)
+    assert list(cells["bits_per_byte"]) == list(runs)
+    assert data.runs("nobody").empty
+    assert data.curve("nobody").empty
+
+
 @pytest.mark.parametrize(("predictor", "expected"), [("stack", None), ("rectified", "rectified")])
 def test_drawn_law(data, predictor, expected):
     """Only the predictor's own law is drawn: another's line would end elsewhere."""

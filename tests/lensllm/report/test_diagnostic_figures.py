@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from lensllm.report import diagnostic_figures, style
+from lensllm.report import diagnostic_figures, diagnostic_tables, style
+from lensllm.spectrum import standard_error
 
 
 def test_decay_is_the_spectrums_own(data):
@@ -14,8 +15,25 @@ def test_decay_is_the_spectrums_own(data):
     right = diagnostic_figures.kernels(data).axes[1]
     line = next(line for line in right.get_lines() if to_hex(line.get_color()) == style.PALETTE[0])
     spectrum = data.kernels[data.candidates[0]]
-    expected = spectrum.residual(line.get_xdata()) / spectrum.residual(0.0)
+    expected = spectrum.share(line.get_xdata())
     np.testing.assert_allclose(expected, line.get_ydata())
+
+
+def test_named_candidates_have_a_band_of_one_standard_error(make):
+    """The crowd has none: fifty bands are one grey surface."""
+    data = make([(f"m{i:02d}", 10**6) for i in range(12)])
+    right = diagnostic_figures.kernels(data).axes[1]
+    assert len(right.collections) == len(style.PALETTE)
+    band = next(b for b in right.collections if to_hex(b.get_facecolor()[0]) == style.PALETTE[0])
+    corners = band.get_paths()[0].vertices
+    name = next(n for n, look in style.looks(data).items() if look.colour == style.PALETTE[0])
+    times = np.unique(corners[:, 0])
+    error = standard_error(*diagnostic_tables.probes(data, name), times)
+    share = data.kernels[name].share(times)
+    for place in (0, 40, 80, 159):
+        heights = corners[corners[:, 0] == times[place], 1]
+        assert heights.max() == pytest.approx(share[place] + error[place])
+        assert heights.min() == pytest.approx(max(share[place] - error[place], 0))
 
 
 def test_kernels_are_drawn_without_a_trained_cell(data):

@@ -27,6 +27,11 @@ def lines(drawing, colour, **wanted):
     ]
 
 
+def key(drawing):
+    """What the marks are said to mean."""
+    return [text.get_text() for text in drawing.legends[0].get_texts()]
+
+
 def boxes(drawing, axes_index=0):
     """Extents of the texts right of the axes, in pixels, lowest first."""
     canvas = FigureCanvasAgg(drawing)
@@ -76,6 +81,62 @@ def test_the_curve_of_a_dropped_candidate_simply_ends(data, raced):
     assert [line for line in drawn if line.get_linewidth() == 4.5]
 
 
+def test_a_few_runs_at_a_size_are_dots(make):
+    """Every one of them up to the target, and nothing where a size was run once."""
+    data = make(seed_count=3)
+    name = data.candidates[0]
+    once = (data.cells["size"] == 400) & (data.cells["seed"] > 0)
+    data = replace(data, cells=data.cells[~once])
+    drawing = figure.curves(data)
+    (dots,) = lines(drawing, style.PALETTE[0], marker=".")
+    assert {100, 200, 800, 1600, 3200, 6400} == set((2 ** dots.get_xdata()).round())
+    runs = data.runs(name)
+    assert sorted(runs[(runs.index > 0) & (runs.index != 400)]) == sorted(dots.get_ydata())
+    assert "80 % of runs" not in key(drawing)
+
+
+def test_very_many_runs_at_a_size_are_one_line(make):
+    """From the first to the last decile; a thousand dots would hide each other and fill the page."""
+    data = make(seed_count=50)
+    few = (data.cells["size"] == 800) & (data.cells["seed"] >= 20)
+    data = replace(data, cells=data.cells[~few])
+    drawing = figure.curves(data)
+    (dots,) = lines(drawing, style.PALETTE[0], marker=".")
+    assert list((2 ** dots.get_xdata()).round()) == 20 * [800]
+    (bars,) = [
+        drawn
+        for drawn in drawing.axes[0].collections
+        if style.PALETTE[0] == to_hex(drawn.get_colors()[0])
+    ]
+    runs = data.runs(data.candidates[0])
+    expected = [
+        ((np.log2(size), low), (np.log2(size), high))
+        for size in (100, 200, 400, 1600, 3200, 6400)
+        for low, high in [np.quantile(runs[size], [0.1, 0.9])]
+    ]
+    np.testing.assert_allclose(bars.get_segments(), expected)
+    assert "80 % of runs" in key(drawing)
+
+
+def test_grey_lines_lead_to_their_predictions(make, raced):
+    """All solid ones and all dashed ones are one drawing each; who was dropped has no dashed one."""
+    data = raced(make(LONG))
+    looks = style.looks(data)
+    grey = [name for name in data.candidates if looks[name] is style.CROWD]
+    solid, dashed = (
+        [segment.tolist() for segment in drawn.get_segments()]
+        for drawn in figure.curves(data).axes[0].collections
+        if to_hex(drawn.get_colors()[0]) == style.OTHERS
+    )
+    for name, line in zip(grey, solid, strict=True):
+        paid = data.curve(name).loc[1 : data.budget]
+        assert [[np.log2(size), loss] for size, loss in paid.items()] == line
+    followed = [name for name in grey if name not in data.dropped]
+    assert len(grey) - 3 == len(followed)
+    ends = [[np.log2(data.target), data.predicted[name]] for name in followed]
+    assert ends == [line[-1] for line in dashed]
+
+
 def test_only_losses_that_are_drawn_set_the_scale(make):
     """Of a grey curve the zero-shot loss is not shown, so it must not squeeze the others."""
     data = make(LONG)
@@ -123,8 +184,7 @@ def test_without_a_truth_there_is_no_star(make):
     """Nothing is drawn that was not measured."""
     drawing = figure.curves(make(truth=False))
     assert not [line for line in drawing.axes[0].get_lines() if line.get_marker() == "*"]
-    key = [text.get_text() for text in drawing.legends[0].get_texts()]
-    assert "truth" not in key
+    assert "truth" not in key(drawing)
 
 
 @pytest.mark.parametrize("layout", [style.WIDE, style.NARROW])

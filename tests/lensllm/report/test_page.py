@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from lensllm.report import page
+from lensllm.report import diagnostic_tables, page
 
 EVIL = "<script>alert('x')</script> & $co \"q\""
 VOID = {"meta", "link", "br", "hr", "img", "input", "wbr"}
@@ -112,6 +112,28 @@ def test_curvature_carries_its_caveats(markup):
     for words in ("never ranks", "C is empirical", "single training examples", "not included"):
         assert words in text
     assert "vᵀH⁻v" in text
+
+
+def test_kernels_tell_how_far_probes_determine_them(data, markup):
+    """F(t)/F(0) by the number of probes with its errors, and what to make of it."""
+    text = Outline(markup).text
+    assert "Median t F(t) / F(0), 16 probes 32 probes 40 probes" in text
+    row = diagnostic_tables.kernels(data)[0]
+    assert " ".join(f"{share.value:.3f} ± {share.error:.2}" for share in row.left) in text
+    assert "the standard error of one such set" in text
+
+
+def test_overlap_is_a_column_of_the_kernels(data):
+    """Unknown, or not to be told, is a dash, and where nobody has one there is no column."""
+    *known, missing = data.overlaps
+    markup = page.render(replace(data, overlaps={name: data.overlaps[name] for name in known}))
+    kernels = markup[markup.index('aria-label="Kernels"') :].partition("</table>")[0]
+    rows = [Outline(row).text for row in re.findall(r"<tr>.*?</tr>", kernels)]
+    last = {row.split()[0]: " ".join(row.split()[-3:]) for row in rows[1:]}
+    assert rows[0].endswith("Overlap")
+    assert last[known[0]] == "0.73 ± 0.084"
+    assert {name for name, cell in last.items() if cell.endswith("–")} == {known[-1], missing}
+    assert "Overlap" not in page.render(replace(data, overlaps={}))
 
 
 def test_all_text_from_data_is_escaped(make, raced):
