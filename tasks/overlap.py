@@ -85,7 +85,7 @@ def build(work: Work) -> None:
     rows = sample.rows(work.store, work.upstream["sample"], "train")[: params["probes"]]
     probes = select(tokens, rows)
     length = max(2, int(np.median([len(probe) for probe in probes])))
-    read = windows(
+    others = windows(
         _texts(work),
         params["shares"],
         load.load_tokenizer(Path(work.hints["tokenizer"])),
@@ -93,7 +93,7 @@ def build(work: Work) -> None:
         len(probes),
         params["seed"],
     )
-    both = [*probes, *read]
+    both = [*probes, *others]
     kernel = residual_kernel(model, both, memory_bytes=int(params["memory_gib"] * 2**30))
     found = alignment(kernel.matrix, kernel.residual_norms, len(probes))
     summary = {

@@ -16,7 +16,7 @@ from tasks.stage import Step, module
 from tasks.tracking import Tracker
 
 # Columns of a stage's table that describe it; the other numbers are its metrics.
-_DESCRIBES = {"candidate", "size", "seed", "precision", "versions"}
+_DESCRIBES = {"candidate", "size", "seed", "precision", "versions", "method", "passes", "reason"}
 
 
 class MlflowProjection:

@@ -35,4 +35,7 @@ PREDICTORS: dict[str, Predictor | Mixture] = {
     "e_tpl_lambda": Predictor(nlp_metrics.e_tpl_lambda, needed_sizes=1),
 }
 
-__all__ = ["PREDICTORS", "Mixture", "Prediction", "Predictor"]
+# Those whose prediction depends on the kernel of the candidates.
+WITH_KERNEL = ("lensllm", "lensllm_phase", "lensllm_pooled")
+
+__all__ = ["PREDICTORS", "WITH_KERNEL", "Mixture", "Prediction", "Predictor"]

@@ -32,6 +32,8 @@ def write_inputs(folder: Path, widths: Mapping[str, int] = WIDTHS, rows: int = 1
         asked = draw.choice(WORDS, 4).tolist()
         lines.append({"prompt": " ".join(asked), "completion": " ".join(sorted(asked))})
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    read = [" ".join(draw.choice(WORDS, 20)) for _ in range(10)]
+    (folder / "read.txt").write_text("\n\n".join(read))
     bpe = tokenizer.train([" ".join(WORDS)] * 10, vocabulary=300)
     for name, width in widths.items():
         torch.manual_seed(0)
@@ -57,7 +59,7 @@ def write_inputs(folder: Path, widths: Mapping[str, int] = WIDTHS, rows: int = 1
             "candidates": [str(folder / name) for name in widths],
             "sweep": {"min": 4, "max": 32, "target": 64, "measure_target": True},
             "finetune": {"batch_size": 4, "learning_rate": 1e-2},
-            "kernel": {"probes": 6},
+            "kernel": {"probes": 6, "pretraining_text": str(folder / "read.txt")},
             "curvature": {"sizes": [4], "examples": 3, "lanczos_steps": 3, "trace_probes": 2},
             "heavy_tails": {"enabled": True},
         }
