@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-NAMES = ("laws", "replay", "checks", "loop", "kernel")
+NAMES = ("laws", "replay", "checks", "loop", "kernel", "ablation")
 
 
 def main() -> None:

@@ -37,6 +37,7 @@ class Curves:
     stop_times: Array | None = None  # (M, S) sum of learning rates up to the best step
     kernel_scale: Scale = "scaled"  # of F in the LensLLM law
     prior: Prior = DEFAULT_PRIOR  # of HRB
+    log_exponents: Array | None = None  # (M,) moves HRB's prior of ln β: differences count
 
     def __post_init__(self) -> None:
         count = len(self.candidates)
@@ -89,6 +90,7 @@ class Curves:
             weight_metrics={k: v[rows] for k, v in (self.weight_metrics or {}).items()} or None,
             spectra=None if self.spectra is None else tuple(self.spectra[i] for i in rows),
             stop_times=of(self.stop_times),
+            log_exponents=of(self.log_exponents),
         )
 
     def until(self, size: float) -> Curves:

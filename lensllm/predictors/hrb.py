@@ -4,7 +4,8 @@ Every curve follows ln L = ln S + ln g + discrepancy with the rectified law's sh
 g = e + (1 − e)/(1 + (D/D0)^β) of Lin et al. 2024 (E = S e, D_l = D0^β). What the law cannot explain
 is a Gaussian process over the doublings of D (``lensllm.predictors.discrepancy``). The candidates
 share a normal prior on (ln β, ln D0, ln E), learnt from all of them: a short curve borrows from the
-others. No optimiser is involved: the same quasi-random shapes are weighed for all curves at once.
+others. ``Curves.log_exponents`` moves that prior's mean of ln β from candidate to candidate. No
+optimiser is involved: the same quasi-random shapes are weighed for all curves at once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, softmax
 from scipy.stats import qmc
 
-from lensllm.curves import Array, Curves
+from lensllm.curves import Array, Curves, nan_mean
 from lensllm.laws.linear import Mask
 from lensllm.predictors import discrepancy
 from lensllm.predictors.prediction import Prediction
@@ -90,6 +91,7 @@ class _Problem:
     sizes: Array  # (S,)
     targets: Array  # (T,)
     design: Array  # (M, 1 + families) ones, and one-hot families
+    shift: Array  # (M, 3) of the prior's mean, beside the design
     scale: Scale
     prior: Prior  # on that scale
     shapes: _Shapes
@@ -101,8 +103,9 @@ class _Problem:
         y, sizes = log_losses[seen], curves.sizes
         scale = Scale.of(sizes[0], max(targets.max(), sizes[-1]))
         return cls(
-            seen, y, sizes, targets, _design(curves.families, seen), scale,
-            scale.moved(curves.prior), _shapes(sizes, targets, scale, 2 * y.size),
+            seen, y, sizes, targets, _design(curves.families, seen),
+            _shift(curves.log_exponents, seen), scale, scale.moved(curves.prior),
+            _shapes(sizes, targets, scale, 2 * y.size),
         )  # fmt: skip
 
 
@@ -235,14 +238,15 @@ def _log_evidence(component: discrepancy.Component, y: Array, g: Array) -> Array
 
 def _pool(problem: _Problem, weighed: _Weighed) -> _Pool:
     """Weigh the shapes by a prior that all candidates shape, by EM."""
-    shapes, design, prior = problem.shapes, problem.design, problem.prior
+    shapes, design, shift, prior = problem.shapes, problem.design, problem.shift, problem.prior
     log_E = weighed.log_S + shapes.log_e
     count, columns = design.shape
     strength = np.diag([_MEAN_WEIGHT] + [_FAMILY_WEIGHT] * (columns - 1))
     B0 = np.zeros((columns, 3))
     B0[0] = prior.mean
     variance0 = np.square(prior.sd)
-    B, mean, variance = B0, design @ B0, variance0
+    mean: Array = design @ B0 + shift
+    variance = variance0
 
     def away(of: Array) -> tuple[Array, Array, Array]:  # squared distances to the prior's mean
         return (
@@ -259,8 +263,8 @@ def _pool(problem: _Problem, weighed: _Weighed) -> _Pool:
     for _ in range(_ITERATIONS):
         W = weights()
         m = np.stack([W @ shapes.log_beta, W @ shapes.log_D0, (W * log_E).sum(1)], axis=1)
-        B = np.linalg.solve(design.T @ design + strength, design.T @ m + strength @ B0)
-        mean = design @ B
+        B = np.linalg.solve(design.T @ design + strength, design.T @ (m - shift) + strength @ B0)
+        mean = design @ B + shift
         squares = np.array([(W * d).sum() for d in away(mean)])
         variance = (squares + _SD_WEIGHT * variance0) / (count + _SD_WEIGHT)
     return _Pool(B[0], variance, weights())
@@ -295,3 +299,13 @@ def _design(families: tuple[str, ...] | None, seen: Mask) -> Array:
     names = np.array(families)[seen]
     known = sorted(set(names) - {""})
     return np.hstack([ones, (names[:, None] == np.array(known)).astype(float)]) if known else ones
+
+
+def _shift(log_exponents: Array | None, seen: Mask) -> Array:
+    """(M, 3) of the prior's mean: of ln β, by what is expected less the candidates' mean; 0 where
+    nothing is."""
+    shift = np.zeros((int(seen.sum()), 3))
+    if log_exponents is not None:
+        own = log_exponents[seen]
+        shift[:, 0] = np.nan_to_num(own - nan_mean(own, axis=0))
+    return shift

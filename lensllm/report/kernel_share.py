@@ -1,7 +1,7 @@
 """What the kernel contributed to this ranking: laws that read it beside the same law without.
 
-The rectified law is the LensLLM law whose offset owes nothing to a kernel (Zeng et al. 2025, eq. 10;
-Lin et al. 2024).
+The rectified law (Lin et al. 2024) is the LensLLM law (Zeng et al. 2025, eq. 10) whose offset owes
+nothing to a kernel.
 """
 
 from __future__ import annotations

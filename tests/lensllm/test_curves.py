@@ -136,13 +136,17 @@ EVERYTHING = Curves(
     stop_times=np.arange(6.0).reshape(3, 2),
     kernel_scale="literal",
     prior=Prior((0.0, 1.0, 2.0)),
+    log_exponents=np.array([0.1, 0.2, 0.3]),
 )
 
 
 def test_until_knows_the_candidates_as_before():
     known = EVERYTHING.until(100)
 
-    for name in ("zero_shot", "parameters", "families", "weight_metrics", "spectra", "prior"):
+    for name in (
+        "zero_shot", "parameters", "families", "weight_metrics", "spectra", "prior",
+        "log_exponents",
+    ):  # fmt: skip
         assert getattr(known, name) is getattr(EVERYTHING, name)
 
 
@@ -155,6 +159,7 @@ def test_only_some_candidates_in_the_order_asked_for():
     np.testing.assert_array_equal(two.parameters, [3e6, 1e6])
     np.testing.assert_array_equal(two.weight_metrics["pl_alpha"], [4.0, 2.0])
     np.testing.assert_array_equal(two.stop_times, [[4.0, 5.0], [0.0, 1.0]])
+    np.testing.assert_array_equal(two.log_exponents, [0.3, 0.1])
     assert two.spectra == (EVERYTHING.spectra[2], EVERYTHING.spectra[0])
     for name in ("sizes", "kernel_scale", "prior"):
         assert getattr(two, name) is getattr(EVERYTHING, name)

@@ -20,7 +20,13 @@ NAMES = ("slow", "crossing", "flat", "noisy")
 LEVEL, SLOPE = np.array([3.0, 3.4, 2.8, 3.1]), np.array([0.06, 0.15, 0.01, 0.05])
 TRUTH = LEVEL * (TARGET / 100) ** -SLOPE
 FRAMES = ("predictions", "scores", "comparison", "weights", "skipped")
-UNFIT = {"lensllm", "lensllm_phase", "pl_alpha", "e_tpl_lambda"}  # no kernels, no weight spectra
+UNFIT = {  # no kernels, no weight spectra
+    "lensllm",
+    "lensllm_phase",
+    "lensllm_pooled",
+    "pl_alpha",
+    "e_tpl_lambda",
+}
 
 
 def power_laws(seeds=1, noise=0.002):

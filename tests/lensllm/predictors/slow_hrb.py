@@ -90,6 +90,10 @@ def pool(known, rows, shapes, fits):
     families = known.families or ("",) * len(known.candidates)
     kinds = sorted({families[i] for i in rows} - {""})
     Z = np.array([[1.0, *(families[i] == kind for kind in kinds)] for i in rows])
+    shift = np.zeros((len(rows), 3))
+    if known.log_exponents is not None:
+        own = known.log_exponents[rows]
+        shift[:, 0] = np.where(np.isnan(own), 0, own - np.nanmean(own))
     sd0 = np.array(known.prior.sd)
     B0 = np.vstack([known.prior.mean, np.zeros((len(kinds), 3))])
     ridge = np.diag([5.0] + [3.0] * len(kinds))
@@ -103,8 +107,8 @@ def pool(known, rows, shapes, fits):
 
     def weigh(B, variance):
         weights = {}
-        for z, i in zip(Z, rows, strict=True):
-            prior = multivariate_normal(z @ B, np.diag(variance))
+        for z, moved, i in zip(Z, shift, rows, strict=True):
+            prior = multivariate_normal(z @ B + moved, np.diag(variance))
             logs = [fits[i, g][0] + prior.logpdf(values[i, g]) for g in range(len(shapes))]
             weights |= {(i, g): np.exp(log - logsumexp(logs)) for g, log in enumerate(logs)}
         return weights
@@ -112,8 +116,8 @@ def pool(known, rows, shapes, fits):
     W = weigh(B0, sd0**2)
     for _ in range(8):
         m = [sum(W[i, g] * values[i, g] for g in range(len(shapes))) for i in rows]
-        B = np.linalg.inv(Z.T @ Z + ridge) @ (Z.T @ np.array(m) + ridge @ B0)
-        centre = {i: z @ B for i, z in zip(rows, Z, strict=True)}
+        B = np.linalg.inv(Z.T @ Z + ridge) @ (Z.T @ (np.array(m) - shift) + ridge @ B0)
+        centre = {i: z @ B + moved for z, moved, i in zip(Z, shift, rows, strict=True)}
         squares = sum(w * (values[i, g] - centre[i]) ** 2 for (i, g), w in W.items())
         variance = (squares + 5 * sd0**2) / (len(rows) + 5)
         W = weigh(B, variance)

@@ -86,8 +86,14 @@ HOLES = np.array([[1, 1, 1, 1, 1], [NAN] * 5, [1, NAN, 1, 1, NAN], [NAN, 1, NAN,
         curves(law(UNEVEN), UNEVEN, families=("x", "y", "", "y")),
         curves(law(UNEVEN) * HOLES, UNEVEN, families=("x", "x", "y", "x")),
         curves(law(UNEVEN)[1:3], UNEVEN, prior=Prior((-0.5, 8.0, 0.1), (0.2, 1.0, 0.4))),
+        curves(
+            law(UNEVEN) * HOLES,
+            UNEVEN,
+            families=("x", "x", "y", "x"),
+            log_exponents=np.array([0.3, 5.0, NAN, -0.2]),
+        ),
     ],
-    ids=["complete", "families", "missing cells", "another prior"],
+    ids=["complete", "families", "missing cells", "another prior", "expected exponents"],
 )
 def test_plain_loops_agree(monkeypatch, known):
     monkeypatch.setattr(hrb, "_MOST_SHAPES", 32)

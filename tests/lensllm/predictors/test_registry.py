@@ -17,6 +17,7 @@ LAWS = {
     "rectified": rectified.fit,
     "lensllm": lambda curves: lensllm.fit(curves, "prediction"),
     "lensllm_phase": lambda curves: lensllm.fit(curves, "phase"),
+    "lensllm_pooled": lambda curves: lensllm.fit(curves, "pooled"),
 }
 MIXTURES = [name for name, predictor in PREDICTORS.items() if isinstance(predictor, Mixture)]
 PLAIN = [name for name in PREDICTORS if name not in MIXTURES]
@@ -63,6 +64,7 @@ def test_the_names():
         "stack",
         "lensllm",
         "lensllm_phase",
+        "lensllm_pooled",
         "pl_alpha",
         "e_tpl_lambda",
     }
