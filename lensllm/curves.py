@@ -131,7 +131,7 @@ def curves_from_cells(
         known = " or ".join(get_args(Metric))
         raise DataError(f"Metric {metric!r} is unknown: set it to {known}.")
     _check(cells, metric)
-    candidates = list(dict.fromkeys(cells["candidate"]))
+    candidates = cells["candidate"].unique().tolist()
     trained = cells[(cells["size"] > 0) & (cells["size"] <= budget)]
     if trained.empty:
         raise DataError(
@@ -186,7 +186,7 @@ def _per_candidate(cells: pd.DataFrame, column: str, candidates: list[str]) -> A
 
 def _families(cells: pd.DataFrame, candidates: list[str]) -> tuple[str, ...] | None:
     """M families, or None when no candidate has one."""
-    pairs = zip(cells["candidate"], cells["family"], strict=True)
+    pairs = cells[["candidate", "family"]].drop_duplicates().itertuples(index=False)
     known = {name: family for name, family in pairs if isinstance(family, str) and family}
     return tuple(known.get(name, "") for name in candidates) if known else None
 

@@ -31,7 +31,7 @@ def build(work: Work) -> None:
     mine = predictions["predictor"] == params["predictor"]
     last = predictions["budget"] == predictions["budget"].max()
     cells = work.store.table(work.upstream["curve"], "cells")
-    tokenizers = dict(zip(cells["candidate"], cells["tokenizer"], strict=True))
+    tokenizers = dict(cells[["candidate", "tokenizer"]].drop_duplicates().itertuples(index=False))
     decisions = decision.of(work)
     found = examine(
         Context(

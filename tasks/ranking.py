@@ -79,9 +79,10 @@ def _cost(work: Work, candidates: Sequence[str], cells: pd.DataFrame) -> pd.Data
     """FLOPs spent up to the budget against fine-tuning on the target once, per candidate."""
     total = cells["train_flops"] + cells["evaluation_flops"]
     costs = cells[["candidate", "size"]].assign(flops=total)
-    of = dict(iter(costs.groupby("candidate", sort=False)))
+    means = costs[costs["size"] > 0].groupby(["candidate", "size"])["flops"].mean()
+    of = {name: flops.droplevel(0) for name, flops in means.groupby(level=0)}
     paid = costs["flops"].where(costs["size"] <= work.params["budget"], 0.0)
-    spent = {name: float(paid[of[name].index].sum(skipna=False)) for name in candidates}
+    spent = paid.groupby(costs["candidate"]).sum(skipna=False).to_dict()
     for role, ref in work.upstream.items():
         kind, _, label = role.partition(":")
         if kind == "kernel" and label in spent:
@@ -93,18 +94,16 @@ def _cost(work: Work, candidates: Sequence[str], cells: pd.DataFrame) -> pd.Data
         {
             "candidate": name,
             "spent_flops": spent[name],
-            "full_flops": _full_flops(of[name], work.params["target"]),
+            "full_flops": _full_flops(of.get(name), work.params["target"]),
         }
         for name in candidates
     ]
     return pd.DataFrame(rows)
 
 
-def _full_flops(cells: pd.DataFrame, target: int) -> float:
-    """FLOPs at ``target`` from a line through a candidate's cells with D > 0; NaN without any."""
-    trained = cells[cells["size"] > 0]
-    flops = trained.groupby("size")["flops"].mean()
-    if flops.empty:
+def _full_flops(flops: pd.Series | None, target: int) -> float:
+    """FLOPs at ``target``, on the line through a candidate's means by size D > 0; NaN without."""
+    if flops is None:
         return math.nan
     if target in flops.index:
         return float(flops[target])

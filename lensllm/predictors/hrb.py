@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, softmax
+from scipy.special import expit
 from scipy.stats import qmc
 
 from lensllm.curves import Array, Curves, nan_mean
@@ -204,7 +204,7 @@ def _weigh(problem: _Problem, kernel: discrepancy.Kernel) -> _Weighed:
     for rows, columns in _alike(np.isfinite(y)):
         components = discrepancy.components(doublings[columns], ahead, kernel)
         observed, g = y[np.ix_(rows, columns)], shapes.log_g[:, columns]
-        shares = np.stack([_log_evidence(c, observed, g) for c in components])
+        shares = _log_evidence(components, observed, g)
         peak = shares.max(0)  # (m, G)
         np.exp(np.subtract(shares, peak, out=shares), out=shares)
         total = shares.sum(0)
@@ -225,14 +225,20 @@ def _alike(seen: Mask) -> Iterator[tuple[Index, Index]]:
         yield np.flatnonzero((seen == pattern).all(1)), np.flatnonzero(pattern)
 
 
-def _log_evidence(component: discrepancy.Component, y: Array, g: Array) -> Array:
-    """(m, G) of residuals y − g: y (m, n), g (G, n)."""
-    P = component.precision
-    # P ignores constants: without them the products below lose no digits to each other
+def _log_evidence(components: list[discrepancy.Component], y: Array, g: Array) -> Array:
+    """(C, m, G) of residuals y − g: y (m, n), g (G, n)."""
+    # the precision ignores constants: without them the products below lose no digits to each other
     y, g = y - y.mean(1, keepdims=True), g - g.mean(1, keepdims=True)
-    by_y, by_g = y @ P, g @ P
-    squares = (by_y * y).sum(1)[:, None] - 2 * by_y @ g.T + (by_g * g).sum(1)
-    evidence: Array = component.log_weight - 0.5 * squares
+    evidence = np.empty((len(components), len(y), len(g)))
+    # all three terms of the square in one product: ½ log weight is twice the price of memory
+    left, right = np.ones((len(y), y.shape[1] + 2)), np.ones((y.shape[1] + 2, len(g)))
+    right[:-2] = g.T
+    for component, out in zip(components, evidence, strict=True):
+        P = component.precision
+        left[:, :-2] = y @ P
+        left[:, -2] = component.log_weight - 0.5 * (left[:, :-2] * y).sum(1)
+        right[-1] = -0.5 * ((g @ P) * g).sum(1)
+        np.matmul(left, right, out=out)
     return evidence
 
 
@@ -248,24 +254,29 @@ def _pool(problem: _Problem, weighed: _Weighed) -> _Pool:
     mean: Array = design @ B0 + shift
     variance = variance0
 
-    def away(of: Array) -> tuple[Array, Array, Array]:  # squared distances to the prior's mean
-        return (
-            (shapes.log_beta - of[:, [0]]) ** 2,
-            (shapes.log_D0 - of[:, [1]]) ** 2,
-            (log_E - of[:, [2]]) ** 2,
-        )
+    shared, own = np.stack([shapes.log_beta, shapes.log_D0]), (log_E, log_E**2)
 
     def weights() -> Array:
-        penalty = sum(d / v for d, v in zip(away(mean), variance, strict=True))
-        posterior: Array = softmax(weighed.log_evidence - 0.5 * penalty, axis=1)
+        # the exponent of the prior's density, without what is the same for all shapes
+        exponent = mean / variance
+        posterior = exponent[:, :2] @ shared - 0.5 / variance[:2] @ shared**2
+        posterior += exponent[:, [2]] * own[0]
+        posterior -= 0.5 / variance[2] * own[1]
+        posterior += weighed.log_evidence
+        posterior -= posterior.max(1, keepdims=True)
+        np.exp(posterior, out=posterior)
+        posterior /= posterior.sum(1, keepdims=True)
         return posterior
+
+    def moment(W: Array, power: int) -> Array:  # (M, 3) under the weights
+        return np.column_stack([W @ (shared**power).T, np.vecdot(W, own[power - 1])])
 
     for _ in range(_ITERATIONS):
         W = weights()
-        m = np.stack([W @ shapes.log_beta, W @ shapes.log_D0, (W * log_E).sum(1)], axis=1)
+        m = moment(W, 1)
         B = np.linalg.solve(design.T @ design + strength, design.T @ (m - shift) + strength @ B0)
         mean = design @ B + shift
-        squares = np.array([(W * d).sum() for d in away(mean)])
+        squares = (moment(W, 2) - 2 * mean * m + mean**2).sum(0)
         variance = (squares + _SD_WEIGHT * variance0) / (count + _SD_WEIGHT)
     return _Pool(B[0], variance, weights())
 
