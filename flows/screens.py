@@ -13,12 +13,14 @@ from rich.text import Text
 
 from flows.progress import clock
 from flows.summary import Garbage, Grid, Summary
+from lensllm.checks import check
 
 if TYPE_CHECKING:
     from tasks.estimate import Forecast
 
 _UNITS = {"bits_per_byte": "bits per byte", "nats_per_token": "nats per token"}
 _WIDE = 96  # columns, from which there is room for bars
+_NAMED = 3  # candidates in a finding about many
 _MOST_ROWS = 12  # of a ranking on a terminal; the report has all
 _MARKS = {
     "done": "[green]●[/green]",
@@ -160,8 +162,16 @@ def _checks(summary: Summary) -> Table:
     table.add_column(style="yellow", no_wrap=True)
     table.add_column(overflow="fold")
     for row in summary.findings.itertuples():
-        table.add_row(row.code, escape(row.message))
+        table.add_row(row.code, escape(_short(check.split(row.message))))
     return table
+
+
+def _short(message: check.Message) -> str:
+    """A long list of candidates is cut; JSON and the report have it whole."""
+    if not message.folded:
+        return message.before
+    names = "), ".join(message.folded.split("), ")[:_NAMED])
+    return f"{message.before}, {names}), …; {message.after}"
 
 
 def _chance(share: float, *, bar: bool) -> str:

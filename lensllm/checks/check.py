@@ -11,6 +11,7 @@ import pandas as pd
 from lensllm.curves import Curves, Metric
 
 _MOST_SINGLE = 3  # with more candidates one finding lists them all, so that reports stay readable
+_LONG = 300  # characters of a message that is shown whole
 
 
 @dataclass(frozen=True)
@@ -57,3 +58,25 @@ def findings(code: str, claim: str, details: Mapping[str, str], tip: str) -> lis
     if len(named) > _MOST_SINGLE:
         named = {"": f"{len(named)} candidates, {', '.join(named.values())}"}
     return [Finding(code, name, f"{claim}: {who}; {tip}.") for name, who in named.items()]
+
+
+@dataclass(frozen=True)
+class Message:
+    """A finding's text for people: ``folded`` is a list of candidates too long to show whole."""
+
+    before: str
+    folded: str  # "" where nothing is
+    after: str
+
+
+def split(text: str) -> Message:
+    """The message of ``findings``, its list of candidates folded if it is long.
+
+    It reads "claim: N candidates, A (detail), B (detail), …; what to do."
+    """
+    claim, colon, rest = text.partition(": ")
+    who, semicolon, tip = rest.rpartition("; ")
+    count, comma, names = who.partition(", ")
+    if len(text) <= _LONG or not (colon and semicolon and comma):
+        return Message(text, "", "")
+    return Message(claim + colon + count, names, tip)

@@ -17,6 +17,7 @@ from flows.ending import Outcome
 from flows.progress import Tally
 from flows.summary import Summary, garbage, grid, reread, summarise
 from lensllm import configfile
+from lensllm.checks.check import split
 from lensllm.config import Pipeline
 from lensllm.errors import LensError
 from lensllm.store import Store
@@ -243,3 +244,12 @@ def test_decisions_of_a_pipeline_are_no_garbage(swept: tuple[Store, Pipeline], t
     left = stages(project.changed(config, sweep={"policy": "all"}))
     assert left.count("decision") == 2
     assert "finetune" not in left
+
+
+def test_a_finding_about_many_candidates_is_cut_on_the_screen():
+    names = ", ".join(f"candidate-{i} (0 of 5, D* beyond the target)" for i in range(20))
+    whole = split(f"Few sizes: 20 candidates, {names}; raise the budget.")
+    said = screens._short(whole)
+    assert said.startswith("Few sizes: 20 candidates, candidate-0 (0 of 5, D* beyond the target), ")
+    assert said.endswith("candidate-2 (0 of 5, D* beyond the target), …; raise the budget.")
+    assert screens._short(split("A short one.")) == "A short one."
