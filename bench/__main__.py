@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-NAMES = ("laws", "replay", "checks", "loop", "kernel", "ablation")
+NAMES = ("laws", "replay", "checks", "loop", "kernel", "ablation", "probes")
 
 
 def main() -> None:

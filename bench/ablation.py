@@ -262,14 +262,16 @@ def promises(label: str, case: Case) -> str:
 
 def table() -> str:
     PREDICTORS.update(CANDIDATES)
-    parts = []
-    for name in PIPELINES:
-        try:
-            data = case(name)
-        except LensError as error:
-            parts.append(str(error))
-            continue
-        parts += [
-            part(name, data) for part in (at_the_budget, by_budget, controls, promises, rivals)
-        ]
-    return "\n".join(parts)
+    try:
+        return "\n".join(part for name in PIPELINES for part in _parts(name))
+    finally:
+        for name in CANDIDATES:
+            del PREDICTORS[name]
+
+
+def _parts(name: str) -> list[str]:
+    try:
+        data = case(name)
+    except LensError as error:
+        return [str(error)]
+    return [part(name, data) for part in (at_the_budget, by_budget, controls, promises, rivals)]

@@ -117,6 +117,8 @@ TABLES: dict[str, pa.Schema] = {
         ("alignment_standard_error", _f),  # by the choice of probes
         ("mean_gradient_cosine", _f),  # −1 to 1; NaN: a mean gradient cannot be told from zero
         ("mean_gradient_cosine_standard_error", _f),
+        ("method", _s),  # of the kernel behind it: exact or sketch
+        ("relative_error", _f),  # expected of that kernel in the Frobenius norm; 0 for exact
         ("flops", _f),
         ("seconds", _f),
     ),

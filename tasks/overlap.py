@@ -20,7 +20,7 @@ from tasks import pretext, sample
 from tasks.models import Model
 from tasks.stage import Step, Work
 
-VERSION = 1
+VERSION = 2
 # As many settle the alignment to about a tenth, for twice the price of such a kernel.
 _MOST_PROBES = 64
 _FILE = "file"  # what windows call the texts of a user's file, all of one kind
@@ -31,6 +31,7 @@ def step(config: Pipeline, model: Model, tokens: Ref, roles: Ref) -> Step | None
     source = config.kernel.pretraining_text
     params: dict[str, Any] = {
         "probes": _probes(config),
+        "method": config.kernel.method,
         "memory_gib": config.kernel.memory_gib,
         "seed": config.seed,
         **model.params,
@@ -94,13 +95,16 @@ def build(work: Work) -> None:
         params["seed"],
     )
     both = [*probes, *others]
-    kernel = residual_kernel(model, both, memory_bytes=int(params["memory_gib"] * 2**30))
+    memory_bytes = int(params["memory_gib"] * 2**30)
+    kernel = residual_kernel(model, both, method=params["method"], memory_bytes=memory_bytes)
     found = alignment(kernel.matrix, kernel.residual_norms, len(probes))
     summary = {
         "candidate": work.hints["candidate"],
         "probes": len(probes),
         "window_tokens": length,
         **vars(found),
+        "method": kernel.choice.method,
+        "relative_error": kernel.relative_error,
         "flops": cost.train_flops(cost.shape_of(model), both, epochs=1),
         "seconds": meter.seconds(),
     }

@@ -70,19 +70,25 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _PICKS and isinstance(args[0], Tensor) and args[0].requires_grad:
+        if func in _PICKS and args and isinstance(args[0], Tensor) and args[0].requires_grad:
             self._picked = self._picked or any(isinstance(a, Tensor) for a in _flat(args[1:]))
-        named = [self._names[id(a)] for a in (*args, *kwargs.values()) if id(a) in self._names]
+        given = _flat((*args, *kwargs.values()))
+        named = [self._names[id(a)] for a in given if id(a) in self._names]
         if not named:
             return func(*args, **kwargs)
         if func in _RULES and not (func in _KEEP_GRADIENT and _has_number(args)):
-            args, kwargs, backward = _RULES[func](self, *args, **kwargs)
+            try:
+                args, kwargs, backward = _RULES[func](self, *args, **kwargs)
+            except TypeError:  # arguments that a rule does not know, such as a factor
+                raise NotFactored(f"{named[0]} is used by an unusual {_called(func)}") from None
             out = func(*args, **kwargs)
             return self._hooked(out, backward)
         out = func(*args, **kwargs)
+        if not isinstance(out, Tensor) and any(isinstance(part, Tensor) for part in _flat((out,))):
+            raise NotFactored(f"{named[0]} is taken apart by {_called(func)}")
         if isinstance(out, Tensor) and id(out) not in self._names:
             if func not in _KEEP_GRADIENT:
-                raise NotFactored(f"{named[0]} goes through {getattr(func, '__name__', func)}")
+                raise NotFactored(f"{named[0]} goes through {_called(func)}")
             self._names[id(out)] = named[0]
             self._alive.append(out)
         return out
@@ -122,6 +128,8 @@ class _Watch(TorchFunctionMode):
 
 # --- what leaves factors --------------------------------------------------------------------------
 
+# A rule takes the arguments of its function. It returns them, as they shall be used, and what makes
+# uses of the gradient at the result: factors whose rows and columns are those of ``matrix_shape``.
 Prepared = tuple[tuple[Any, ...], dict[str, Any], Backward]
 
 
@@ -216,6 +224,10 @@ def _bias(watch: _Watch, a: Any, b: Any) -> Prepared:
     if weight.dim() != 1 or not isinstance(x, Tensor) or x.shape[-1] != len(weight):
         raise NotFactored(f"{watch.name(weight)} is added to something of another shape")
     return (a, b), {}, _norm(lambda x: x, watch, x, None, weight)
+
+
+def _called(func: Any) -> str:
+    return str(getattr(func, "__name__", func))
 
 
 def _flat(values: Iterable[Any]) -> Iterator[Any]:

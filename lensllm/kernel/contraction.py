@@ -15,7 +15,7 @@ from lensllm.kernel.uses import Lookup, Use
 # this long, summed in float64, leave K within 1e-6 of its norm.
 COLUMNS = 32_768
 # Probes multiplied at once: blocks below the diagonal are mirrored, not computed.
-_PROBES = 64
+PROBES = 64
 
 
 class Product(Protocol):
@@ -88,12 +88,12 @@ def _only_used(batches: list[_Batch]) -> tuple[list[_Batch], int]:
 
 def add_products(total: Tensor, block: Tensor) -> None:
     """Add block · blockᵀ, of a (n, any) ``block``, to ``total`` (n, n)."""
-    parts = torch.split(block, _PROBES)
+    parts = torch.split(block, PROBES)
     for i, left in enumerate(parts):
         for j, right in enumerate(parts[: i + 1]):
             product = (left @ right.T).to(total)
-            rows = slice(i * _PROBES, i * _PROBES + len(left))
-            columns = slice(j * _PROBES, j * _PROBES + len(right))
+            rows = slice(i * PROBES, i * PROBES + len(left))
+            columns = slice(j * PROBES, j * PROBES + len(right))
             total[rows, columns] += product
             if i != j:
                 total[columns, rows] += product.T

@@ -30,10 +30,12 @@ def losses(model: Any, probes: Sequence[Example]) -> tuple[Tensor, Tensor]:
 
 
 def _residual_norms(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """‖softmax − onehot‖ over a probe's tokens, scaled 1/√|T|: from Σ p² and p at the target."""
-    chances = logits.softmax(-1)
-    at_target = chances.gather(-1, targets[..., None])[..., 0]
-    squares = chances.square().sum(-1) - at_target.square() + (1 - at_target).square()
+    """‖softmax − onehot‖ over a probe's tokens, scaled 1/√|T|.
+
+    At the target it is 1 − p, summed from the others: near certainty the difference has no digits.
+    """
+    others = logits.softmax(-1).scatter_(-1, targets[..., None], 0.0)
+    squares = others.square().sum(-1) + others.sum(-1).square()
     return (squares * weights).sum(1).sqrt()
 
 

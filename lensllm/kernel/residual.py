@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from lensllm.errors import DataError, ModelError
@@ -69,12 +70,14 @@ def residual_kernel(
     for i, probe in enumerate(probes):
         if not probe.completion:
             raise DataError(f"kernel probe {i} has no target token; drop its training example")
-    was_training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        chosen, gram, norms = choice.products(model, probes, method, memory_bytes)
+        with torch.enable_grad():
+            chosen, gram, norms = choice.products(model, probes, method, memory_bytes)
     finally:
-        model.train(was_training)
+        for module, training in modes.items():
+            module.training = training
     matrix = _normalised(gram.numpy(), norms.numpy())
     if not matrix.any():
         raise ModelError(

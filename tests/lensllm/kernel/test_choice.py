@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lensllm.errors import ModelError
-from lensllm.kernel import choice, residual_kernel
+from lensllm.kernel import batched, cost, residual_kernel
 from lensllm.kernel.choice import MEMORY_BYTES
 from lensllm.models.batch import Example
 from tests.lensllm.kernel import families
@@ -35,7 +35,7 @@ def test_many_short_probes_are_sketched():
 def test_what_does_not_fit_is_sketched(monkeypatch):
     model, probes = families.build("llama").float(), _probes(40, 30)
     assert residual_kernel(model, probes).choice.method == "exact"
-    monkeypatch.setattr(choice, "WIDTH", 997)  # a tiny model's factors are smaller than a sketch
+    monkeypatch.setattr(cost, "WIDTH", 997)  # a tiny model's factors are smaller than a sketch
     kernel = residual_kernel(model, probes, memory_bytes=2**20)
     assert kernel.choice.method == "sketch"
     assert kernel.choice.reason.startswith("exact would take")
@@ -51,14 +51,19 @@ def test_the_user_may_choose(method):
 @pytest.mark.parametrize(
     ("method", "said"),
     [
-        ("auto", r"the kernel takes .* GiB for 3 probes by sketch products, more than the .* GiB "
+        ("auto", r"the kernel takes .* GiB for 9 probes by sketch products, more than the .* GiB "
          r"of kernel\.memory_gib; raise it or lower kernel\.probes"),
         ("exact", r"raise it, set kernel\.method=sketch, or lower kernel\.probes"),
     ],
 )  # fmt: skip
-def test_memory_for_not_even_one_probe(method, said):
+def test_memory_for_too_few_probes(method, said):
     with pytest.raises(ModelError, match=said):
-        residual_kernel(families.build("gpt2"), _probes(3, 8), method=method, memory_bytes=1000)
+        residual_kernel(families.build("gpt2"), _probes(9, 8), method=method, memory_bytes=100_000)
+
+
+def test_memory_for_not_even_one_gradient():
+    with pytest.raises(ModelError, match="for the gradient of a single probe, more than the"):
+        residual_kernel(families.build("gpt2"), _probes(3, 8), memory_bytes=1000)
 
 
 def test_a_small_memory_makes_small_batches_and_the_same_kernel(monkeypatch):
@@ -86,3 +91,30 @@ def test_a_small_memory_makes_small_batches_and_the_same_kernel(monkeypatch):
 def test_weights_that_only_autograd_knows_are_named():
     reason = residual_kernel(families.build("mixtral"), families.probes(3)).choice.reason
     assert "one probe at a time: model.layers.0.mlp" in reason
+
+
+def test_many_targets_count_for_the_memory():
+    """The head's factors go with the targets: the longest probe need not have the most."""
+    model, probes = families.build("gpt2"), _probes(2, 20)
+    few = [Example(p.prompt[:19], p.completion[:1]) for p in probes]
+    weights = dict(model.named_parameters())
+    found = cost.measure(model, weights, [*few, Example([1] * 19, [1, 2])], MEMORY_BYTES)
+    uses, _ = batched.gradients(model, weights, [Example([1] * 2, [1] * 18)] * 3)
+    storages = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+        for parts in uses.values() for use in parts for t in use.tensors
+    }  # fmt: skip
+    kept = found.kept([Example([1] * 2, [1] * 18)] * 3)
+    assert kept == pytest.approx(sum(storages.values()), rel=0.2)
+
+
+def test_a_mistake_in_one_of_the_two_that_are_tried_is_seen(monkeypatch):
+    """A model that looks at the padding: only the shorter of two is computed wrong in a batch."""
+    model = families.build("gpt2")
+    block = model.transformer.h[0]
+    monkeypatch.setattr(
+        block, "forward", lambda x, *a, **k: x + x.mean(1, keepdim=True), raising=True
+    )
+    kernel = residual_kernel(model, [Example([1], [2]), *_probes(3, 12)])
+    assert kernel.choice.passes == "single"
+    assert "gradients from a batch differ from single ones" in kernel.choice.reason

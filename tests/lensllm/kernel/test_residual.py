@@ -163,3 +163,24 @@ def test_a_loss_without_gradient_is_refused(tiny_model, tiny_examples, monkeypat
     monkeypatch.setattr(model, "forward", torch.no_grad()(forward))
     with pytest.raises(ModelError, match="has no gradient"):
         residual_kernel(model, tiny_examples(3))
+
+
+def test_certain_targets_keep_their_digits(tiny_model):
+    """Float32 residuals next to zero, against float64."""
+    model = tiny_model("gpt2")
+    with torch.no_grad():
+        model.transformer.ln_f.bias += 30 * model.lm_head.weight[3]
+    probes = [Example([1], [3]), Example([2, 4], [3, 3])]
+    expected = residual_kernel(model, probes).residual_norms
+    assert 0 < expected.max() < 1e-3
+    found = residual_kernel(model.float(), probes).residual_norms
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_parts_keep_their_own_mode(tiny_model, tiny_examples):
+    model = tiny_model("gpt2").train()
+    model.transformer.h[0].eval()
+    with torch.no_grad():
+        residual_kernel(model, tiny_examples(3))
+    assert model.training
+    assert not model.transformer.h[0].training
