@@ -83,5 +83,5 @@ def test_a_bad_file_is_a_sentence(tmp_path: Path, name: str, content: str | None
 
 
 def test_an_unknown_builtin_is_a_sentence():
-    with pytest.raises(DataError, match="no builtin 'builtin:poems'; there is builtin:docstrings"):
+    with pytest.raises(DataError, match="no 'builtin:poems'; there are builtin:docstrings, builtin:names"):
         sources.load(Data(source="builtin:poems"))
