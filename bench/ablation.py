@@ -16,7 +16,8 @@ from lensllm.backtest import Backtest
 from lensllm.curves import Array, Curves, curves_from_cells
 from lensllm.errors import DataError, LensError
 from lensllm.learning_curve import exponent, risk
-from lensllm.predictors import PREDICTORS, Mixture, Predictor, hrb, hrb_kernel, stack
+from lensllm.predictors import PREDICTORS, WITH_KERNEL, Mixture, Predictor, hrb, hrb_kernel, stack
+from lensllm.report import kernel_share
 from lensllm.seeds import generator
 from lensllm.store import Store
 from tasks import curve, kernel
@@ -27,9 +28,10 @@ BUDGETS = (400, 800, 1600, 3200)
 SHUFFLES = 100
 # what a predictor with kernels is, where the kernels say nothing
 WITHOUT = {
-    "lensllm": "rectified", "lensllm_phase": "rectified", "lensllm_pooled": "rectified",
-    "hrb_kernel": "hrb", "stack_kernel": "stack",
-}  # fmt: skip
+    **dict.fromkeys(WITH_KERNEL, kernel_share.WITHOUT),
+    "hrb_kernel": "hrb",
+    "stack_kernel": "stack",
+}
 # not in the registry: they have not earned a place there
 CANDIDATES = {
     "hrb_kernel": Predictor(hrb_kernel.predict, needed_sizes=1),

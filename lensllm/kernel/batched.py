@@ -133,33 +133,32 @@ class _Watch(TorchFunctionMode):
 Prepared = tuple[tuple[Any, ...], dict[str, Any], Backward]
 
 
-def _linear(watch: _Watch, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Prepared:
-    """y = x Wᵀ + b, W (out, in)."""
+def _affine(
+    watch: _Watch, weight: Tensor | None, bias: Tensor | None, use: Callable[[Tensor], Use]
+) -> Backward:
+    """Of a weight that leaves ``use`` of the gradient (B, T, last), and a bias added to it."""
 
     def backward(gradient: Tensor) -> dict[str, Use]:
         out = watch.by_probe(gradient)
         uses: dict[str, Use] = {}
         if name := watch.name(weight):
-            uses[name] = Outer(out, watch.by_probe(x))
+            uses[name] = use(out)
         if name := watch.name(bias):
             uses[name] = Outer.row(out.sum(1))
         return uses
 
+    return backward
+
+
+def _linear(watch: _Watch, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Prepared:
+    """y = x Wᵀ + b, W (out, in)."""
+    backward = _affine(watch, weight, bias, lambda out: Outer(out, watch.by_probe(x)))
     return (x, weight, bias), {}, backward
 
 
 def _addmm(watch: _Watch, bias: Tensor, x: Tensor, weight: Tensor) -> Prepared:
     """y = x W + b, W (in, out): GPT-2's Conv1D."""
-
-    def backward(gradient: Tensor) -> dict[str, Use]:
-        out = watch.by_probe(gradient)
-        uses: dict[str, Use] = {}
-        if name := watch.name(weight):
-            uses[name] = Outer(watch.by_probe(x), out)
-        if name := watch.name(bias):
-            uses[name] = Outer.row(out.sum(1))
-        return uses
-
+    backward = _affine(watch, weight, bias, lambda out: Outer(watch.by_probe(x), out))
     return (bias, x, weight), {}, backward
 
 
@@ -180,50 +179,49 @@ def _embedding(
     return (ids, weight, padding_idx, *rest), named, backward
 
 
-def _norm(plain: Callable[[Tensor], Tensor], watch: _Watch, x: Tensor, gain: Tensor | None,
-          bias: Tensor | None) -> Backward:  # fmt: skip
-    def backward(gradient: Tensor) -> dict[str, Use]:
-        out = watch.by_probe(gradient)
-        uses: dict[str, Use] = {}
-        if name := watch.name(gain):
-            uses[name] = Outer.row((out * watch.by_probe(plain(x))).sum(1))
-        if name := watch.name(bias):
-            uses[name] = Outer.row(out.sum(1))
-        return uses
-
-    return backward
-
-
 def _layer_norm(
     watch: _Watch, x: Tensor, shape: Sequence[int], weight: Tensor | None = None,
     bias: Tensor | None = None, eps: float = 1e-5,
 ) -> Prepared:  # fmt: skip
-    backward = _norm(lambda x: F.layer_norm(x, shape, eps=eps), watch, x, weight, bias)
-    return (x, shape, weight, bias, eps), {}, backward
+    def use(out: Tensor) -> Use:
+        return _scaled(watch, out, F.layer_norm(x, shape, eps=eps))
+
+    return (x, shape, weight, bias, eps), {}, _affine(watch, weight, bias, use)
 
 
 def _rms_norm(
     watch: _Watch, x: Tensor, shape: Sequence[int], weight: Tensor | None = None,
     eps: float | None = None,
 ) -> Prepared:  # fmt: skip
-    backward = _norm(lambda x: F.rms_norm(x, shape, eps=eps), watch, x, weight, None)
-    return (x, shape, weight, eps), {}, backward
+    def use(out: Tensor) -> Use:
+        return _scaled(watch, out, F.rms_norm(x, shape, eps=eps))
+
+    return (x, shape, weight, eps), {}, _affine(watch, weight, None, use)
 
 
 def _gain(watch: _Watch, a: Any, b: Any) -> Prepared:
     """y = x ⊙ w along the last dimension: the end of an RMS norm written out."""
-    weight, x = (a, b) if watch.name(a) else (b, a)
-    if weight.dim() != 1 or not isinstance(x, Tensor) or x.shape[-1] != len(weight):
-        raise NotFactored(f"{watch.name(weight)} is multiplied by something of another shape")
-    return (a, b), {}, _norm(lambda x: x, watch, x, weight, None)
+    weight, x = _along_last(watch, a, b)
+    return (a, b), {}, _affine(watch, weight, None, lambda out: _scaled(watch, out, x))
 
 
 def _bias(watch: _Watch, a: Any, b: Any) -> Prepared:
     """y = x + w along the last dimension."""
+    weight, _ = _along_last(watch, a, b)
+    return (a, b), {}, _affine(watch, weight, None, lambda out: Outer.row(out.sum(1)))
+
+
+def _scaled(watch: _Watch, out: Tensor, x: Tensor) -> Use:
+    """Of the gain of ``x``."""
+    return Outer.row((out * watch.by_probe(x)).sum(1))
+
+
+def _along_last(watch: _Watch, a: Any, b: Any) -> tuple[Tensor, Tensor]:
+    """The weight of the two, and the other."""
     weight, x = (a, b) if watch.name(a) else (b, a)
     if weight.dim() != 1 or not isinstance(x, Tensor) or x.shape[-1] != len(weight):
-        raise NotFactored(f"{watch.name(weight)} is added to something of another shape")
-    return (a, b), {}, _norm(lambda x: x, watch, x, None, weight)
+        raise NotFactored(f"{watch.name(weight)} is combined with something of another shape")
+    return weight, x
 
 
 def _called(func: Any) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from lensllm.models.batch import Example, collate
+from lensllm.models.batch import Example, collate, head_on
 
 
 def losses(model: Any, probes: Sequence[Example]) -> tuple[Tensor, Tensor]:
@@ -21,7 +20,7 @@ def losses(model: Any, probes: Sequence[Example]) -> tuple[Tensor, Tensor]:
     here = torch.arange(int(counts.max()), device=counts.device) < counts[:, None]
     places, targets = (torch.zeros_like(here, dtype=torch.long) for _ in range(2))
     places[here], targets[here] = batch.positions, batch.targets
-    with _head_on(model.get_output_embeddings(), places):
+    with head_on(model.get_output_embeddings(), places):
         logits = model(**batch.inputs, use_cache=False).logits
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     weights = here.to(logits.dtype) / counts[:, None]  # (B, targets)
@@ -37,17 +36,3 @@ def _residual_norms(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     others = logits.softmax(-1).scatter_(-1, targets[..., None], 0.0)
     squares = others.square().sum(-1) + others.sum(-1).square()
     return (squares * weights).sum(1).sqrt()
-
-
-@contextmanager
-def _head_on(head: nn.Module, places: Tensor) -> Iterator[None]:
-    """Let ``head`` see the hidden states at ``places`` (B, targets) of the flattened batch."""
-
-    def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0].flatten(0, 1)[places], *args[1:])
-
-    handle = head.register_forward_pre_hook(select)
-    try:
-        yield
-    finally:
-        handle.remove()

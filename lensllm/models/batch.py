@@ -94,11 +94,13 @@ def collate(examples: Sequence[Example], config: Any) -> Batch:
 
 
 @contextmanager
-def _head_on(head: nn.Module, positions: Tensor) -> Iterator[None]:
-    """Let ``head`` see only the hidden states at ``positions`` of the flattened batch."""
+def head_on(head: nn.Module, positions: Tensor) -> Iterator[None]:
+    """Let ``head`` see only the hidden states at ``positions`` (rows, columns) of the flattened
+    batch."""
 
     def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0].flatten(0, 1).index_select(0, positions)[None], *args[1:])
+        states = args[0].flatten(0, 1).index_select(0, positions.flatten())
+        return (states.view(*positions.shape, -1), *args[1:])
 
     handle = head.register_forward_pre_hook(select)
     try:
@@ -113,7 +115,7 @@ def target_logits(model: Any, batch: Batch) -> Tensor:
     Hooking the head rather than calling the base model keeps whatever the architecture does around
     it (T5's scaling, soft caps, biases).
     """
-    with _head_on(model.get_output_embeddings(), batch.positions):
+    with head_on(model.get_output_embeddings(), batch.positions[None]):
         logits: Tensor = model(**batch.inputs, use_cache=False).logits
     return logits[0]
 

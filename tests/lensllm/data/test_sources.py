@@ -83,5 +83,7 @@ def test_a_bad_file_is_a_sentence(tmp_path: Path, name: str, content: str | None
 
 
 def test_an_unknown_builtin_is_a_sentence():
-    with pytest.raises(DataError, match="no 'builtin:poems'; there are builtin:docstrings, builtin:names"):
+    with pytest.raises(
+        DataError, match="no 'builtin:poems'; there are builtin:docstrings, builtin:names"
+    ):
         sources.load(Data(source="builtin:poems"))
