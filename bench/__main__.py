@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-NAMES = ("laws", "replay", "checks", "loop", "kernel", "ablation", "probes")
+NAMES = ("laws", "replay", "checks", "loop", "kernel", "curvature", "ablation", "probes")
 
 
 def main() -> None:

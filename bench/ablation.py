@@ -35,7 +35,7 @@ WITHOUT = {
 # not in the registry: they have not earned a place there
 CANDIDATES = {
     "hrb_kernel": Predictor(hrb_kernel.predict, needed_sizes=1),
-    "stack_kernel": Mixture(("ats", "hrb_kernel"), stack.weigh, needed_sizes=3),
+    "stack_kernel": Mixture(("ats", "hrb_kernel"), stack.weigh),
 }
 
 

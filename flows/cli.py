@@ -1,4 +1,4 @@
-"""The command line: ``lensllm plan|run|replay|status|report|ui|gc``.
+"""The command line: ``lensllm plan|run|ablate|replay|status|report|ui|gc``.
 
 Every command has ``--help`` with an example and, but for ``ui``, ``--json`` for machines. A mistake
 the user can mend is one sentence and exit code 2; cells that failed while others went on, exit
@@ -23,13 +23,14 @@ from rich.markup import escape
 
 from flows import environment
 from lensllm import configfile
-from lensllm.config import Pipeline, Ranking
+from lensllm.config import Law, Pipeline, Ranking
 from lensllm.errors import LensError
 from lensllm.store import Store
 
 if TYPE_CHECKING:
     from prefect.task_runners import ThreadPoolTaskRunner
 
+    from flows.ablation import Ablated
     from flows.ending import Outcome
 
 app = typer.Typer(
@@ -112,6 +113,56 @@ def run(
 
 
 @app.command()
+def ablate(
+    name: Name,
+    over: Annotated[
+        list[str], typer.Option(metavar="KEY.PATH=VALUE,VALUE", help="Values of a setting to try.")
+    ] = [],  # noqa: B006
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would train, and train nothing.")
+    ] = False,
+    file: File = FILE,
+    artifacts: Artifacts = ARTIFACTS,
+    overrides: Overrides = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Rank the candidates with other settings too, every combination of them, and say what moves.
+
+    Example: [cyan]lensllm ablate demo --over law.tau=3,8 --over finetune.learning_rate=5e-4[/cyan]
+    """
+    from flows import ablation
+    from flows.slots import slots_of
+    from lensllm import grid
+
+    points = grid.read(file, name, over, overrides)
+    store = _store(artifacts)
+    plans, slots = ablation.plans(points, store), slots_of(points[0].config.engine)[0]
+    effort = ablation.Effort.of(plans, store)
+    if dry_run:
+        from tasks import estimate
+
+        minutes = estimate.minutes(plans, store, slots)
+        machine = {**vars(effort), "expected_minutes": minutes, "slots": slots}
+        _print(as_json, lambda: machine, lambda: f"{effort}, about {minutes:.1f} minutes")
+        return
+    console = err if as_json else out
+    console.print(f"{effort}.")
+    with _interruptible():
+        from flows.launch import launch
+
+        def start(runner: ThreadPoolTaskRunner) -> Ablated:
+            from flows.ablate import ablate as flow
+
+            named = flow.with_options(task_runner=runner)
+            return named(name, str(file.absolute()), str(store.root), over, overrides)
+
+        done, tally = launch(start, slots, store, console)
+        summary = ablation.summarise(done, store, tally)
+        _print(as_json, lambda: summary.as_dict, lambda: ablation.screen(summary, out.width))
+    raise typer.Exit(1 if done.failures else 0)
+
+
+@app.command()
 def replay(
     table: Annotated[str, typer.Argument(help="flan, gigaword, or a .csv, .tsv, .parquet file.")],
     budget: Annotated[
@@ -132,6 +183,10 @@ def replay(
     prior: Annotated[
         str, typer.Option(help="default, or store: learn it from past curves.")
     ] = "default",
+    gamma: Annotated[int, typer.Option(help="γ of AtS: fewest points of its line.")] = Law().gamma,
+    tau: Annotated[
+        float, typer.Option(help="τ of AtS: residual at which its walk stops.")
+    ] = Law().tau,
     artifacts: Artifacts = ARTIFACTS,
     as_json: AsJson = False,
 ) -> None:
@@ -149,11 +204,10 @@ def replay(
             "all_budgets": all_budgets,
             "policy": policy,
             "ranking": {"predictor": predictor, "prior": prior},
+            "law": {"gamma": gamma, "tau": tau},
         }
     )
-    store = Store(artifacts.absolute())
-    store.prepare()
-    environment.prepare(store.root)
+    store = _store(artifacts)
     from tasks.replay import check
 
     check(settings, store)
@@ -262,11 +316,16 @@ def _open(file: Path, name: str, overrides: list[str], artifacts: Path) -> tuple
     from tasks.plan import check
 
     settings = configfile.load(file, name, overrides)
+    store = _store(artifacts)
+    check(settings, store)
+    return settings, store
+
+
+def _store(artifacts: Path) -> Store:
     store = Store(artifacts.absolute())
     store.prepare()
     environment.prepare(store.root)
-    check(settings, store)
-    return settings, store
+    return store
 
 
 def _print(as_json: bool, machine: Any, person: Any) -> None:

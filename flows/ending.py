@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,20 +40,28 @@ class Outcome:
 
 @contextmanager
 def running(
-    name: str, tracking: Tracking, settings: Mapping[str, Any], engine: Engine, store: Store
+    name: str,
+    tracking: Tracking,
+    settings: Mapping[str, Any],
+    engine: Engine,
+    store: Store,
+    shared: Workers | None = None,
 ) -> Iterator[tuple[Run, MlflowProjection]]:
-    """A run that is watched by the terminal, the Prefect pages and MLflow."""
+    """A run that is watched by the terminal, the Prefect pages and MLflow, with ``shared`` workers
+    or its own."""
     with (
         threadpool_limits(1),  # of this process: its matrices are small, more threads only spin
         TagsContext(current_tags=frozenset()),  # the process's tags are the flow run's alone
         MlflowProjection(name, tracking, settings, store) as mlflow,
-        _workers(engine) as workers,  # inside: stopped first when the run is interrupted
+        # inside: stopped first when the run is interrupted
+        nullcontext(shared) if shared else workers_of(engine) as workers,
     ):
         yield Run(store, workers, (*observers.get(), ProgressArtifact(), mlflow)), mlflow
 
 
 @contextmanager
-def _workers(engine: Engine) -> Iterator[Workers]:
+def workers_of(engine: Engine) -> Iterator[Workers]:
+    """As many as the engine has slots; ended at once when what is done with them is interrupted."""
     workers = Workers(*slots_of(engine))
     try:
         yield workers
@@ -80,7 +88,7 @@ def finish(
     run_steps(run, conclusion.steps, earlier)
     stop_on_failure(run, after=len(failures))
     folder = _publish(run.store, conclusion)
-    mlflow.conclude(conclusion, folder)
+    mlflow.conclude(conclusion, [folder / "curves.png", folder / "report.html"])
     _show_in_ui(run.store, conclusion, folder)
     return Outcome(conclusion, failures, folder)
 

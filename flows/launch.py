@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 
@@ -18,7 +18,7 @@ from lensllm.store import Store
 if TYPE_CHECKING:
     from prefect.task_runners import ThreadPoolTaskRunner
 
-    from flows.ending import Outcome
+T = TypeVar("T")
 
 # For the server's and MLflow's databases and a few small cells; they fail in obscure ways without.
 _LEAST_SPACE_BYTES = 100_000_000
@@ -28,8 +28,8 @@ _NEEDED_LATER = ("tasks.plan", "lensllm.report.page", "tasks.tracking", "mlflow.
 
 
 def launch(
-    start: Callable[[ThreadPoolTaskRunner], Outcome], slots: int, store: Store, console: Console
-) -> tuple[Outcome, Tally]:
+    start: Callable[[ThreadPoolTaskRunner], T], slots: int, store: Store, console: Console
+) -> tuple[T, Tally]:
     """Run the flow that ``start`` calls, under the user's Prefect server or an embedded one.
 
     ``start`` is given the flow's task runner: as many threads as slots, so that a task that runs in

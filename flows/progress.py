@@ -71,6 +71,10 @@ class Terminal:
         if self._live:
             self._live.stop()
 
+    def say(self, text: str) -> None:
+        """A line that stays, above whatever runs."""
+        self._console.print(Text(text, style="bold"), soft_wrap=True)
+
     # --- Observer ----------------------------------------------------------------------------
     def planned(self, steps: Sequence[Step]) -> None:
         with self._lock:

@@ -16,10 +16,11 @@ from prefect.futures import PrefectFuture
 from flows.ending import Outcome, finish, running, stop_on_failure
 from flows.ui_artifacts import show_decisions
 from lensllm import configfile
+from lensllm.config import Pipeline
 from lensllm.errors import LensError
 from lensllm.store import Ref, Store
 from tasks.execute import Run, run_steps
-from tasks.plan import Plan, conclude, data_steps, make_plan
+from tasks.plan import Conclusion, Plan, conclude, data_steps, make_plan
 from tasks.rounds import Sweep, sweep
 
 # of the settings, what changes no result
@@ -32,22 +33,32 @@ def rank(pipeline: str, file: str, artifacts: str, overrides: list[str] | None =
     config = configfile.load(Path(file), pipeline, overrides or [])
     store = Store(Path(artifacts))
     store.prepare()
-    settings = json.loads(config.model_dump_json(exclude=_ELSEWHERE))
-    with running(pipeline, config.tracking, settings, config.engine, store) as (run, mlflow):
+    shown = settings(config)
+    with running(pipeline, config.tracking, shown, config.engine, store) as (run, mlflow):
         futures = run_steps(run, data_steps(config), {})
         stop_on_failure(run)
         plan = make_plan(config, store)  # knows the data by now: checks the sizes against it
-        played = _sweep(run, plan, futures)
-        observed = [plan.cells[c].ref for c in played.cells if c.size in plan.observed]
-        if not any(store.has(ref) for ref in observed):
-            stop_on_failure(run)
-        failures = list(run.failures.values())
-        conclusion = conclude(pipeline, plan, store, failures, played.cells, played.decisions)
-        return finish(run, conclusion, futures, mlflow)
+        return finish(run, play(run, pipeline, plan, futures), futures, mlflow)
+
+
+def settings(config: Pipeline) -> dict[str, Any]:
+    """What MLflow shows of a configuration: the settings that results depend on."""
+    content: dict[str, Any] = json.loads(config.model_dump_json(exclude=_ELSEWHERE))
+    return content
+
+
+def play(run: Run, name: str, plan: Plan, futures: dict[Ref, PrefectFuture[Any]]) -> Conclusion:
+    """Run the sweep of ``plan`` and name what concludes it; ``futures`` grows with it."""
+    played = _sweep(run, plan, futures)
+    observed = [plan.cells[c].ref for c in played.cells if c.size in plan.observed]
+    if not any(run.store.has(ref) for ref in observed):
+        stop_on_failure(run)
+    failures = list(run.failures.values())
+    return conclude(name, plan, run.store, failures, played.cells, played.decisions)
 
 
 def _sweep(run: Run, plan: Plan, futures: dict[Ref, PrefectFuture[Any]]) -> Sweep:
-    """Run round after round until nothing is left to decide; ``futures`` grows with them."""
+    """Run round after round until nothing is left to decide."""
     known = 0
     while True:
         now = sweep(plan, run.store, run.is_lost)

@@ -94,11 +94,11 @@ class Summary:
             "predictor": self.goal.ranking.predictor,
             "choice": self.choice,
             "verdict": self.verdict,
-            "ranking": _records(self.rows.drop(columns="predictor")),
-            "scores": _records(self.scores),
-            "cost": _records(pd.DataFrame([{**_totals(self.cost), "saved": self.saved}]))[0],
-            "decisions": _records(self.decisions),
-            "checks": _records(self.findings),
+            "ranking": json_rows(self.rows.drop(columns="predictor")),
+            "scores": json_rows(self.scores),
+            "cost": json_rows(pd.DataFrame([{**_totals(self.cost), "saved": self.saved}]))[0],
+            "decisions": json_rows(self.decisions),
+            "checks": json_rows(self.findings),
             "computed": self.computed,
             "cached": self.cached,
             "failed": [{"step": label, "reason": reason} for label, reason in self.failures],
@@ -110,8 +110,8 @@ class Summary:
         """For ``replay --json``: every predictor at every budget."""
         scores = self.scores.assign(target=self.goal.target)
         return {
-            "scores": _records(scores[list(_SCORES)]),
-            "candidates": _records(self.predictions[list(_CANDIDATES)]),
+            "scores": json_rows(scores[list(_SCORES)]),
+            "candidates": json_rows(self.predictions[list(_CANDIDATES)]),
             "target": self.goal.target,
             "budget": self.budget,
             "metric": self.goal.ranking.metric,
@@ -119,8 +119,8 @@ class Summary:
             "choice": self.choice,
             "verdict": self.verdict,
             "saved": self.saved,
-            "decisions": _records(self.decisions),
-            "checks": _records(self.findings),
+            "decisions": json_rows(self.decisions),
+            "checks": json_rows(self.findings),
             "report": str(self.folder / "report.html"),
         }
 
@@ -183,7 +183,8 @@ def _summary(
     )
 
 
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def json_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table for JSON: null for what is not finite."""
     return [
         {
             str(k): None if isinstance(v, float) and not math.isfinite(v) else v

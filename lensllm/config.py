@@ -134,14 +134,17 @@ class Curvature(Section):
     """The Hessian bound of chosen cells: a diagnostic, never a ranking."""
 
     sizes: tuple[int, ...] = ()
-    """Subset sizes whose cells are examined; each must be one of the sweep's. Their weights are
-    kept, so a size added later has its cells trained again."""
-    examples: int = Field(16, ge=1)
-    """Training examples the Hessian is averaged over."""
-    single_examples: int = Field(4, ge=1)
-    """Of these, examples whose own Hessian gives the bound's largest vᵀH⁺v."""
+    """Subset sizes whose cells are examined; each must be one of the sweep's. Three or more show
+    how curvature changes with data. A size added later has its cells trained again."""
+    examples: int = Field(8, ge=1)
+    """Training examples among which each layer's largest vᵀH⁺v is sought."""
+    mean_examples: int = Field(4, ge=1)
+    """Of these, examples of whose mean loss the curvature is measured in full: the cost is in
+    proportion."""
+    tolerance: float = Field(0.1, gt=0)
+    """Error, as a share of vᵀ|H|v, at which a layer needs no further product."""
     lanczos_steps: int = Field(6, ge=2)
-    """Most Hessian products of a layer behind vᵀH⁺v."""
+    """Most Hessian products of a layer behind vᵀH⁺v, its error as it may be."""
     trace_probes: int = Field(4, ge=2)
     """Random vectors behind a layer's trace."""
 
@@ -154,10 +157,15 @@ class HeavyTails(Section):
 
 
 class Law(Section):
-    """How the kernel's F enters the LensLLM law."""
+    """How curves are continued: the kernel's F in the LensLLM law, and AtS's line."""
 
     scale: Literal["scaled", "literal"] = "scaled"
     """``literal``: F of the probe set, as in the paper; ``scaled``: one factor per data set."""
+    gamma: int = Field(3, ge=2)
+    """γ of AtS: fewest points of its line. The line of 2 has no residuals, so none is added."""
+    tau: float = Field(5.0, gt=0)
+    """τ of AtS: how far the next smaller size may lie off the line, in standard deviations of the
+    line's own residuals, to be accepted."""
 
 
 class Ranking(Section):

@@ -36,6 +36,8 @@ class Curves:
     spectra: tuple[Spectrum, ...] | None = None  # M, at the pretrained weights
     stop_times: Array | None = None  # (M, S) sum of learning rates up to the best step
     kernel_scale: Scale = "scaled"  # of F in the LensLLM law
+    gamma: int = 3  # fewest points of AtS's line
+    tau: float = 5.0  # residual at which AtS stops, in standard deviations
     prior: Prior = DEFAULT_PRIOR  # of HRB
     log_exponents: Array | None = None  # (M,) moves HRB's prior of ln β: differences count
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lensllm import seeds
 from lensllm.config import FineTune
 from lensllm.errors import ModelError
-from lensllm.models.batch import Batch, Example, collate, token_losses
+from lensllm.models.batch import Batch, Example, collate, example_means, token_losses
 
 # Batches are cut from pools of this many, each pool sorted by length: little padding, and still
 # another composition of batches in every epoch.
@@ -48,10 +49,11 @@ class Tuned:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Summed loss of a set of examples."""
+    """Loss of a set of examples."""
 
-    nats: float
+    nats: float  # summed over all target tokens
     tokens: int
+    examples: NDArray[np.float64]  # of each its own mean nats per token, shortest first
 
     @property
     def nats_per_token(self) -> float:
@@ -82,17 +84,19 @@ def batches(
 def evaluate(
     model: Any, examples: Sequence[Example], *, device: torch.device, dtype: torch.dtype
 ) -> HeldOut:
-    """Total loss of ``examples`` under ``model``, in evaluation mode."""
+    """Loss of ``examples`` under ``model``, in evaluation mode."""
     model.eval()
     order = sorted(range(len(examples)), key=lambda i: len(examples[i]))
-    nats, tokens = 0.0, 0
+    nats, tokens, means = 0.0, 0, [torch.zeros(0, dtype=torch.float64)]
     with torch.inference_mode(), _autocast(device, dtype):
         for start in range(0, len(order), _EVALUATION_BATCH):
             chosen = [examples[i] for i in order[start : start + _EVALUATION_BATCH]]
-            losses = token_losses(model, collate(chosen, model.config).to(device))
-            nats += float(losses.double().sum())
+            batch = collate(chosen, model.config).to(device)
+            losses = token_losses(model, batch).double().cpu()
+            nats += float(losses.sum())
             tokens += len(losses)
-    return HeldOut(nats, tokens)
+            means.append(example_means(losses, batch))
+    return HeldOut(nats, tokens, torch.cat(means).numpy())
 
 
 def fine_tune(

@@ -6,6 +6,7 @@ the meaning of a column changes.
 
 from __future__ import annotations
 
+import pandas as pd
 import pyarrow as pa
 
 VERSION = 1
@@ -65,6 +66,9 @@ TABLES: dict[str, pa.Schema] = {
         *_HELD_OUT_LOSS,
         ("train_nats_per_token", _f),  # on the subset (at most 200 examples), at the best epoch
         ("validation_nats_per_token", _f),
+        ("test_example_nats_per_token", _f),  # mean over examples of each one's own mean
+        ("train_example_nats_per_token", _f),  # likewise, of those behind train_nats_per_token
+        ("largest_example_nats_per_token", _f),  # of both
         ("test_tokens", _i),
         ("test_bytes", _i),
         ("truncated_examples", _i),  # among subset, validation and test
@@ -137,25 +141,55 @@ TABLES: dict[str, pa.Schema] = {
         ("vhv_negative", _f),  # vᵀH⁻v, non-negative
         ("vhv_error", _f),  # neither of the two is further than this from its value
         ("vhv_positive_max", _f),  # largest vᵀH⁺v over single examples: h_i of the bound
+        ("vhv_max_error", _f),  # that example's is no further than this from it
         ("trace", _f),
         ("trace_stderr", _f),
-        ("largest_eigenvalue", _f),
+        ("largest_eigenvalue", _f),  # a Ritz value: at most the largest eigenvalue
+        ("eigenvalue_error", _f),  # some eigenvalue is no further than this from it
+        ("lanczos_steps", _i),
+    ),
+    "curvature/density": _schema(  # of the whole Hessian; no rows but of a candidate's first cell
+        ("eigenvalue", _f),  # node of a Gauss rule
+        ("weight", _f),  # share of the eigenvalues it stands for
     ),
     "curvature/bound": _schema(
         ("candidate", _s),
         ("size", _i),
         ("seed", _i),
-        ("loss_bound", _f),  # C: the largest per-example loss seen, nats per token
+        ("loss_bound", _f),  # C: the largest loss of a test or training example, nats per token
+        ("uniform_nats_per_token", _f),  # loss of guessing: ln(vocabulary)
         ("epsilon", _f),
         ("train_term", _f),  # (1 + ε) training loss
         ("curvature_term", _f),  # (1 + ε)/√n Σ √(C h_i)
         ("bound", _f),  # their sum; the O(n^(−3/4)) remainder is not included
-        ("train_nats_per_token", _f),
+        ("train_nats_per_token", _f),  # mean over examples of each one's own mean, as all here
         ("test_nats_per_token", _f),
         ("gap", _f),  # test − train
         ("examples", _i),  # training examples the curvature was averaged over
         ("flops", _f),
         ("seconds", _f),
+        ("peak_memory_bytes", _i),
+    ),
+    "crossing/candidates": _schema(  # across the sizes whose curvature is known
+        ("candidate", _s),
+        ("remainder", _s),  # literal: n^(−3/4) nats; fitted: its constant from the measured gaps
+        ("C3", _f),  # curvature term = C₃ n^(−β₃)
+        ("beta3", _f),
+        ("log_C3_stderr", _f),
+        ("beta3_stderr", _f),
+        ("cells", _i),  # fitted
+        ("crossing_size", _f),  # n* at which the term overtakes the remainder; 0: always above
+        ("low", _f),  # 80 % interval
+        ("high", _f),
+        ("transition_size", _f),  # D* of the rectified law
+        ("agrees", _b),  # both are below the budget, or both above
+    ),
+    "crossing/agreement": _schema(
+        ("remainder", _s),
+        ("candidates", _i),  # with a crossing and a transition
+        ("same_phase", _f),  # share of them on which both agree whether the budget is past it
+        ("doublings", _f),  # median |log₂ n*/D*|, both within [smallest size, target]
+        ("within_interval", _f),  # share whose D* lies in the crossing's interval
     ),
     # --- curves, laws, ranking ---------------------------------------------------------------
     "curve/cells": _schema(  # the deterministic columns of every finished cell
@@ -187,7 +221,7 @@ TABLES: dict[str, pa.Schema] = {
     ),
     "losses/notes": _schema(("kind", _s), ("text", _s)),  # metric | citation | note
     "checks/findings": _schema(
-        ("code", _s),  # LENS1xx
+        ("code", _s),  # LENS1xx, LENS2xx
         ("title", _s),
         ("candidate", _s),  # empty: all
         ("message", _s),
@@ -261,9 +295,64 @@ TABLES: dict[str, pa.Schema] = {
         ("spent_flops", _f),  # cells up to the budget, kernel and curvature
         ("full_flops", _f),  # fine-tuning on the target size, one seed
     ),
+    # --- ablation: a pipeline at every point of a grid of settings ---------------------------
+    "ablation/points": _schema(
+        ("point", _i),  # 0: the pipeline as it stands, the reference
+        ("settings", _s),  # JSON: the value of every key of the grid
+        ("reference", _b),
+        ("failed", _s),  # why the point has no ranking; empty: it has one
+        ("predictor", _s),
+        ("smallest", _i),  # D trained on
+        ("budget", _i),  # largest D paid for
+        ("target", _i),
+        ("choice", _s),
+        ("pearson", _f),  # PearCorr with the losses measured at this point
+        ("rmse_log", _f),
+        ("regret", _f),  # measured loss of the choice minus that of the best, at this point
+        ("kendall", _f),  # of the ranking with the reference's
+        ("truth_kendall", _f),  # of the measured losses with the reference's
+        ("transition", _f),  # median D* of the rectified law, each within smallest D … target
+        ("transition_seen", _i),  # candidates whose D* lies inside these ends
+        ("ats_transition", _f),  # median smallest size that AtS accepts
+        ("ats_seen", _i),  # candidates where AtS's walk stopped, and not at its first step
+    ),
+    "ablation/candidates": _schema(
+        ("point", _i),
+        ("candidate", _s),
+        ("rank", _f),  # NaN without a prediction
+        ("predicted", _f),
+        ("p_best", _f),
+        ("measured", _f),
+        ("transition", _f),  # D* of the rectified law; inf where it never comes
+        ("transition_side", _s),  # seen | before the smallest D | beyond the target | unknown
+        ("ats_transition", _f),  # smallest size that AtS accepts
+        ("ats_side", _s),  # seen | before the smallest D | beyond the γ-th largest | unknown
+    ),
+    "ablation/keys": _schema(  # how far things move where only that key does
+        ("key", _s),
+        ("reference", _s),  # JSON: the pipeline's own value
+        ("values", _s),  # JSON: the others that gave a ranking
+        ("points", _i),  # as many
+        ("pearson_low", _f),  # of these points and the reference
+        ("pearson_high", _f),
+        ("kendall_low", _f),  # lowest correlation of a ranking with the reference's
+        ("truth_kendall_low", _f),  # and of the measured losses
+        ("choice_changes", _i),  # points with another choice
+        ("regret_high", _f),  # largest regret of a choice
+        ("transition_move_low", _f),  # largest |log2| move of D*, median over candidates, at least
+        ("transition_move_high", _f),  # and at most: inf where ends hide it
+        ("ats_move_low", _f),  # the same of AtS's transition
+        ("ats_move_high", _f),
+    ),
 }
 
 
 def schema(table: str) -> pa.Schema:
     """The schema of ``stage/table``."""
     return TABLES[table]
+
+
+def empty(table: str) -> pd.DataFrame:
+    """``stage/table`` without a row."""
+    frame: pd.DataFrame = schema(table).empty_table().to_pandas()
+    return frame

@@ -151,6 +151,11 @@ class Store:
         frame: pd.DataFrame = pq.read_table(self.path(ref) / f"{name}.parquet").to_pandas()
         return frame
 
+    def file(self, ref: Ref, name: str) -> Path:
+        """Where a file of an artefact is, checksums verified first."""
+        self._require(ref)
+        return self.path(ref) / name
+
     def _require(self, ref: Ref) -> None:
         if not self.has(ref):
             raise StoreError(f"artefact {ref} is missing or damaged; run the pipeline again")

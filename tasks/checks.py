@@ -1,21 +1,26 @@
 """checks: numbered findings that say how far the ranking is to be trusted.
 
-Key: curves, laws, ranking and a policy's decisions. Table: ``findings``.
+Key: curves, laws, ranking, a policy's decisions and what is known of the curvature. Table:
+``findings``.
 """
 
 from collections.abc import Mapping
 
+import pandas as pd
+
 from lensllm.checks import CHECKS, Context, examine
 from lensllm.store import Recipe, Ref, write_table
-from tasks import curve, decision
+from tasks import curvature, curve, decision
 from tasks.goal import Goal
 from tasks.stage import Step, Work
 
-VERSION = 1
+VERSION = 2
+READS = ("curvature", "crossing")  # stages of which it takes all there is
 
 
 def step(goal: Goal, upstream: Mapping[str, Ref]) -> Step:
-    """``upstream`` has curve, law, ranking and, where there are, decision:… or simulation."""
+    """``upstream`` has curve, law, ranking and, where there are, decision:… or simulation,
+    curvature:… and crossing."""
     params = {
         **goal.curve_params,
         "target": goal.target,
@@ -42,6 +47,19 @@ def build(work: Work) -> None:
             fits=work.store.table(work.upstream["law"], "fits"),
             tokenizers=tokenizers if any(tokenizers.values()) else None,
             dropped=frozenset(decisions.loc[decisions["dropped"] != "", "candidate"]),
+            budget=params["budget"],
+            **_curvature(work),
         )
     )
     write_table(work.folder, "checks/findings", found)
+
+
+def _curvature(work: Work) -> dict[str, pd.DataFrame]:
+    """What was measured of it, if anything was."""
+    if "crossing" not in work.upstream:
+        return {}
+    return {
+        "bounds": curvature.read(work, "bound"),
+        "layers": curvature.read(work, "layers"),
+        "crossings": work.store.table(work.upstream["crossing"], "candidates"),
+    }

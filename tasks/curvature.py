@@ -1,35 +1,46 @@
-"""curvature: the Hessian bound of one cell, a diagnostic.
+"""curvature: the Hessian along the way that fine-tuning took one cell, and its bound.
 
-Key: the cell with its weights, model, tokens, sample and the section's settings. Tables:
-``layers``, ``bound``.
+Key: the cell and what its weights moved by, model, tokens, sample and the section's settings.
+Tables: ``layers``, ``bound``, ``density``.
 """
 
+import math
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from lensllm import measure
 from lensllm.config import Pipeline
 from lensllm.store import Recipe, Ref, Store, write_table
-from tasks import sample
+from tasks import delta, sample
+from tasks.cell import Cell
+from tasks.curve import labelled
 from tasks.models import Model
 from tasks.stage import Step, Work
 
-VERSION = 1
+VERSION = 2
+SPENT = ("delta",)  # upstream that nobody needs once this is made
+EPSILON = 0.1  # of the bound
 
 
 def step(
-    config: Pipeline, model: Model, size: int, repeat: int, cell: Ref, tokens: Ref, roles: Ref
+    config: Pipeline, model: Model, size: int, repeat: int, moved: Step, tokens: Ref, roles: Ref
 ) -> Step:
+    """``moved`` is the cell's step of ``delta``."""
+    settings = config.curvature
     params = {
-        **config.curvature.model_dump(exclude={"sizes"}),
+        **settings.model_dump(exclude={"sizes"}),
+        "density": repeat == 0 and size == max(settings.sizes),
+        "batch_size": config.finetune.batch_size,
         "size": size,
         "seed": config.seed,
         **model.params,
     }
-    upstream = {"cell": cell, "tokens": tokens, "sample": roles, **model.upstream}
+    upstream = {**moved.recipe.upstream, "delta": moved.ref, "tokens": tokens, "sample": roles}
     return Step(
         f"curvature {model.name} · D={size} · seed {repeat}",
-        Recipe("curvature", VERSION, params, upstream),
+        Recipe("curvature", VERSION, params, {**upstream, **model.upstream}),
         {"candidate": model.name, "model": str(model.folder), "device": config.engine.device},
         timeout_seconds=60 * config.engine.cell_timeout_minutes,
         weight=model.work,
@@ -37,49 +48,74 @@ def step(
 
 
 def build(work: Work) -> None:
-    from safetensors.torch import load_file
-
-    from lensllm.curvature import measure as hessian
+    from lensllm.curvature.bound import bound_terms
+    from lensllm.curvature.layers import layers_of
+    from lensllm.curvature.measure import measure_curvature
     from lensllm.data.tokens import select
     from lensllm.models import load
+    from lensllm.models.delta import apply
 
-    params = work.params
+    params, cell = work.params, work.store.table(work.upstream["cell"], "cell").iloc[0]
     device = load.choose_device(work.hints["device"])
     meter = measure.Meter(device)
     model = load.load_model(Path(work.hints["model"])).to(device)
-    pretrained = {name: p.detach().clone() for name, p in model.named_parameters()}
-    weights = load_file(work.store.path(work.upstream["cell"]) / "weights.safetensors")
-    for name, parameter in model.named_parameters():  # tied weights are stored once
-        parameter.data.copy_(weights[name])
-
+    kept = work.store.file(work.upstream["delta"], delta.FILE)
+    moved = apply(model, kept, layers_of(model))
     tokens = work.store.table(work.upstream["tokens"], "examples")
-    train, test = (
-        select(tokens, sample.rows(work.store, work.upstream["sample"], role))
-        for role in ("train", "test")
-    )
-    examples = train[: min(params["size"], params["examples"])]
-    found = hessian.measure_curvature(
+    rows = sample.rows(work.store, work.upstream["sample"], "train")
+    examples = select(tokens, rows[: min(params["size"], params["examples"])])
+    found = measure_curvature(
         model,
-        pretrained,
+        moved,
         examples,
-        subset_size=params["size"],
-        test_nats_per_token=float(hessian.losses(model, test).mean()),
+        mean_examples=params["mean_examples"],
+        batch_size=params["batch_size"],
+        tolerance=params["tolerance"],
         lanczos_steps=params["lanczos_steps"],
         trace_probes=params["trace_probes"],
-        max_examples_for_h=params["single_examples"],
+        density=params["density"],
         seed=params["seed"],
     )
-    layers = [vars(layer) for layer in found.layers]
-    write_table(work.folder, "curvature/layers", layers)
-    cell = work.store.table(work.upstream["cell"], "cell").iloc[0]
+    write_table(work.folder, "curvature/layers", [vars(layer) for layer in found.layers])
+    rule = found.density
+    pairs = zip(rule.nodes, rule.weights, strict=True) if rule else ()
+    write_table(
+        work.folder, "curvature/density", [{"eigenvalue": e, "weight": w} for e, w in pairs]
+    )
+    train, test = (float(cell[f"{role}_example_nats_per_token"]) for role in ("train", "test"))
+    largest = float(cell["largest_example_nats_per_token"])
+    h = [layer.vhv_positive_max for layer in found.layers]
+    terms = bound_terms(train, largest, h, params["size"], EPSILON)
     bound = {
-        **{name: value for name, value in vars(found).items() if name != "layers"},
         "candidate": work.hints["candidate"],
         "size": params["size"],
         "seed": int(cell["seed"]),
+        "loss_bound": largest,
+        "uniform_nats_per_token": math.log(model.get_output_embeddings().weight.shape[0]),
+        "epsilon": EPSILON,
+        "train_term": terms.train_term,
+        "curvature_term": terms.curvature_term,
+        "bound": terms.bound,
+        "train_nats_per_token": train,
+        "test_nats_per_token": test,
+        "gap": test - train,
+        "examples": len(examples),
+        "flops": found.flops,
         "seconds": meter.seconds(),
+        "peak_memory_bytes": meter.peak_memory_bytes(),
     }
     write_table(work.folder, "curvature/bound", [bound])
+
+
+def read(work: Work, table: str) -> pd.DataFrame:
+    """``table`` of every cell upstream, one under another, each row with its cell's candidate, by
+    its name in this pipeline, size and seed; no columns where there is no row."""
+    frames = []
+    for label, ref in labelled(work, "curvature").items():
+        cell, rows = Cell.parse(label), work.store.table(ref, table)
+        if len(rows):  # pandas cannot tell what a column without rows holds
+            frames.append(rows.assign(candidate=cell.candidate, size=cell.size, seed=cell.repeat))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 def tracked(store: Store, ref: Ref) -> dict[str, Any]:

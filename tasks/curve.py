@@ -49,6 +49,8 @@ def read(work: Work) -> Curves:
     return replace(
         curves,
         kernel_scale=work.params["scale"],
+        gamma=work.params["gamma"],
+        tau=work.params["tau"],
         weight_metrics=_by_metric(tails, curves.candidates),
         prior=past.prior(work.store, labelled(work, "past").values(), metric, cells),
     )

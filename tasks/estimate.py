@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ import torch
 
 from lensllm.models import cost, load, zoo
 from lensllm.models.batch import Example
-from lensllm.store import Store
+from lensllm.store import Ref, Store
+from tasks.cell import Cell
 from tasks.finetune import passes
 from tasks.models import Model
 from tasks.plan import Plan
@@ -104,6 +105,27 @@ def forecast(plan: Plan, store: Store, slots: int) -> Forecast:
     )
 
 
+def minutes(plans: Sequence[Plan], store: Store, slots: int) -> float:
+    """Of the cells of all ``plans`` that are still to run, each counted once; the plans have the
+    same candidates."""
+    shapes = {model.name: _shape(model)[0] for model in plans[0].models}
+    flops: dict[Ref, float] = {}
+    for plan in plans:
+        examples = {model.name: _usual_example(plan, model, store) for model in plan.models}
+        for cell, ref in _to_train(plan, store).items():
+            shape, example = shapes[cell.candidate], examples[cell.candidate]
+            flops[ref] = _flops(plan, shape, cell.size, example)
+    pace = next(filter(None, (_pace(plan, store) for plan in plans)), _FLOPS_PER_SECOND)
+    return sum(flops.values()) / pace / slots / 60
+
+
+def _to_train(plan: Plan, store: Store) -> dict[Cell, Ref]:
+    """The cells not there, and those whose weights nobody kept for their curvature."""
+    deltas = {cell: step for cell, step in plan.deltas.items() if not store.has(step.ref)}
+    missing = {cell: step for cell, step in plan.cells.items() if not store.has(step.ref)}
+    return {cell: step.ref for cell, step in (deltas | missing).items()}
+
+
 def _candidate(
     plan: Plan, store: Store, model: Model, shape: cost.Shape, parameters: int, example: Example
 ) -> CandidateForecast:
@@ -115,7 +137,7 @@ def _candidate(
         parameters=parameters,
         cells=len(cells),
         cached=len(cells) - len(missing),
-        flops_to_run=sum(flops[cell] for cell in missing),
+        flops_to_run=sum(flops[c] for c in _to_train(plan, store) if c.candidate == model.name),
         flops_sweep=sum(f for c, f in flops.items() if c.size <= plan.config.sweep.max),
         flops_full=_flops(plan, shape, plan.target, example),
     )

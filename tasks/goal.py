@@ -48,6 +48,8 @@ class Goal:
             "metric": self.ranking.metric,
             "budget": self.budget,
             "scale": self.law.scale,
+            "gamma": self.law.gamma,
+            "tau": self.law.tau,
         }
 
     @property

@@ -19,9 +19,11 @@ from lensllm.ranking import verdict
 from lensllm.store import Ref, Store
 from tasks import (
     checks,
+    crossing,
     curvature,
     curve,
     dataset,
+    delta,
     drift,
     finetune,
     heavy_tails,
@@ -57,6 +59,7 @@ class Plan:
     overlaps: dict[str, Step]  # by candidate of whose pretraining text something is known
     heavy_tails: dict[str, Step]  # by candidate; empty when switched off
     curvatures: dict[Cell, Step]
+    deltas: dict[Cell, Step]  # of those not measured yet: nobody else needs them
     past: dict[str, Ref]  # curves of other data sets; empty when switched off
 
     @property
@@ -85,7 +88,8 @@ class Plan:
     @property
     def steps(self) -> list[Step]:
         """Everything that a run makes at most before it concludes, upstream first."""
-        order = [*self.groundwork, *self.cells.values(), *self.curvatures.values()]
+        order = [*self.groundwork, *self.cells.values()]
+        order += [*self.deltas.values(), *self.curvatures.values()]
         return list({step.ref: step for step in order}.values())
 
 
@@ -100,10 +104,11 @@ class Conclusion:
     checks: Step
     report: Step
     before: tuple[Step, ...] = ()  # what makes the curves
+    beside: tuple[Step, ...] = ()  # what compares the laws with something else
 
     @property
     def steps(self) -> list[Step]:
-        return [*self.before, self.law, self.ranking, self.checks, self.report]
+        return [*self.before, self.law, self.ranking, *self.beside, self.checks, self.report]
 
     def predictions(self, store: Store) -> pd.DataFrame:
         """The rows of ranking/predictions at the budget that the answer is for."""
@@ -154,7 +159,24 @@ def make_plan(config: Pipeline, store: Store) -> Plan:
         for m in sorted(found, key=lambda m: -m.work)
         for repeat in repeats
     }
+    deltas = {
+        cell: delta.step(step)
+        for cell, step in cells.items()
+        if cell.size in config.curvature.sizes
+    }
     by_name = {m.name: m for m in found}
+    curvatures = {
+        cell: curvature.step(
+            config,
+            by_name[cell.candidate],
+            cell.size,
+            cell.repeat,
+            moved,
+            token_steps[cell.candidate].ref,
+            samples[cell.repeat].ref,
+        )
+        for cell, moved in deltas.items()
+    }
     return Plan(
         config=config,
         target=target,
@@ -179,19 +201,8 @@ def make_plan(config: Pipeline, store: Store) -> Plan:
         if config.heavy_tails.enabled
         else {},
         past=past.find(store, data.ref) if config.ranking.prior == "store" else {},
-        curvatures={
-            cell: curvature.step(
-                config,
-                by_name[cell.candidate],
-                cell.size,
-                cell.repeat,
-                step.ref,
-                token_steps[cell.candidate].ref,
-                samples[cell.repeat].ref,
-            )
-            for cell, step in cells.items()
-            if cell.size in config.curvature.sizes
-        },
+        curvatures=curvatures,
+        deltas={c: step for c, step in deltas.items() if not store.has(curvatures[c].ref)},
     )
 
 
@@ -223,7 +234,9 @@ def conclude(
     ranks = ranking.step(goal, {"curve": curves.ref, **told, **bounds, **decided})
     overlaps = made("overlap", plan.overlaps)
     evidence = {**kernels, **overlaps, **bounds, **drifts, **made("cell", cells)}
-    return close(goal, curves.ref, laws, ranks, decided, evidence, failed, (curves,))
+    beside = (crossing.step(goal, {"law": laws.ref, **bounds}),) if bounds else ()
+    evidence |= {step.stage: step.ref for step in beside}
+    return close(goal, curves.ref, laws, ranks, decided, evidence, failed, (curves,), beside)
 
 
 def close(
@@ -235,13 +248,15 @@ def close(
     evidence: Mapping[str, Ref],
     failed: Iterable[tuple[str, str]],
     before: tuple[Step, ...] = (),
+    beside: tuple[Step, ...] = (),
 ) -> Conclusion:
-    """Checks and report over a ranking; ``evidence`` is what else the report shows, ``decided`` a
-    policy's decisions."""
+    """Checks and report over a ranking; ``evidence`` is what else they show, ``decided`` a policy's
+    decisions."""
     upstream = {"curve": curves, "law": laws.ref, "ranking": ranks.ref, **decided}
+    upstream |= {role: ref for role, ref in evidence.items() if ref.stage in checks.READS}
     findings = checks.step(goal, upstream)
     page = report.step(goal, {**upstream, "checks": findings.ref, **evidence}, list(failed))
-    return Conclusion(goal, curves, laws, ranks, findings, page, before)
+    return Conclusion(goal, curves, laws, ranks, findings, page, before, beside)
 
 
 def _models(config: Pipeline, store: Store) -> tuple[Model, ...]:

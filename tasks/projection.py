@@ -74,8 +74,8 @@ class MlflowProjection:
                 step=int(row.get("size", 0)),
             )
 
-    def conclude(self, conclusion: Conclusion, folder: Path) -> None:
-        """Ranking and scores as metrics of the parent, the figure and the report as its files."""
+    def conclude(self, conclusion: Conclusion, files: Sequence[Path]) -> None:
+        """Ranking and scores as metrics of the parent, and its ``files``."""
         if not self._tracker:
             return
         goal = conclusion.goal
@@ -93,7 +93,7 @@ class MlflowProjection:
                 for score, value in row.items()
                 if score not in ("budget", "predictor")
             }
-        self._tracker.finish(self._parent, metrics, [folder / "curves.png", folder / "report.html"])
+        self._tracker.finish(self._parent, metrics, files)
 
 
 def _flat(content: Any, prefix: str = "") -> dict[str, Any]:

@@ -7,11 +7,13 @@ settings. Tables: ``predictions``, ``scores``, ``comparison``, ``weights``, ``sk
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from lensllm.config import Pipeline
 from lensllm.errors import ConfigError, DataError, suggestion
-from lensllm.predictors import PREDICTORS
+from lensllm.policy import first_round
+from lensllm.predictors import PREDICTORS, needed_sizes
 from lensllm.ranking import rank
 from lensllm.store import Recipe, Ref, write_table
 from tasks import curve, decision
@@ -36,12 +38,22 @@ def step(goal: Goal, upstream: Mapping[str, Ref]) -> Step:
 def check(config: Pipeline) -> None:
     """Raise ``ConfigError`` now, not after the sweep, when the predictor cannot answer."""
     check_name(config.ranking.predictor, "ranking.predictor")
-    name = config.ranking.predictor
-    needed, sizes = PREDICTORS[name].needed_sizes, config.sweep.sizes
+    name, policy, gamma = config.ranking.predictor, config.sweep.policy, config.law.gamma
+    needed, sizes = needed_sizes(name, gamma), config.sweep.sizes
     if len(sizes) < needed:
         raise ConfigError(
             f"ranking.predictor: {name} needs {needed} subset sizes and the sweep has "
             f"{len(sizes)} ({', '.join(map(str, sizes))}); lower sweep.min or raise sweep.max"
+        )
+    if policy == "all":
+        return
+    decides = "ats" if policy == "halving" else name
+    known = first_round(np.array(sizes, dtype=float))
+    if known < needed_sizes(decides, gamma):
+        raise ConfigError(
+            f"sweep.policy: {policy} decides by {decides}, which needs "
+            f"{needed_sizes(decides, gamma)} subset sizes, and begins with {known} "
+            f"({', '.join(map(str, sizes[:known]))}); lower sweep.growth or choose all"
         )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lensllm.config import Replay, public
 from lensllm.errors import DataError
-from lensllm.predictors import PREDICTORS
+from lensllm.predictors import needed_sizes
 from lensllm.store import Ref, Store
 from tasks import law, losses, past, ranking, simulation
 from tasks.curve import roles
@@ -44,11 +44,12 @@ def goal(settings: Replay, store: Store, table: Ref) -> Goal:
     sizes = sorted(int(size) for size in cells["size"].unique() if size > 0)
     target = settings.target or sizes[-1]
     budget = _budget(settings, sizes, target)
-    known, needed = [s for s in sizes if s <= budget], settings.ranking.predictor
-    if len(known) < PREDICTORS[needed].needed_sizes:
+    known, predictor = [s for s in sizes if s <= budget], settings.ranking.predictor
+    needed = needed_sizes(predictor, settings.law.gamma)
+    if len(known) < needed:
         raise DataError(
-            f"--predictor {needed} needs {PREDICTORS[needed].needed_sizes} sizes and there are "
-            f"{len(known)} up to the budget {budget:,}: choose another, or raise the budget"
+            f"--predictor {predictor} needs {needed} sizes and there are {len(known)} up to the "
+            f"budget {budget:,}: choose another, or raise the budget"
         )
     budgets = _smaller(sizes, budget) if settings.all_budgets else []
     chosen = settings.ranking.model_copy(update={"metric": notes["metric"]})

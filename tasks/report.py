@@ -5,26 +5,25 @@ Key: everything it shows. Files: ``report.html``, ``curves.png``.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
 
 import pandas as pd
 
 from lensllm.measure import versions
 from lensllm.ranking import verdict
 from lensllm.store import Recipe, Ref
-from tasks import decision, kernel
+from tasks import curvature, decision, kernel
 from tasks.cell import Cell
 from tasks.curve import labelled
 from tasks.goal import Goal
 from tasks.stage import Step, Work
 
-VERSION = 3
+VERSION = 4
 _MACHINE = ["candidate", "size", "seed", "seconds", "peak_memory_bytes"]
 
 
 def step(goal: Goal, upstream: Mapping[str, Ref], failed: Sequence[tuple[str, str]]) -> Step:
     """``upstream`` has curve, law, ranking, checks and, where there are, drift, losses, simulation,
-    and cell:…, kernel:…, overlap:…, curvature:…, decision:… by label."""
+    crossing, and cell:…, kernel:…, overlap:…, curvature:…, decision:… by label."""
     params = {
         "pipeline": goal.name,
         "target": goal.target,
@@ -75,12 +74,12 @@ def build(work: Work) -> None:
         notes=read("losses", "notes"),
         cost=read("ranking", "cost"),
         drift=read("drift", "sizes"),
-        bounds=_named(tables("curvature", "bound")),
-        layers={
-            astuple(Cell.parse(label)): table
-            for label, table in tables("curvature", "layers").items()
-        },
-        machine=_named(cells)[_MACHINE] if cells else pd.DataFrame(columns=_MACHINE),
+        bounds=curvature.read(work, "bound"),
+        layers=curvature.read(work, "layers"),
+        densities=_by_candidate(curvature.read(work, "density")),
+        crossings=read("crossing", "candidates"),
+        agreement=read("crossing", "agreement"),
+        machine=_machine(cells),
         kernels={
             name: kernel.read_spectrum(work.store, ref)
             for name, ref in labelled(work, "kernel").items()
@@ -103,9 +102,14 @@ def _versions(cells: Mapping[str, pd.DataFrame]) -> dict[str, str]:
     return known
 
 
-def _named(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The tables one under another; candidates are named by label, as their keys are nameless."""
+def _machine(cells: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """What the cells used, by the candidates' names of this pipeline: their keys are nameless."""
     frames = [
-        table.assign(candidate=Cell.parse(label).candidate) for label, table in tables.items()
+        table.assign(candidate=Cell.parse(label).candidate)[_MACHINE]
+        for label, table in cells.items()
     ]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=_MACHINE)
+
+
+def _by_candidate(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {str(name): mine for name, mine in rows.groupby("candidate")} if len(rows) else {}

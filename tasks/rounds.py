@@ -63,7 +63,13 @@ class _Rounds:
                 self.cells.append(cell)
                 self.steps.append(step)
                 if cell in self.plan.curvatures:
-                    self.steps.append(self.plan.curvatures[cell])
+                    self._examine(cell)
+
+    def _examine(self, cell: Cell) -> None:
+        measured = self.plan.curvatures[cell]
+        if cell in self.plan.deltas and not self.store.has(measured.ref):
+            self.steps.append(self.plan.deltas[cell])  # afterwards nobody needs it
+        self.steps.append(measured)
 
     def _decide(self, known: int, racing: tuple[str, ...]) -> Decision | None:
         """The decision once the first ``known`` sizes are trained; None while it is not taken."""

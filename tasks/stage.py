@@ -49,6 +49,7 @@ class Work:
     upstream: Mapping[str, Ref]
     hints: Mapping[str, Any]
     folder: Path
+    ref: Ref
 
 
 def module(stage: str) -> ModuleType:
@@ -64,10 +65,12 @@ def remark(store: Store, step: Step) -> str:
 
 def make(root: Path, recipe: Recipe, hints: Mapping[str, Any]) -> bool:
     """Make an artefact in this process; True when it was there already."""
-    store = Store(root)
+    store, stage = Store(root), module(recipe.stage)
 
     def build(folder: Path) -> None:
-        work = Work(store, recipe.params, recipe.upstream, hints, folder)
-        module(recipe.stage).build(work)
+        stage.build(Work(store, recipe.params, recipe.upstream, hints, folder, recipe.ref))
 
-    return store.make(recipe, build)
+    found = store.make(recipe, build)
+    for role in getattr(stage, "SPENT", ()):
+        store.remove(recipe.upstream[role])
+    return found

@@ -9,15 +9,21 @@ from __future__ import annotations
 import pandas as pd
 
 from lensllm.checks import (
+    bound_transition,
     distance,
+    exceeded,
+    family,
     gaps,
     jumps,
     kernel_bound,
+    one_layer,
     prior_range,
     resolution,
     rises,
+    sharpening,
     tokenizers,
     transition,
+    vacuous,
 )
 from lensllm.checks.check import Check, Context, Finding
 
@@ -33,6 +39,12 @@ CHECKS: dict[str, Check] = {
         tokenizers.CHECK,
         prior_range.CHECK,
         gaps.CHECK,
+        bound_transition.CHECK,
+        sharpening.CHECK,
+        one_layer.CHECK,
+        family.CHECK,
+        vacuous.CHECK,
+        exceeded.CHECK,
     )
 }
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from lensllm.curves import Curves, Metric
+from lensllm.schemas import empty
 
 _MOST_SINGLE = 3  # with more candidates one finding lists them all, so that reports stay readable
 _LONG = 300  # characters of a message that is shown whole
+
+
+def no_layers() -> pd.DataFrame:
+    """curvature/layers without a row, and the columns candidate, size and seed of their cell."""
+    return empty("curvature/layers").assign(candidate="", size=0, seed=0)
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,10 @@ class Context:
     # candidate -> identity of its tokenizer; None, or empty, where unknown
     tokenizers: Mapping[str, str] | None
     dropped: frozenset[str] = frozenset()  # by a sweep's policy, which wants no more of their cells
+    budget: float = math.inf  # largest D paid for
+    bounds: pd.DataFrame = field(default_factory=partial(empty, "curvature/bound"))
+    layers: pd.DataFrame = field(default_factory=no_layers)  # curvature/layers of the same cells
+    crossings: pd.DataFrame = field(default_factory=partial(empty, "crossing/candidates"))
 
     def fits_of(self, law: str) -> list[dict[str, Any]]:
         """The rows of ``law`` whose curve falls: of the others only E has a meaning."""

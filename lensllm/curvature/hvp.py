@@ -1,85 +1,62 @@
-"""Exact products with the diagonal blocks of the training loss's Hessian.
+"""Exact products with the Hessian of the training loss, and with its diagonal blocks.
 
 The loss is the mean over examples of an example's mean loss in nats per token: a sum over examples,
 so that micro-batches of any size give the same product. Products are plain reverse-over-reverse
 (Pearlmutter 1994): one gradient graph for all layers, then one backward pass of ⟨g_i, u_i⟩ per
-layer, which touches only what lies between layer i and the loss.
+layer, which touches only what lies between layer i and the loss, or a single one of Σ_i ⟨g_i, u_i⟩.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lensllm.curvature import budget
 from lensllm.errors import DataError, ModelError
-from lensllm.models.batch import Batch, Example, collate, token_losses
+from lensllm.models.batch import Batch, Example, collate, example_means, token_losses
 
-# Padded tokens of a micro-batch: larger ones were no faster at 1M weights.
-_TOKENS_PER_BATCH = 512
+# Padded tokens of a micro-batch at most: larger ones were no faster at 1M weights.
+_TOKENS = 512
 
-# Graphs are kept between products while weights × padded tokens stay below this: they take 0.02
-# (135M weights) to 0.08 bytes (1M weights) of it, so 350 MB at most.
-_KEPT = 2**32
+# Costs in forward passes, counted with torch.utils.flop_counter on GPT-2, GPT-Neo, OPT, Qwen3, T5,
+# Mixtral and Mamba of 2 to 14 blocks: the graph 3.0, a product with the whole Hessian 6.0 (Mamba
+# 4.4 … 4.9 and 7.4 … 7.9); with the blocks of n layers 10 … 33, within 20 % of 5.5 + 1.3 n. Less
+# where weights are frozen: down to a third with adapters.
+_GRAPH_COST, _WHOLE_COST = 3.0, 6.0
+_OWN_COST, _COST_PER_LAYER = 5.5, 1.3
 
-# Costs in forward passes, counted with torch.utils.flop_counter on GPT-2, Qwen3 and T5 of 4 to 14
-# layers: the graph 3.3 … 3.9; a product of all layers 12 … 24, within 15 % of 6 + 1.5 per layer.
-_GRAPH_COST = 3.5
-_OWN_COST, _COST_PER_LAYER = 6.0, 1.5
-
-Gradients = dict[str, list[Tensor]]  # by layer, with the graph to differentiate them again
-
-
-@contextmanager
-def double_differentiable(model: Any) -> Iterator[None]:
-    """Evaluation mode and eager attention, both put back at the end.
-
-    The fused attention kernels have no second derivative.
-    """
-    was_training, attention = model.training, model.config._attn_implementation
-    model.eval()
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(attention)
-        model.train(was_training)
+Vectors = Mapping[str, Tensor]  # by layer, each flat
+# By layer, with the graph to differentiate them again; None of a weight that was not used.
+Gradients = dict[str, list[Tensor | None]]
 
 
 def example_losses(model: Any, batch: Batch) -> Tensor:
     """Mean loss of each example in nats per target token, shape (batch.size,)."""
-    losses = token_losses(model, batch)
-    totals = losses.new_zeros(batch.size).index_add(0, batch.owner, losses)
-    return totals / torch.bincount(batch.owner, minlength=batch.size)
-
-
-def micro_batches(
-    examples: Sequence[Example], config: Any, tokens: int = _TOKENS_PER_BATCH
-) -> list[Batch]:
-    """All examples, like lengths together, at most ``tokens`` padded tokens to a batch.
-
-    Raises ``DataError`` for an example without target token: its mean loss is undefined.
-    """
-    if not all(example.completion for example in examples):
-        raise DataError("an example has no target token; drop it before measuring curvature")
-    groups: list[list[Example]] = []
-    for example in sorted(examples, key=len):
-        if groups and len(example) * (len(groups[-1]) + 1) <= tokens:
-            groups[-1].append(example)
-        else:
-            groups.append([example])
-    return [collate(group, config) for group in groups]
+    return example_means(token_losses(model, batch), batch)
 
 
 class BlockHessian:
-    """u ↦ H_i u for the Hessian block H_i of every layer i, of the mean loss over ``examples``.
+    """Products with the Hessian H of the mean loss over ``examples`` and with its blocks H_i.
 
-    Use within ``double_differentiable(model)``, with the model's weights left alone. Graphs are
-    kept between products when they are small; otherwise every product builds them anew, one
-    micro-batch at a time.
+    Use within ``double_differentiable(model)``, with the model's weights left alone. Fused layers
+    that are still there can make products wrong without an error: ``require_symmetry`` sees it.
+
+    What graphs hold obeys ``memory_bytes``: micro-batches are cut to it, and graphs are kept
+    between products if all of them together obey it. Otherwise every product builds them anew, one
+    at a time. A single example is taken whatever it holds. A product works in about as much again.
+
+    Args:
+        layers: names of the weights of each layer, as ``layers_of`` gives them.
+        memory_bytes: by default what the activations of one training step on ``batch_size`` of the
+            longest examples hold, so that whoever could fine-tune the model can examine it.
+
+    Raises:
+        DataError: no examples, or one without target token.
+        ModelError: no layers, a weight that is not finite, a loss without a gradient.
     """
 
     def __init__(
@@ -88,59 +65,179 @@ class BlockHessian:
         layers: Mapping[str, Sequence[str]],
         examples: Sequence[Example],
         *,
-        tokens_per_batch: int = _TOKENS_PER_BATCH,
+        memory_bytes: float | None = None,
+        batch_size: int = 16,
     ) -> None:
+        _require_targets(examples)
         named = dict(model.named_parameters())
         self.parameters = {layer: [named[n] for n in names] for layer, names in layers.items()}
-        self._model = model
-        self._examples = len(examples)
+        _require_finite(layers, self.parameters)
         self.forward_passes = 0.0  # over the examples: what has been computed so far cost as much
-        self._batches = micro_batches(examples, model.config, tokens_per_batch)
-        weights = sum(p.numel() for group in self.parameters.values() for p in group)
-        tokens = sum(batch.inputs["input_ids"].numel() for batch in self._batches)
-        small = weights * tokens <= _KEPT
-        self._kept = [self._gradients(batch) for batch in self._batches] if small else None
+        self._model = model
+        self._examples, self._tokens = len(examples), sum(map(len, examples))
+        self._groups, keep = self._plan(examples, memory_bytes, batch_size)
+        self._padding = sum(map(self._share, self._groups))
+        self._kept = [self._gradients(group, layers) for group in self._groups] if keep else []
 
-    def __call__(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def __call__(self, vectors: Vectors) -> dict[str, Tensor]:
         """H_i u_i for each layer in ``vectors``; flat tensors of the layer's size both ways.
 
-        Raises ``ModelError`` when a product is not finite.
+        Raises ModelError when the model cannot be differentiated twice, or a product is not finite.
         """
-        share = len(vectors) / len(self.parameters)
-        self.forward_passes += share * (_OWN_COST + _COST_PER_LAYER * len(self.parameters))
+        of_all = _OWN_COST + _COST_PER_LAYER * len(self.parameters)
+        self.forward_passes += self._padding * of_all * len(vectors) / len(self.parameters)
         totals = {layer: torch.zeros_like(vector) for layer, vector in vectors.items()}
-        for gradients in self._kept or map(self._gradients, self._batches):
-            for layer, vector in vectors.items():
-                totals[layer] += self._product(gradients[layer], self.parameters[layer], vector)
+        for number in range(len(self._groups)):
+            self._add_blocks(totals, number, vectors)
+        return self._mean(totals)
+
+    def whole(self, vectors: Vectors) -> dict[str, Tensor]:
+        """(H u)_i for every layer i; a layer that is not in ``vectors`` has u_i = 0.
+
+        One backward pass where the blocks take one per layer. Raises as ``__call__``.
+        """
+        self.forward_passes += self._padding * _WHOLE_COST
+        like = next(iter(vectors.values()))
+        totals = {
+            layer: like.new_zeros(sum(weight.numel() for weight in weights))
+            for layer, weights in self.parameters.items()
+        }
+        for number in range(len(self._groups)):
+            self._add(totals, self._graph(number, vectors), vectors, retain=bool(self._kept))
+        return self._mean(totals)
+
+    def _plan(
+        self, examples: Sequence[Example], memory_bytes: float | None, batch_size: int
+    ) -> tuple[list[list[Example]], bool]:
+        """The examples of each micro-batch, and whether all graphs are kept."""
+        if len(examples) == 1:
+            return [list(examples)], True
+        longest, config = max(examples, key=len), self._model.config
+        if memory_bytes is None:
+            self.forward_passes += self._share([longest])
+            step = budget.training_step(self._model, longest)
+            memory_bytes = batch_size * step.of([longest], config)
+        graph = budget.footprint(
+            self._model, longest, lambda: self._gradients([longest], self.parameters)
+        )
+        gradients = sum(w.nbytes for weights in self.parameters.values() for w in weights)
+
+        def held(group: Sequence[Example]) -> float:
+            return graph.of(group, config) + float(gradients)
+
+        groups = budget.micro_batches(
+            examples,
+            lambda group: budget.padded(group, config) <= _TOKENS and held(group) <= memory_bytes,
+        )
+        return groups, len(groups) == 1 or sum(map(held, groups)) <= memory_bytes
+
+    def _share(self, group: Sequence[Example]) -> float:
+        """What a pass over one padded batch costs of one over all examples unpadded."""
+        return budget.padded(group, self._model.config) / self._tokens
+
+    def _graph(self, number: int, layers: Iterable[str]) -> Gradients:
+        """Of a micro-batch: the one that is kept, or a new one."""
+        return self._kept[number] if self._kept else self._gradients(self._groups[number], layers)
+
+    def _gradients(self, group: Sequence[Example], layers: Iterable[str]) -> Gradients:
+        """Gradients of one batch's SUMMED example losses, differentiable again."""
+        self.forward_passes += _GRAPH_COST * self._share(group)
+        weights = {layer: self.parameters[layer] for layer in layers}
+        batch = collate(group, self._model.config).to(self._model.device)
+        with torch.enable_grad():
+            loss = example_losses(self._model, batch).sum()
+        if not loss.requires_grad:
+            raise ModelError(
+                "the loss has no gradient: the model's forward pass is closed to autograd, as that "
+                "of quantised layers is; load the checkpoint in float32 or bfloat16"
+            )
+        every = [weight for own in weights.values() for weight in own]
+        with _differentiating(self._model):
+            found = iter(torch.autograd.grad(loss, every, create_graph=True, allow_unused=True))
+        return {layer: [next(found) for _ in own] for layer, own in weights.items()}
+
+    def _add_blocks(self, totals: Vectors, number: int, vectors: Vectors) -> None:
+        """A micro-batch's H_i u_i to totals_i."""
+        graph = self._graph(number, vectors)
+        for left, (layer, vector) in zip(
+            reversed(range(len(vectors))), vectors.items(), strict=True
+        ):
+            retain = bool(self._kept) or left > 0
+            self._add({layer: totals[layer]}, graph, {layer: vector}, retain=retain)
+
+    def _add(self, totals: Vectors, graph: Gradients, vectors: Vectors, *, retain: bool) -> None:
+        """∂ Σ_j ⟨g_j, u_j⟩ / ∂w_i to totals_i, over all layers j of ``vectors``."""
+        pairs = [
+            (gradient, piece)
+            for layer, vector in vectors.items()
+            for gradient, piece in zip(graph[layer], self._shaped(layer, vector), strict=True)
+            if gradient is not None and gradient.requires_grad  # else it is linear: no curvature
+        ]
+        if not pairs:
+            return
+        outputs, seeds = zip(*pairs, strict=True)
+        weights = [weight for layer in totals for weight in self.parameters[layer]]
+        with _differentiating(self._model):
+            found = torch.autograd.grad(
+                outputs, weights, seeds, retain_graph=retain, allow_unused=True
+            )
+        pieces = [p for layer, total in totals.items() for p in self._shaped(layer, total)]
+        for piece, product in zip(pieces, found, strict=True):
+            if product is not None:
+                piece += product
+
+    def _shaped(self, layer: str, flat: Tensor) -> list[Tensor]:
+        """Views of ``flat`` like the layer's weights."""
+        weights = self.parameters[layer]
+        pieces = torch.split(flat, [weight.numel() for weight in weights])
+        return [piece.view_as(weight) for piece, weight in zip(pieces, weights, strict=True)]
+
+    def _mean(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
         for layer, total in totals.items():
             if not total.isfinite().all():
-                raise ModelError(f"the curvature of {layer} is not finite; the weights are damaged")
+                raise ModelError(
+                    f"the curvature of layer {layer} is not finite though its weights are; "
+                    "check that the vectors are, and that the checkpoint's losses are sensible"
+                )
             total /= self._examples
         return totals
 
-    def _gradients(self, batch: Batch) -> Gradients:
-        """Gradients of the batch's SUMMED example losses, by layer, differentiable again."""
-        self.forward_passes += _GRAPH_COST * batch.size / self._examples
-        loss = example_losses(self._model, batch.to(self._model.device)).sum()
-        everything = [p for group in self.parameters.values() for p in group]
-        found = iter(
-            torch.autograd.grad(loss, everything, create_graph=True, materialize_grads=True)
-        )
-        return {layer: [next(found) for _ in group] for layer, group in self.parameters.items()}
 
-    @staticmethod
-    def _product(gradients: list[Tensor], parameters: list[Tensor], vector: Tensor) -> Tensor:
-        """∂⟨g, u⟩/∂w of one layer, flat."""
-        pieces = torch.split(vector, [p.numel() for p in parameters])
-        pairs = [
-            (g, u.view_as(g))
-            for g, u in zip(gradients, pieces, strict=True)
-            if g.requires_grad  # else the parameter is unused or enters linearly: no curvature
-        ]
-        if not pairs:
-            return torch.zeros_like(vector)
-        outputs, seeds = zip(*pairs, strict=True)
-        products = torch.autograd.grad(
-            outputs, parameters, seeds, retain_graph=True, materialize_grads=True
-        )
-        return torch.cat([product.flatten() for product in products])
+def _require_targets(examples: Sequence[Example]) -> None:
+    if not examples:
+        raise DataError("curvature has no examples; set curvature.examples to at least 1")
+    for i, example in enumerate(examples):
+        if not example.completion:
+            raise DataError(
+                f"example {i} of the curvature has no target token, so that its mean loss is "
+                "undefined; drop it from the data"
+            )
+
+
+def _require_finite(
+    layers: Mapping[str, Sequence[str]], parameters: Mapping[str, Sequence[Tensor]]
+) -> None:
+    if not layers:
+        raise ModelError("curvature needs a trainable weight and every one is frozen")
+    for layer, names in layers.items():
+        for name, weight in zip(names, parameters[layer], strict=True):
+            if not weight.isfinite().all():
+                raise ModelError(
+                    f"weight {name} of layer {layer} is not finite; the checkpoint is damaged: "
+                    "train or download it again"
+                )
+
+
+@contextmanager
+def _differentiating(model: Any) -> Iterator[None]:
+    """Torch's refusals as a sentence for the user."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n", 1)[0].rstrip(".")
+        raise ModelError(
+            f"{type(model).__name__} cannot be differentiated twice: {reason}; "
+            "load it without compiled or fused layers"
+        ) from error

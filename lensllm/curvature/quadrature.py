@@ -38,8 +38,22 @@ class Positive:
     high: float  # … or more
 
 
-def gauss(diagonal: Array, off: Array) -> tuple[float, float]:
-    """The Gauss value of ``diagonal`` (k,) and ``off`` (k − 1,), and the largest Ritz value."""
+@dataclass(frozen=True)
+class Rule:
+    """The Gauss rule of k Lanczos steps: nodes are Ritz values, ascending; all arrays are (k,)."""
+
+    nodes: Array
+    weights: Array  # squares of the Ritz vectors' first components: they sum to 1
+    last: Array  # the Ritz vectors' last components, which tell how good a node is
+
+    @property
+    def positive(self) -> float:
+        """Σ weight · max(node, 0)."""
+        return float(self.weights @ np.maximum(self.nodes, 0.0))
+
+
+def ritz(diagonal: Array, off: Array) -> Rule:
+    """The Gauss rule of ``diagonal`` (k,) and ``off`` (k − 1,)."""
     return _rule(_tridiagonal(diagonal, off))
 
 
@@ -53,7 +67,7 @@ def positive_part(diagonal: Array, off: Array) -> Positive:
     """Estimate and bounds from k steps: ``diagonal`` (k,) and ``off`` (k,), the last one β_k."""
     steps = len(diagonal)
     first = max(1, steps - _MEDIAN_OF + 1)
-    values = [gauss(diagonal[:k], off[: k - 1])[0] for k in range(first, steps + 1)]
+    values = [ritz(diagonal[:k], off[: k - 1]).positive for k in range(first, steps + 1)]
     if exhausted(diagonal, off):
         return Positive(values[-1], values[-1], values[-1])
     low, high = _extremes(diagonal, off)
@@ -64,13 +78,9 @@ def _tridiagonal(diagonal: Array, off: Array) -> Array:
     return np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1)
 
 
-def _rule(matrix: Array) -> tuple[float, float]:
-    """Σ weight · max(node, 0) and the largest node.
-
-    Nodes are eigenvalues, weights the squares of their vectors' first components.
-    """
+def _rule(matrix: Array) -> Rule:
     nodes, vectors = np.linalg.eigh(matrix)
-    return float(vectors[0] ** 2 @ np.maximum(nodes, 0.0)), float(nodes[-1])
+    return Rule(nodes, vectors[0] ** 2, vectors[-1])
 
 
 def _extremes(diagonal: Array, off: Array) -> tuple[float, float]:
@@ -83,7 +93,7 @@ def _extremes(diagonal: Array, off: Array) -> tuple[float, float]:
 
     def value(angle: float) -> float:
         extended[-1, -1] = off[-1] * math.tan(angle)
-        return _rule(extended)[0]
+        return _rule(extended).positive
 
     nodes, vectors = np.linalg.eigh(extended[:-1, :-1])
     nodes = np.where(nodes == 0.0, np.finfo(float).tiny, nodes)

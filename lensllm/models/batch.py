@@ -126,3 +126,10 @@ def token_losses(model: Any, batch: Batch) -> Tensor:
     if logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()
     return F.cross_entropy(logits, batch.targets, reduction="none")
+
+
+def example_means(losses: Tensor, batch: Batch) -> Tensor:
+    """Mean over each example's target tokens of ``losses`` (N,), shape (size,)."""
+    owner = batch.owner.to(losses.device)
+    totals = losses.new_zeros(batch.size).index_add(0, owner, losses)
+    return totals / torch.bincount(owner, minlength=batch.size)

@@ -26,8 +26,8 @@ PREDICTORS: dict[str, Predictor | Mixture] = {
     "rectified": Predictor(rectified.predict, needed_sizes=4),
     "ats": Predictor(ats.predict, needed_sizes=3),
     "hrb": Predictor(hrb.predict, needed_sizes=1),
-    "blend": Mixture(("ats", "hrb"), blend.weigh, needed_sizes=3),
-    "stack": Mixture(("ats", "hrb"), stack.weigh, needed_sizes=3),
+    "blend": Mixture(("ats", "hrb"), blend.weigh),
+    "stack": Mixture(("ats", "hrb"), stack.weigh),
     "lensllm": Predictor(lensllm.predict, needed_sizes=4),
     "lensllm_phase": Predictor(lensllm_phase.predict, needed_sizes=3),
     "lensllm_pooled": Predictor(lensllm_pooled.predict, needed_sizes=4),
@@ -38,4 +38,13 @@ PREDICTORS: dict[str, Predictor | Mixture] = {
 # Those whose prediction depends on the kernel of the candidates.
 WITH_KERNEL = ("lensllm", "lensllm_phase", "lensllm_pooled")
 
-__all__ = ["PREDICTORS", "WITH_KERNEL", "Mixture", "Prediction", "Predictor"]
+
+def needed_sizes(name: str, gamma: int) -> int:
+    """The fewest observed sizes that ``name`` predicts from, where AtS's line needs ``gamma``."""
+    predictor = PREDICTORS[name]
+    if isinstance(predictor, Mixture):
+        return max(needed_sizes(part, gamma) for part in predictor.parts)
+    return gamma if name == "ats" else predictor.needed_sizes
+
+
+__all__ = ["PREDICTORS", "WITH_KERNEL", "Mixture", "Prediction", "Predictor", "needed_sizes"]

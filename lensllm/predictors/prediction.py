@@ -28,7 +28,7 @@ class Predictor:
     """``predict(curves, targets)`` raises DataError when the curves lack what it needs."""
 
     predict: Callable[[Curves, Array], Prediction]  # targets (T,)
-    needed_sizes: int  # the fewest observed sizes it predicts from
+    needed_sizes: int  # the fewest observed sizes it predicts from; of AtS γ, whatever stands here
 
 
 @dataclass(frozen=True)
@@ -38,4 +38,3 @@ class Mixture:
     parts: tuple[str, ...]  # K names
     # log errors (C, K, M) and horizons (C,) in doublings of C forecasts -> weights (K,), sum 1
     weigh: Callable[[Array, Array], Array]
-    needed_sizes: int

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lensllm import ranking
-from lensllm.schemas import schema
+from lensllm.schemas import empty
 from lensllm.spectrum import Spectrum
 
 Array = NDArray[np.float64]
@@ -29,6 +29,8 @@ _TABLES = {  # those that a replay of losses measured elsewhere may lack
     "cost": "ranking/cost",
     "drift": "drift/sizes",
     "bounds": "curvature/bound",
+    "crossings": "crossing/candidates",
+    "agreement": "crossing/agreement",
 }
 
 
@@ -62,7 +64,10 @@ class ReportData:
     cost: pd.DataFrame  # ranking/cost
     drift: pd.DataFrame  # drift/sizes
     bounds: pd.DataFrame  # curvature/bound, every cell looked at
-    layers: Mapping[tuple[str, int, int], pd.DataFrame]  # (candidate, D, seed) → curvature/layers
+    layers: pd.DataFrame  # curvature/layers of these cells, with their candidate, size and seed
+    densities: Mapping[str, pd.DataFrame]  # candidate → curvature/density, where it was measured
+    crossings: pd.DataFrame  # crossing/candidates; no rows where fewer than two sizes were examined
+    agreement: pd.DataFrame  # crossing/agreement
     machine: pd.DataFrame  # candidate, size, seed, seconds, peak_memory_bytes of finetune/cell
     kernels: Mapping[str, Spectrum]
     matrices: Mapping[str, pd.DataFrame]  # kernel/matrix of those in ``kernels``
@@ -79,7 +84,7 @@ class ReportData:
             raise ValueError(f"no predictions by the default predictor {self.default_predictor!r}")
         for name, table in _TABLES.items():
             if not len(getattr(self, name).columns):
-                object.__setattr__(self, name, schema(table).empty_table().to_pandas())
+                object.__setattr__(self, name, empty(table))
 
     @cached_property  # asked for again and again by every figure
     def predictions(self) -> pd.DataFrame:

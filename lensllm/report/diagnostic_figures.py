@@ -1,4 +1,4 @@
-"""Figures of the diagnostics: kernel spectra and decay, the bound's terms, the subsets' drift."""
+"""Figures of the diagnostics: kernel spectra and decay, the subsets' drift."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from lensllm.report import diagnostic_tables, style, text
 from lensllm.report.data import Array, ReportData
 from lensllm.report.labels import Label, direct_labels
 from lensllm.report.panels import heading, panels, size_axis
-from lensllm.report.style import CROWD, INK, MUTED, PALETTE, PAPER, SHADE, WIDE, Layout
+from lensllm.report.style import CROWD, MUTED, PALETTE, SHADE, WIDE, Layout
 from lensllm.spectrum import standard_error
 
-_BOUND_ROWS = 24  # bars that still can be told apart; the table below the figure has every cell
 # eigenvalues below this share of the largest are rounding of the float32 gradients behind them
 _NEGLIGIBLE = 1e-7
 
@@ -56,47 +55,6 @@ def kernels(data: ReportData, layout: Layout = WIDE) -> Figure:
         heading(right, "Residual left, F(t) / F(0)", layout)
         _stopping_times(right, data, layout)
         direct_labels(right, labels[::-1], layout)
-    return figure
-
-
-def bound(data: ReportData, layout: Layout = WIDE) -> Figure:
-    """The two terms of the Hessian bound, stacked, and the measured test loss, per cell."""
-    rows = _bound_rows(data)
-    names = [text.shorten(text.without_owner(str(name)), layout.label_characters)
-             for name in rows["candidate"]]  # fmt: skip
-    repeated = rows["candidate"].duplicated()
-    places = -np.arange(len(rows))
-    with style.style():
-        em = layout.font / 72
-        height = (6.4 + 1.75 * len(rows)) * em
-        left = (0.64 * max(map(len, names)) + 4.6) * em
-        figure = Figure(figsize=(layout.width, height))
-        axes = figure.add_axes((
-            left / layout.width, 3.9 * em / height,
-            (layout.width - left - 2 * em) / layout.width, 1 - 6.2 * em / height,
-        ))  # fmt: skip
-        bars: dict[str, Any] = {"height": 0.62, "linewidth": 0}
-        axes.barh(places, rows["train_term"], color=PALETTE[0], **bars, label="(1 + ε) train loss")
-        axes.barh(places, rows["curvature_term"], left=rows["train_term"], color=PALETTE[4],
-                  **bars, label="curvature term")  # fmt: skip
-        axes.plot(rows["test_nats_per_token"], places, linestyle="none", marker="D", markersize=5,
-                  color=INK, markeredgecolor=PAPER, label="measured test loss")  # fmt: skip
-        ticks = ["" if again else name for again, name in zip(repeated, names, strict=True)]
-        axes.set_yticks(places, ticks, parse_math=False)
-        axes.tick_params(axis="y", pad=4.2 * layout.font)
-        for place, size in zip(places, rows["size"], strict=True):
-            axes.annotate(text.size(size), (0, place), xycoords=axes.get_yaxis_transform(),
-                          xytext=(-4, 0), textcoords="offset points", ha="right", va="center",
-                          color=MUTED, fontsize=layout.font)  # fmt: skip
-        axes.set_ylim(-len(rows) + 0.4, 0.6)
-        axes.grid(axis="y", visible=False)
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(labelsize=layout.font)
-        figure.legend(
-            loc="upper left", ncols=3, frameon=False, fontsize=layout.font, handlelength=1.1,
-            bbox_to_anchor=(0, 1), borderaxespad=0.2, columnspacing=1.2, handletextpad=0.5,
-        )  # fmt: skip
-        axes.set_xlabel("nats per token", fontsize=layout.font)
     return figure
 
 
@@ -144,17 +102,6 @@ def _stopping_times(axes: Axes, data: ReportData, layout: Layout) -> None:
     axes.axvspan(low, high, color=SHADE, linewidth=0, zorder=0)
     axes.text(math.sqrt(low * high), 0.03, "cells stopped here", ha="center", va="bottom",
               color=MUTED, fontsize=0.92 * layout.font)  # fmt: skip
-
-
-def _bound_rows(data: ReportData) -> pd.DataFrame:
-    """Bounds averaged over seeds, in the order of the ranking, at most _BOUND_ROWS."""
-    terms = ["train_term", "curvature_term", "test_nats_per_token"]
-    rows = data.bounds.groupby(["candidate", "size"], as_index=False)[terms].mean()
-    order = {name: place for place, name in enumerate(data.candidates)}
-    rows = rows.assign(place=rows["candidate"].map(order)).sort_values(["place", "size"])
-    if len(rows) > _BOUND_ROWS:
-        rows = rows.drop_duplicates("candidate", keep="last")
-    return rows.head(_BOUND_ROWS)
 
 
 def _largest(values: pd.Series) -> float:

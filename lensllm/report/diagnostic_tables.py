@@ -1,4 +1,4 @@
-"""The rows of the diagnostics' tables: kernels in a few numbers, layers with the largest terms."""
+"""The rows of the kernels' table."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from lensllm.report.data import Array, ReportData
 from lensllm.spectrum import Spectrum, by_probes
 
-LAYERS_SHOWN = 12  # the largest terms; the artefact's table has every layer
 _FEWEST_PROBES = 16  # of the columns that show how F depends on their number
 
 
@@ -92,32 +90,3 @@ def _left(sampled: tuple[Array, Array], time: float, counts: Sequence[int]) -> l
     values, errors = by_probes(*sampled, usable, time)
     found = {n: Share(float(v), float(e)) for n, v, e in zip(usable, values, errors, strict=True)}
     return [found.get(n) for n in counts]
-
-
-@dataclass(frozen=True)
-class Layers:
-    """The layers of one cell with the largest terms, and how many are not shown."""
-
-    candidate: str
-    size: int
-    seed: int
-    shown: pd.DataFrame  # curvature/layers
-    hidden: int
-    hidden_share: float  # of Σ √h over all layers
-
-
-def layers(data: ReportData) -> list[Layers]:
-    """The cell with most data of each candidate, in the order of the ranking."""
-    tables = []
-    for name in data.candidates:
-        cells = sorted((-size, seed) for who, size, seed in data.layers if who == name)
-        if not cells:
-            continue
-        size, seed = -cells[0][0], cells[0][1]
-        frame = data.layers[name, size, seed]
-        frame = frame.sort_values("vhv_positive_max", ascending=False, kind="stable")
-        terms = np.sqrt(np.maximum(frame["vhv_positive_max"].to_numpy(dtype=float), 0))
-        rest = float(terms[LAYERS_SHOWN:].sum()) / (float(terms.sum()) or 1.0)
-        shown = frame.head(LAYERS_SHOWN)
-        tables.append(Layers(name, size, seed, shown, len(frame) - len(shown), rest))
-    return tables

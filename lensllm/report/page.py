@@ -14,6 +14,9 @@ from matplotlib.figure import Figure
 from lensllm.report import (
     budget_figure,
     check,
+    crossing_figure,
+    curvature_figures,
+    curvature_tables,
     diagnostic_figures,
     diagnostic_tables,
     figure,
@@ -35,7 +38,7 @@ _FILTERS = (
 
 def render(data: ReportData) -> str:
     """The report as HTML; equal data give equal text."""
-    return _template().render(
+    return template("page.html.j2").render(
         data=data,
         figures=_figures(data),
         looks=style.looks(data),
@@ -94,13 +97,19 @@ def _diagnostics(data: ReportData) -> dict[str, Any]:
         "probe_counts": diagnostic_tables.probe_counts(data),
         "contributions": kernel_share.contributions(data),
         "reads_kernel": kernel_share.reads_kernel,
-        "layers": diagnostic_tables.layers(data),
+        "layers": curvature_tables.layers(data),
+        "transitions": curvature_tables.transitions(data),
+        "agreement": curvature_tables.agreement(data),
+        "worth": curvature_tables.worth(data),
+        "density_scale": curvature_figures.linear_scale(data) if data.densities else math.nan,
+        "broadening": curvature_figures.BROADENING,
         "cost": spent,
         "total": tables.total(spent),
     }
 
 
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """A page's template, with the filters that all pages share."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lensllm.report", ""),
         autoescape=True,
@@ -109,7 +118,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters |= {function.__name__: function for function in (*_FILTERS, breakable)}
-    return environment.get_template("page.html.j2")
+    return environment.get_template(name)
 
 
 def breakable(name: str) -> Markup:
@@ -130,18 +139,25 @@ def _figures(data: ReportData) -> dict[str, tuple[Markup, Markup]]:
             "Kernel spectra and decay of the residual",
         )
     if len(data.bounds):
-        drawings["bound"] = (diagnostic_figures.bound, "Terms of the Hessian bound for each cell")
+        drawings["bound"] = (curvature_figures.bound, "Terms of the Hessian bound for each cell")
+    if len(data.crossings):
+        drawings["crossing"] = (
+            crossing_figure.crossing,
+            "The bound's curvature term against its remainder, where they cross, and the law's D*",
+        )
+    if data.densities:
+        drawings["density"] = (curvature_figures.density, "Spectral densities of the Hessians")
     if len(data.drift):
         drawings["drift"] = (diagnostic_figures.drift, "Distance of each subset from the full set")
     return {
         name: (
-            _inline(draw(data, style.WIDE), f"{name}-wide", words),
-            _inline(draw(data, style.NARROW), f"{name}-narrow", words),
+            inline(draw(data, style.WIDE), f"{name}-wide", words),
+            inline(draw(data, style.NARROW), f"{name}-narrow", words),
         )
         for name, (draw, words) in drawings.items()
     }
 
 
-def _inline(drawing: Figure, name: str, description: str) -> Markup:
+def inline(drawing: Figure, name: str, description: str) -> Markup:
     # matplotlib escapes every text it writes into an SVG, so the drawing is safe as it stands
     return Markup(style.svg(drawing, name, description))

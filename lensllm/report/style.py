@@ -6,7 +6,7 @@ import html
 import io
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,11 +97,15 @@ CROWD = Look(None, OTHERS, "o")
 
 def looks(data: ReportData) -> dict[str, Look]:
     """A look for every candidate: the choice, the true best and the best ranked stand out."""
-    candidates = data.candidates
+    best = [] if not data.truth else [min(data.truth, key=lambda name: data.truth[name])]
+    return looks_of(data.candidates, [data.choice, *best])
+
+
+def looks_of(candidates: Sequence[str], first: Sequence[str]) -> dict[str, Look]:
+    """A look for every candidate; of too many for it the ``first`` and the foremost stand out."""
     named = candidates
     if len(candidates) > len(PALETTE):
-        best = [] if not data.truth else [min(data.truth, key=lambda name: data.truth[name])]
-        standing_out = list(dict.fromkeys([data.choice, *best, *candidates]))[: len(PALETTE)]
+        standing_out = list(dict.fromkeys([*first, *candidates]))[: len(PALETTE)]
         named = [name for name in candidates if name in standing_out]
     own = {name: Look(index, PALETTE[index], MARKERS[index]) for index, name in enumerate(named)}
     return {name: own.get(name, CROWD) for name in candidates}

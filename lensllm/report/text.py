@@ -64,6 +64,17 @@ def _superscript(exponent: int) -> str:
     return str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
+def moved(least: float, most: float) -> str:
+    """A move in doublings, of which maybe no more is known than that it lies between two."""
+    if math.isnan(least):
+        return MISSING
+    if least == most:
+        return f"{least:.2g}"
+    if math.isinf(most):
+        return f"≥ {least:.2g}" if least else "not seen"
+    return f"{least:.2g}–{most:.2g}"
+
+
 def percent(share: float) -> str:
     """A share of one as a percentage; never 0 or 100 unless it is exactly that."""
     if not math.isfinite(share):

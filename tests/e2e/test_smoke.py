@@ -88,7 +88,7 @@ def test_mlflow_holds_each_cell_once(smoke):
     parents = [run for run in runs if run not in children]
     assert len(parents) == 1
     assert {"FINISHED"} == {run.info.status for run in runs}
-    assert len(children) == 18 + 3 + 3 + 3  # cells, kernels, overlaps, curvatures
+    assert len(children) == 18 + 3 + 3 + 6  # cells, kernels, overlaps, curvatures
     cell = next(run for run in children if "D=64" in run.info.run_name)
     assert cell.data.metrics["bits_per_byte"] > 0
     files = {f.path for f in client.list_artifacts(parents[0].info.run_id)}

@@ -63,6 +63,31 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         (["report", "demo"], r"'demo' has no ranking with these settings yet; lensllm run demo"),
         (["run", "demo", "--artifacts", "pyproject.toml"], r"pyproject.toml: it is not a folder"),
         (["run", "demo", "--artifacts", "/proc/lensllm"], r"/proc/lensllm: it cannot be written"),
+        (["ablate", "demo"], r"name a setting to vary: --over KEY"),
+        (["ablate", "dmeo", "--over", "law.tau=3"], r"no pipeline 'dmeo' \(did you mean 'demo'"),
+        (["ablate", "demo", "--over", "law.tau="], r"--over law.tau=: no value"),
+        (
+            ["ablate", "demo", "--over", "law.tua=3"],
+            r"--over law.tua=3: .*\(did you mean 'tau'\?\)",
+        ),
+        (["ablate", "demo", "--over", "law.tau=3,3.0"], r"--over law.tau: 3 is there twice"),
+        (["ablate", "demo", "--over", "law.tau=3,-1"], r"--over law.tau=-1: .*greater than 0"),
+        (
+            ["ablate", "demo", "--over", "law.tau=3", "--set", "law.gamma=x"],
+            r"'law.gamma'.*not 'x'",
+        ),
+        (
+            ["ablate", "demo", "--over", "law.tau=3", "--over", "law.gamma=4,6"],
+            r"at law.tau=3, law.gamma=6: .*stack needs 6 subset sizes and the sweep has 4",
+        ),
+        (
+            ["ablate", "demo", "--over", "ranking.predictor=ats,atss"],
+            r"at ranking.predictor=atss: .*no predictor 'atss' \(did you mean 'ats'",
+        ),
+        (
+            ["ablate", "demo", "--over", "data.packages=[stdlib],[nmupy]"],
+            r"at data.packages=\[\"nmupy\"\]: .*nmupy",
+        ),
         (["replay", "nowhere.csv"], r"nowhere.csv: no such file"),
         (["replay", "flam"], r"neither a file nor a published table \(did you mean 'flan'\?\)"),
         (["replay", "pyproject.toml"], r"pyproject.toml: is no .csv, .tsv or .parquet file"),
@@ -72,6 +97,12 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         (
             ["replay", "flan", "--all-budgets", "--policy", "halving"],
             r"--all-budgets asks .*--policy",
+        ),
+        (["replay", "flan", "--gamma", "1"], r"--gamma: .* greater than or equal to 2, not 1"),
+        (["replay", "flan", "--tau", "0"], r"--tau: .* greater than 0, not 0"),
+        (
+            ["replay", "flan", "--gamma", "9", "--budget", "12800"],
+            r"--predictor stack needs 9 sizes and there are 7 up to the budget 12,800",
         ),
         (["replay", "flan", "--budget", "1"], r"--budget: .* greater than or equal to 2, not 1"),
         (
@@ -160,6 +191,22 @@ def test_plan_with_a_policy_tells_the_most_there_may_be(command):
     assert "With a sweep policy these are the most a run may ask for." in text
 
 
+def test_a_dry_ablation_tells_points_and_cells_and_makes_nothing(command, tmp_path: Path):
+    """36 cells, of which τ changes none and a learning rate all."""
+    over = ("--over", "law.tau=3,8", "--over", "finetune.learning_rate=5e-4")
+    code, out, _ = command("ablate", "demo", *over, "--dry-run", "--json")
+    said = json.loads(out)
+    assert (code, said["points"], said["cells"], said["to_train"]) == (0, 6, 72, 72)
+    assert said["expected_minutes"] > 0
+    assert list((tmp_path / "artifacts").glob("*/*/manifest.json")) == []
+    alone = json.loads(command("plan", "demo", "--json")[1])["expected_minutes"]
+    assert said["expected_minutes"] == pytest.approx(2 * alone)
+    assert (
+        "6 points, 72 different cells, 72 to train, about"
+        in command("ablate", "demo", *over, "--dry-run")[1]
+    )
+
+
 def test_plan_of_more_than_the_data_is_one_sentence(command, tmp_path: Path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text("\n".join(f'{{"prompt": "p{i}", "completion": "c"}}' for i in range(900)))
@@ -167,6 +214,9 @@ def test_plan_of_more_than_the_data_is_one_sentence(command, tmp_path: Path):
     code, _, err = command("plan", "demo", *more)
     assert code == 2
     assert "the sweep needs 800 training examples and the data has 200" in err
+    code, _, err = command("ablate", "demo", *more, "--over", "law.tau=3")
+    assert code == 2
+    assert "at law.tau=5: the sweep needs 800 training examples" in err
 
 
 def test_status_shows_every_cell_to_come(command):
@@ -190,7 +240,9 @@ def test_gc_lists_and_only_deletes_when_told(command, tmp_path: Path):
     assert "Nothing to collect" in command("gc")[1]
 
 
-@pytest.mark.parametrize("name", ["plan", "run", "replay", "status", "report", "ui", "gc"])
+@pytest.mark.parametrize(
+    "name", ["plan", "run", "ablate", "replay", "status", "report", "ui", "gc"]
+)
 def test_help_has_an_example(command, name: str):
     code, out, _ = command(name, "--help")
     assert code == 0

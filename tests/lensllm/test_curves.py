@@ -135,6 +135,8 @@ EVERYTHING = Curves(
     spectra=tuple(Spectrum(np.full(1, x), np.ones(1)) for x in (1.0, 2.0, 3.0)),
     stop_times=np.arange(6.0).reshape(3, 2),
     kernel_scale="literal",
+    gamma=4,
+    tau=2.5,
     prior=Prior((0.0, 1.0, 2.0)),
     log_exponents=np.array([0.1, 0.2, 0.3]),
 )
@@ -145,7 +147,7 @@ def test_until_knows_the_candidates_as_before():
 
     for name in (
         "zero_shot", "parameters", "families", "weight_metrics", "spectra", "prior",
-        "log_exponents",
+        "log_exponents", "gamma", "tau",
     ):  # fmt: skip
         assert getattr(known, name) is getattr(EVERYTHING, name)
 
@@ -161,7 +163,7 @@ def test_only_some_candidates_in_the_order_asked_for():
     np.testing.assert_array_equal(two.stop_times, [[4.0, 5.0], [0.0, 1.0]])
     np.testing.assert_array_equal(two.log_exponents, [0.3, 0.1])
     assert two.spectra == (EVERYTHING.spectra[2], EVERYTHING.spectra[0])
-    for name in ("sizes", "kernel_scale", "prior"):
+    for name in ("sizes", "kernel_scale", "prior", "gamma", "tau"):
         assert getattr(two, name) is getattr(EVERYTHING, name)
 
 

@@ -9,11 +9,11 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from lensllm import seeds
-from lensllm.config import Pipeline, Replay
+from lensllm.config import Pipeline, Replay, public
 from lensllm.models import tokenizer
 from lensllm.models.specs import ZooSpec
 from lensllm.store import Recipe, Ref, Store, write_table
-from tasks import losses, pretrain, replay, simulation
+from tasks import ablation, losses, pretrain, replay, simulation
 from tasks import tokenizer as tokenizer_stage
 from tasks.plan import Conclusion, Plan, conclude, make_plan
 from tasks.rounds import Sweep, sweep
@@ -60,7 +60,7 @@ def write_inputs(folder: Path, widths: Mapping[str, int] = WIDTHS, rows: int = 1
             "sweep": {"min": 4, "max": 32, "target": 64, "measure_target": True},
             "finetune": {"batch_size": 4, "learning_rate": 1e-2},
             "kernel": {"probes": 6, "pretraining_text": str(folder / "read.txt")},
-            "curvature": {"sizes": [4], "examples": 3, "lanczos_steps": 3, "trace_probes": 2},
+            "curvature": {"sizes": [4, 16], "examples": 3, "lanczos_steps": 3, "trace_probes": 2},
             "heavy_tails": {"enabled": True},
         }
     )
@@ -100,6 +100,7 @@ def run(store: Store, config: Pipeline) -> tuple[Plan, list[Step]]:
     plan = make_plan(config, store)
     ending = finish(store, plan, play(store, plan))
     others = [*_embedded(store), *_decisions(store, config), *_replayed(store)]
+    others += _ablated(store, config, ending)
     return plan, [*plan.steps, *ending.steps, *others]
 
 
@@ -119,6 +120,16 @@ def _decisions(store: Store, config: Pipeline) -> list[Step]:
     sizes = {"min": 2, "max": 64, "target": 96, "measure_target": False, "policy": "halving"}
     played = play(store, make_plan(changed(config, sweep=sizes), store))
     return [step for step in played.steps if step.stage == "decision"]
+
+
+def _ablated(store: Store, config: Pipeline, ending: Conclusion) -> list[Step]:
+    """The pipeline beside itself with another τ, which has the same cells."""
+    again = make_plan(changed(config, law={"tau": 0.5}), store)
+    other = finish(store, again, play(store, again))
+    points = [ablation.Tried({"law.tau": 5.0}, ending), ablation.Tried({"law.tau": 0.5}, other)]
+    compared = ablation.step("tiny", points, public(config))
+    make_all(store, [compared])
+    return [compared]
 
 
 def _replayed(store: Store) -> list[Step]:

@@ -72,6 +72,8 @@ def test_a_candidates_name_is_not_in_its_keys(store: Store):
         ("engine.slots=1", False),
         ("engine.cell_timeout_minutes=5", False),
         ("ranking.predictor=ats", False),
+        ("law.gamma=4", False),
+        ("law.tau=3", False),
         ("kernel.probes=16", False),
         ("tracking.enabled=false", False),
     ],
@@ -87,6 +89,17 @@ def test_cells_are_computed_again_only_for_what_they_depend_on(store, override, 
     [
         ("stack", ["sweep.min=400"], "stack needs 3 subset sizes and the sweep has 2"),
         ("rectified", ["sweep.min=200"], "rectified needs 4 subset sizes and the sweep has 3"),
+        ("blend", ["law.gamma=5"], "blend needs 5 subset sizes and the sweep has 4"),
+        (
+            "hrb",
+            ["law.gamma=6", "sweep.policy=halving", "sweep.min=10", "sweep.max=800"],
+            r"sweep.policy: halving decides by ats, which needs 6 .* begins with 5 \(10, 20, 40",
+        ),
+        (
+            "rectified",
+            ["sweep.policy=adaptive", "sweep.min=10", "sweep.growth=4"],
+            "adaptive decides by rectified, which needs 4 subset sizes, and begins with 3",
+        ),
     ],
 )
 def test_a_predictor_without_enough_sizes_is_refused_before_the_sweep(

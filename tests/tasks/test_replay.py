@@ -1,5 +1,6 @@
 """Replays of tables of losses: what is asked, what is made of it, and what users get wrong."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 
 from lensllm import configfile
 from lensllm.config import Replay
+from lensllm.curves import curves_from_cells
 from lensllm.errors import ConfigError, DataError, LensError
+from lensllm.predictors import ats
 from lensllm.store import Store
 from tasks import losses, replay
 from tasks.goal import Goal
@@ -117,6 +120,22 @@ def test_the_budget_hides_everything_above_it(store: Store, tmp_path: Path):
     pd.testing.assert_frame_equal(*answers)
     assert {"org/crossing"} == set(answers[0].query("measured_rank == 1")["candidate"])
     assert answers[0].query("predictor == 'stack'")["candidate"].iloc[0] == "org/crossing"
+
+
+@pytest.mark.parametrize("law", [{"gamma": 5}, {"tau": 0.5}, {"gamma": 2, "tau": 50.0}])
+def test_the_settings_of_ats_reach_its_predictions(store: Store, law: dict[str, float]):
+    """And those of what is made of it, through the backtest that weighs them; nothing else's."""
+    plain, other = (
+        store.table(concluded(store, asked("flan", law=chosen)).ranking.ref, "predictions")
+        for chosen in ({}, law)
+    )
+    rows = [t.set_index(["predictor", "candidate"])["predicted"] for t in (plain, other)]
+    moved = {name for name, same in (rows[0] == rows[1].reindex(rows[0].index)).items() if not same}
+    assert {"ats", "blend", "stack"} == {name for name, _ in moved}
+    known = losses.step("flan")
+    curves = curves_from_cells(store.table(known.ref, "cells"), "nats_per_token", 204_800)
+    expected = ats.predict(replace(curves, **law), np.array([1_638_400.0])).loss[:, 0]
+    np.testing.assert_array_equal(expected, rows[1]["ats"][list(curves.candidates)])
 
 
 def test_every_form_of_a_file_has_the_same_answer(store: Store, tmp_path: Path):

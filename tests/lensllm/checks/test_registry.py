@@ -3,11 +3,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lensllm.checks import CHECKS, examine
+from lensllm.checks import CHECKS, Context, examine
+from lensllm.curves import Curves
 
 PAGE = Path(__file__).parents[3] / "docs" / "checks.md"
 
@@ -18,6 +20,10 @@ def dirty(clean, losses):
     values[0, 4:] *= 0.8  # a jump
     values[1, 3] = values[1, 2] * 1.06
     values[2, 5] = np.nan
+    layers = clean.layers.copy()
+    layers.loc[layers["size"] == 25_600, "trace"] *= 2
+    layers.loc[(layers["layer"] == "h.0") & (layers["candidate"] == "d"), "vhv_positive_max"] = 9.0
+    layers.loc[layers["candidate"] == "b", "largest_eigenvalue"] = 500.0
     return replace(
         clean,
         curves=replace(clean.curves, losses=values),
@@ -25,6 +31,9 @@ def dirty(clean, losses):
         predictions=clean.predictions.assign(low=0.1, high=10.0),
         fits=clean.fits.assign(t=0.0, transition_size=1e5),
         metric="nats_per_token",
+        bounds=clean.bounds.assign(bound=3.0, uniform_nats_per_token=2.5),
+        layers=layers,
+        crossings=clean.crossings.assign(low=1e7),
     )
 
 
@@ -41,7 +50,7 @@ def test_codes_and_titles_are_those_of_the_document():
 
 def test_numbers_are_distinct_and_in_order():
     assert sorted(CHECKS) == list(CHECKS)
-    assert all(re.fullmatch(r"LENS1\d\d", code) for code in CHECKS)
+    assert all(re.fullmatch(r"LENS[12]\d\d", code) for code in CHECKS)
     assert all(code == check.code for code, check in CHECKS.items())
 
 
@@ -78,6 +87,51 @@ def test_what_is_missing_but_harmless_is_passed_over(clean):
     assert found.empty
 
 
+def test_without_curvature_nothing_is_said_of_it(clean, losses):
+    """As in a replay: tables without rows are the default."""
+    context = dirty(clean, losses)
+    bare = Context(
+        context.curves,
+        context.target,
+        context.metric,
+        context.predictions,
+        context.fits,
+        context.tokenizers,
+    )
+
+    found = examine(bare)
+
+    assert {code for code in CHECKS if code < "LENS200"} == set(found["code"])
+
+
+def test_fifty_candidates_are_one_sentence_a_check(clean, losses):
+    context = dirty(clean, losses)
+
+    def many(frame):
+        copies = [frame.assign(candidate=frame["candidate"] + str(i)) for i in range(9)]
+        return pd.concat(copies, ignore_index=True)
+
+    curves = context.curves
+    found = examine(
+        replace(
+            context,
+            curves=Curves(
+                tuple(name + str(i) for name in curves.candidates for i in range(9)),
+                curves.sizes,
+                np.repeat(curves.losses, 9, axis=0),
+                families=tuple(np.repeat(curves.families, 9)),
+            ),
+            fits=many(context.fits),
+            bounds=many(context.bounds),
+            layers=many(context.layers),
+            crossings=many(context.crossings),
+        )
+    )
+
+    codes = found.loc[found["code"] > "LENS200", "code"]
+    assert list(codes) == [code for code in CHECKS if code > "LENS200"]
+
+
 def test_the_unit_of_the_losses_does_not_matter(clean, losses):
     context = dirty(clean, losses)
     columns = ["predicted", "low", "high"]
@@ -93,13 +147,8 @@ def test_the_unit_of_the_losses_does_not_matter(clean, losses):
 
 def test_the_order_of_the_candidates_does_not_matter(clean, losses):
     context = dirty(clean, losses)
-    order = [3, 1, 5, 0, 2, 4]
     curves = context.curves
-    shuffled = replace(
-        curves,
-        candidates=tuple(curves.candidates[i] for i in order),
-        losses=curves.losses[order],
-    )
+    shuffled = curves.only("dbface")
 
     single = [
         set(examine(replace(context, curves=c)).query("candidate != ''")["message"])

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lensllm.curvature.hvp import BlockHessian, double_differentiable
+from lensllm.curvature.differentiable import double_differentiable
+from lensllm.curvature.hvp import BlockHessian
 from lensllm.curvature.lanczos import positive_quadratic
 from lensllm.curvature.layers import layers_of
 

@@ -3,6 +3,8 @@
 import pytest
 
 from lensllm.curvature.layers import layers_of
+from lensllm.errors import ModelError
+from tests.lensllm import families
 
 EXPECTED = {
     "gpt2": ["embeddings", "transformer.h.0", "transformer.ln_f"],
@@ -23,10 +25,14 @@ def test_layers_of_every_architecture(architecture, tiny_model):
     assert list(layers_of(tiny_model(architecture))) == EXPECTED[architecture]
 
 
-def test_every_trainable_weight_is_in_one_layer(architecture, tiny_model):
-    model = tiny_model(architecture)
-    named = [name for names in layers_of(model).values() for name in names]
-    assert sorted(named) == sorted(name for name, _ in model.named_parameters())
+@pytest.mark.parametrize("family", families.NAMES)
+def test_every_trainable_weight_is_in_one_layer(family):
+    model = families.build(family)
+    layers = layers_of(model)
+    named = [name for names in layers.values() for name in names]
+    assert sorted(named) == sorted(n for n, p in model.named_parameters() if p.requires_grad)
+    for layer in layers.keys() - {"embeddings", "head"}:
+        assert all(name.startswith(f"{layer}.") for name in layers[layer]), layer
 
 
 @pytest.mark.parametrize("tied", ["gpt2", "t5"])
@@ -38,3 +44,17 @@ def test_frozen_weights_are_in_no_layer(tiny_model):
     model = tiny_model("qwen3")
     model.lm_head.weight.requires_grad_(False)
     assert "head" not in layers_of(model)
+
+
+def test_adapters_are_with_what_they_adapt():
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=3, target_modules=["q_proj", "embed_tokens", "lm_head"])
+    layers = layers_of(peft.get_peft_model(families.build("llama"), config))
+    block = "base_model.model.model.layers"
+    assert ["embeddings", f"{block}.0", f"{block}.1", "head"] == list(layers)
+    assert all("lora" in name for names in layers.values() for name in names)
+
+
+def test_a_model_without_trainable_weights(tiny_model):
+    with pytest.raises(ModelError, match="every one of the model is frozen"):
+        layers_of(tiny_model("gpt2").requires_grad_(False))

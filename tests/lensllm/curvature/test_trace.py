@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from lensllm.curvature.hvp import BlockHessian, double_differentiable
+from lensllm.curvature.differentiable import double_differentiable
+from lensllm.curvature.hvp import BlockHessian
 from lensllm.curvature.layers import layers_of
 from lensllm.curvature.trace import rademacher, traces
 

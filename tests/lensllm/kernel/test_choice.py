@@ -8,7 +8,7 @@ from lensllm.errors import ModelError
 from lensllm.kernel import batched, cost, residual_kernel
 from lensllm.kernel.choice import MEMORY_BYTES
 from lensllm.models.batch import Example
-from tests.lensllm.kernel import families
+from tests.lensllm import families
 
 
 def _probes(count: int, tokens: int) -> list[Example]:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from lensllm.kernel import Kernel, residual_kernel
 from lensllm.models.batch import Example
+from tests.lensllm import families
 from tests.lensllm.conftest import plain_logits
-from tests.lensllm.kernel import families
 
 # Every way to compute a kernel that has to be exact; each test runs with each of them.
 METHODS = ("exact",)

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lensllm.config import Law
 from lensllm.curves import Curves
 from lensllm.errors import DataError
 from lensllm.predictors import ats
@@ -64,9 +65,15 @@ MEASURED = {
 }
 
 
-def curves(losses, sizes=SIZES):
+def curves(losses, sizes=SIZES, **settings):
     losses = np.atleast_2d(losses)
-    return Curves(tuple(map(str, range(len(losses)))), sizes, losses[:, :, None])
+    return Curves(tuple(map(str, range(len(losses)))), sizes, losses[:, :, None], **settings)
+
+
+def bent(at, sizes=SIZES):
+    """(1, S) losses level below the size ``at`` and falling in a slightly uneven line from it on."""
+    log_losses = np.where(sizes < at, 0.0, -0.3 * np.log(sizes / at))
+    return np.exp(log_losses + 1e-3 * (-1.0) ** np.arange(len(sizes)))[None]
 
 
 @pytest.mark.parametrize(("column", "budget"), [(0, 3_200), (1, 25_600), (2, 204_800)])
@@ -127,3 +134,76 @@ def test_failed_cells_are_left_out():
 
     expected = ats.predict(curves(losses[0, kept], SIZES[kept]), FAR).loss
     np.testing.assert_allclose(ats.predict(curves(losses), FAR).loss, [*expected, [np.nan]])
+
+
+def test_the_settings_are_those_of_the_published_results_unless_set():
+    """γ = 3 and τ = 5, in the curves and in the configuration."""
+    plain = curves(bent(3200))
+    assert (3, 5.0) == (plain.gamma, plain.tau) == (Law().gamma, Law().tau)
+
+
+@pytest.mark.parametrize(("gamma", "tau"), [(2, 5.0), (3, 5.0), (4, 1.5), (6, 0.1), (3, 1e6)])
+def test_the_curves_settings_are_the_lines(gamma, tau):
+    losses = bent(3200)
+    slope, level = ats.accepted_line(np.log(SIZES), np.log(losses[0]), gamma, tau)
+
+    actual = ats.predict(curves(losses, gamma=gamma, tau=tau), FAR).loss
+
+    np.testing.assert_allclose(actual, [[np.exp(level + slope * np.log(1e5))]])
+
+
+def test_a_line_of_two_points_goes_through_the_last_two():
+    random = np.random.default_rng(0)
+    losses = bent(3200) * np.exp(0.01 * random.standard_normal(len(SIZES)))
+    slope, level = np.polyfit(np.log(SIZES[-2:]), np.log(losses[0, -2:]), 1)
+
+    actual = ats.predict(curves(losses, gamma=2), FAR).loss
+
+    np.testing.assert_allclose(actual, [[np.exp(level + slope * np.log(1e5))]])
+    assert [SIZES[-2]] == list(ats.accepted_from(curves(losses, gamma=2)))
+
+
+@pytest.mark.parametrize("place", [1, 2, 4, 6])
+def test_the_transition_is_where_the_line_begins(place):
+    """Losses are on the line from the bend on: the size before it is the first to be rejected."""
+    assert [SIZES[place]] == list(ats.accepted_from(curves(bent(SIZES[place]))))
+
+
+def test_a_curve_without_a_bend_began_at_its_smallest_size_or_before():
+    assert [SIZES[0]] == list(ats.accepted_from(curves(bent(SIZES[0]))))
+
+
+@pytest.mark.parametrize("gamma", [3, 4, 5])
+def test_a_walk_that_stops_at_once_began_where_the_first_line_does_or_later(gamma):
+    """A parabola in log-log leaves every line by more than it bends within it."""
+    losses = np.exp(-0.01 * np.log2(SIZES) ** 2)
+    assert [SIZES[-gamma]] == list(ats.accepted_from(curves(losses, gamma=gamma, tau=2.0)))
+
+
+def test_nothing_is_known_of_a_curve_that_is_no_longer_than_the_first_line():
+    losses = np.vstack([bent(3200), bent(3200)])
+    losses[1, :-3] = np.nan
+    start = ats.accepted_from(curves(losses))
+    assert start[0] == 3200
+    assert np.isnan(start[1])
+    assert np.isnan(ats.accepted_from(curves(losses).until(400))).all()
+
+
+def test_a_failed_cell_does_not_stand_for_a_size():
+    losses = bent(3200)
+    losses[0, SIZES == 3200] = np.nan
+    assert list(ats.accepted_from(curves(losses))) == [6400]
+
+
+@given(
+    noise=st.lists(st.floats(-0.05, 0.05), min_size=11, max_size=11),
+    gamma=st.integers(2, 8),
+    taus=st.tuples(st.floats(0.1, 50), st.floats(0.1, 50)),
+)
+def test_more_patience_never_begins_later(noise, gamma, taus):
+    losses = bent(3200) * np.exp(np.array(noise))
+    sooner, later = (
+        ats.accepted_from(curves(losses, gamma=gamma, tau=tau))[0]
+        for tau in sorted(taus, reverse=True)
+    )
+    assert SIZES[0] <= sooner <= later <= SIZES[-gamma]

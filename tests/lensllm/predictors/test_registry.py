@@ -7,7 +7,7 @@ from lensllm.backtest import Backtest
 from lensllm.curves import Curves
 from lensllm.errors import DataError
 from lensllm.laws import lensllm, rectified, vanilla
-from lensllm.predictors import PREDICTORS, Mixture
+from lensllm.predictors import PREDICTORS, Mixture, needed_sizes
 from lensllm.spectrum import Spectrum
 
 SIZES = 100 * 2.0 ** np.arange(7)
@@ -85,16 +85,10 @@ def test_every_target_is_predicted_as_if_alone(curves, name):
     np.testing.assert_allclose(predict(curves, TARGETS).loss, np.transpose(alone), rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", MIXTURES)
-def test_a_mixture_needs_what_its_parts_need(name):
-    parts = [PREDICTORS[part] for part in PREDICTORS[name].parts]
-
-    assert PREDICTORS[name].needed_sizes == max(part.needed_sizes for part in parts)
-
-
+@pytest.mark.parametrize("gamma", [2, 3, 5])
 @pytest.mark.parametrize("name", PREDICTORS)
-def test_it_predicts_every_candidate_from_just_the_sizes_it_says_it_needs(curves, name):
-    fewest = max(PREDICTORS[name].needed_sizes, 1)
+def test_it_predicts_every_candidate_from_just_the_sizes_it_says_it_needs(curves, name, gamma):
+    fewest, curves = max(needed_sizes(name, gamma), 1), replace(curves, gamma=gamma)
 
     assert np.all(answer(name, curves.until(SIZES[fewest - 1])) > 0)
     if fewest > 1:

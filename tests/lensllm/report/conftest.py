@@ -37,8 +37,12 @@ def make(
     truth: bool = True,
     seed_count: int = 2,
     budgets: Sequence[int] = (BUDGET,),
+    examined: int = 6,
 ) -> ReportData:
-    """A run of ``candidates``, (name, parameters), whose losses follow known rectified laws."""
+    """A run of ``candidates``, (name, parameters), whose losses follow known rectified laws.
+
+    The curvature of the first ``examined`` of them is known.
+    """
     noise = seeds.generator(0, "report-fixture", len(candidates))
     fits, cells, predictions, cost, machine = [], [], [], [], []
     for place, (name, parameters) in enumerate(candidates):
@@ -87,6 +91,7 @@ def make(
         })  # fmt: skip
     _rank(predictions, truth)
     names = [name for name, _ in candidates]
+    bent = names[:examined]
     return ReportData(
         pipeline="docstrings",
         metric="bits_per_byte",
@@ -130,8 +135,11 @@ def make(
         notes=pd.DataFrame(),
         cost=valid("ranking/cost", cost),
         drift=valid("drift/sizes", _drift()),
-        bounds=valid("curvature/bound", _bounds(names[:6])),
-        layers={(name, 3200, 0): valid("curvature/layers", _layers()) for name in names[:6]},
+        bounds=valid("curvature/bound", _bounds(bent)),
+        layers=pd.concat([_layers(name) for name in bent], ignore_index=True),
+        densities={name: _density(place) for place, name in enumerate(bent)},
+        crossings=valid("crossing/candidates", _crossings(bent)),
+        agreement=valid("crossing/agreement", _agreement(len(bent))),
         machine=pd.DataFrame(machine),
         kernels={name: spectrum(*_kernel(place)) for place, name in enumerate(names)},
         matrices={name: _matrix(*_kernel(place)) for place, name in enumerate(names)},
@@ -230,7 +238,8 @@ def replayed(data: ReportData) -> ReportData:
     return replace(
         data, cells=cells.astype({"parameters": "Int64"}), cost=none,
         notes=valid("losses/notes", notes), fits=pd.DataFrame(), findings=pd.DataFrame(),
-        drift=pd.DataFrame(), bounds=pd.DataFrame(), layers={}, kernels={}, matrices={}, overlaps={},
+        drift=pd.DataFrame(), bounds=pd.DataFrame(), layers=pd.DataFrame(), densities={},
+        crossings=pd.DataFrame(), agreement=pd.DataFrame(), kernels={}, matrices={}, overlaps={},
         machine=data.machine.iloc[:0],
     )  # fmt: skip
 
@@ -246,25 +255,65 @@ def _drift() -> list[dict[str, object]]:
 
 
 def _bounds(names: Sequence[str]) -> list[dict[str, object]]:
+    """Curvature terms (2 + place/4) n^(−.2): at 800 and 3,200 no bound is vacuous."""
     return [
-        {"candidate": name, "size": size, "seed": 0, "loss_bound": 11.0, "epsilon": 0.1,
-         "train_term": 2.9 + 0.1 * place, "curvature_term": 90 / size**0.5 + place / 4,
-         "bound": 2.9 + 0.1 * place + 90 / size**0.5 + place / 4,
-         "train_nats_per_token": 2.6 + 0.1 * place, "test_nats_per_token": 2.9 + 0.12 * place,
-         "gap": 0.3, "examples": 32, "flops": 3e12, "seconds": 14.0}
+        {"candidate": name, "size": size, "seed": 0, "loss_bound": 9.0, "epsilon": 0.1,
+         "uniform_nats_per_token": 7.6, "train_term": train, "curvature_term": term,
+         "bound": train + term, "train_nats_per_token": train / 1.1,
+         "test_nats_per_token": train / 1.1 + 0.3, "gap": 0.3, "examples": 8, "flops": 3e12,
+         "seconds": 14.0}
         for place, name in enumerate(names)
         for size in (800, 3200)
+        for train, term in [(2.9 + 0.1 * place, (2 + place / 4) * size**-0.2)]
     ]  # fmt: skip
 
 
-def _layers() -> list[dict[str, object]]:
-    return [
+def _layers(name: str) -> pd.DataFrame:
+    """Of the cell with 3,200 examples."""
+    rows = [
         {"layer": f"transformer.h.{block}.{part}", "parameters": 16_000 * (block + 1),
          "distance": 0.8 + 0.1 * block, "vhv_positive": 0.02 * (block + 1),
          "vhv_negative": 0.001, "vhv_error": 1e-5, "vhv_positive_max": 0.2 * (block + 1),
-         "trace": 40.0 * (block + 1), "trace_stderr": 3.0, "largest_eigenvalue": 2.1}
+         "vhv_max_error": 0.011, "trace": 40.0 * (block + 1), "trace_stderr": 3.0,
+         "largest_eigenvalue": 2.1, "eigenvalue_error": 0.13, "lanczos_steps": 5}
         for block in range(12)
         for part in ("attn.c_attn", "mlp.c_fc")
+    ]  # fmt: skip
+    return valid("curvature/layers", rows).assign(candidate=name, size=3200, seed=0)
+
+
+def _density(place: int) -> pd.DataFrame:
+    """A bulk near 0 and a few large eigenvalues."""
+    nodes = {-9.0: 2e-5, -1.5: 1e-3, 0.002: 0.98, 1.1: 0.018, 12.0: 9e-4, 40.0 + place: 8e-5}
+    return valid(
+        "curvature/density", [{"eigenvalue": e, "weight": w} for e, w in nodes.items()]
+    ).assign(weight=lambda rows: rows["weight"] / rows["weight"].sum())
+
+
+def _crossings(names: Sequence[str]) -> list[dict[str, object]]:
+    """The literal n* is below one example; the fitted one is that too, or 900, or never comes, or
+    has no interval, or is not known."""
+    fitted = [(0.0, 0.0, 40.0), (900.0, 300.0, 5000.0), (np.inf, 4000.0, np.inf),
+              (2000.0, np.nan, np.nan), (np.nan, np.nan, np.nan), (0.0, 0.0, 0.0)]  # fmt: skip
+    return [
+        {"candidate": name, "remainder": remainder, "C3": 2 + place / 4, "beta3": 0.2,
+         "log_C3_stderr": 0.3, "beta3_stderr": 0.04, "cells": 2, "crossing_size": size,
+         "low": low, "high": high, "transition_size": start,
+         "agrees": None if np.isnan(size) else (size <= BUDGET) == (start <= BUDGET)}
+        for place, name in enumerate(names)
+        for start in [500.0 * 4 ** (place % 6)]
+        for remainder, (size, low, high) in (
+            ("literal", (0.3, 0.1, 2.0)), ("fitted", fitted[place % 6])
+        )
+    ]  # fmt: skip
+
+
+def _agreement(count: int) -> list[dict[str, object]]:
+    return [
+        {"remainder": "literal", "candidates": count, "same_phase": 0.5, "doublings": 2.25,
+         "within_interval": 0.0},
+        {"remainder": "fitted", "candidates": count, "same_phase": 1.0, "doublings": 0.5,
+         "within_interval": np.nan},
     ]  # fmt: skip
 
 

@@ -43,24 +43,6 @@ def test_kernels_are_drawn_without_a_trained_cell(data):
     assert 0 < low < high
 
 
-def test_bound_stacks_its_terms(data):
-    """Both bars of a cell together are as long as the bound."""
-    axes = diagnostic_figures.bound(data).axes[0]
-    ends = sorted(bar.get_x() + bar.get_width() for bar in axes.patches)
-    assert sorted(data.bounds["bound"]) == pytest.approx(ends[len(ends) // 2 :])
-
-
-def test_many_bounds_keep_the_largest_cell_of_each_candidate(make):
-    """Fifty candidates of two cells would be a hundred bars."""
-    data = make([(f"m{i:02d}", 10**6) for i in range(50)])
-    frame = data.bounds.iloc[:2]
-    many = [frame.assign(candidate=name) for name in data.candidates]
-    bounds = type(frame)(np.concatenate(many), columns=frame.columns)
-    bounds = bounds.astype(data.bounds.dtypes)
-    axes = diagnostic_figures.bound(replace(data, bounds=bounds)).axes[0]
-    assert len(axes.patches) == 2 * 24
-
-
 @pytest.mark.parametrize(("layout", "columns"), [(style.WIDE, 3), (style.NARROW, 1)])
 def test_drift_panels_stand_side_by_side_or_stacked(data, layout, columns):
     """On a phone the panels are stacked."""

@@ -1,4 +1,4 @@
-"""Kernels and layers as numbers."""
+"""Kernels as numbers."""
 
 from dataclasses import replace
 
@@ -61,19 +61,6 @@ def test_what_a_candidate_cannot_tell_is_left_open(data, matrix):
     assert {share for row in diagnostic_tables.kernels(untimed) for share in row.left} == {None}
 
 
-def test_layers_show_the_largest_terms_of_the_largest_cell(data):
-    """What is left out is said as its share of Σ √h."""
-    name = data.candidates[0]
-    small = data.layers[name, 3200, 0].iloc[:1]
-    tables = diagnostic_tables.layers(replace(data, layers={**data.layers, (name, 100, 0): small}))
-    first = tables[0]
-    assert (name, 3200, 0, 12) == (first.candidate, first.size, first.seed, first.hidden)
-    roots = np.sqrt(np.sort(data.layers[name, 3200, 0]["vhv_positive_max"])[::-1])
-    assert roots[12:].sum() / roots.sum() == pytest.approx(first.hidden_share)
-    assert first.shown["vhv_positive_max"].is_monotonic_decreasing
-
-
 def test_nothing_to_show(data):
-    """No kernels and no layers are no rows."""
-    bare = replace(data, kernels={}, matrices={}, layers={})
-    assert [] == diagnostic_tables.kernels(bare) == diagnostic_tables.layers(bare)
+    """No kernels are no rows."""
+    assert diagnostic_tables.kernels(replace(data, kernels={}, matrices={})) == []

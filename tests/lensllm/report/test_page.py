@@ -109,9 +109,47 @@ def test_every_section_is_there(markup):
 def test_curvature_carries_its_caveats(markup):
     """A bound without them would be read as a promise."""
     text = Outline(markup).text
-    for words in ("never ranks", "C is empirical", "single training examples", "not included"):
+    caveats = (
+        "never ranks", "C is empirical", "single training examples", "an upper bound after one",
+        "not included, and its constant is unknown", "vᵀH⁻v", "at most 200 examples",
+        "one between different examples",
+    )  # fmt: skip
+    for words in caveats:
         assert words in text
-    assert "vᵀH⁻v" in text
+
+
+def test_curvature_tells_both_transitions(data, markup):
+    """Agreement in words, the table with both readings, and how the density was broadened."""
+    text = Outline(markup).text
+    assert "for 3 of 6 candidates and 2.2 doublings apart" in text
+    assert "opt-mini-prose 2.25 ± 0.67 0.200 ± 0.040 2 < 1 < 1 to 2 900 300 to 5,000" in text
+    assert "a Gaussian of standard deviation 0.3 on the axis, which is asinh(λ / 1)" in text
+    assert "No candidate’s bound is vacuous" in text
+
+
+def test_layers_carry_their_errors(markup):
+    """h, the mean's parts, trace and eigenvalue with theirs, and the steps behind them."""
+    text = Outline(markup).text
+    row = "2.40 ± 0.011 0.240 ± 1.0 × 10⁻⁵ 0.00100 480 ± 3.0 2.10 ± 0.13 5"
+    assert row in text
+    assert "worst case" in text
+
+
+def test_curvature_that_failed_leaves_the_rest(data):
+    """A candidate without any, one without a crossing, and none with a density."""
+    lost, short = data.candidates[:2]
+    bounds = data.bounds[data.bounds["candidate"] != lost]
+    bounds = bounds[(bounds["candidate"] != short) | (bounds["size"] == 800)]
+    partial = replace(
+        data, bounds=bounds, layers=data.layers[data.layers["candidate"] != lost], densities={},
+        crossings=data.crossings[~data.crossings["candidate"].isin([lost, short])],
+        failed=[(f"curvature {lost} · D=800", "not enough memory")],
+    )  # fmt: skip
+    text = Outline(page.render(partial)).text
+    assert "Across the curve" in text
+    assert "Spectral density" not in text
+    single = replace(partial, crossings=data.crossings.iloc[:0], agreement=data.agreement.iloc[:0])
+    assert "Across the curve" not in Outline(page.render(single)).text
 
 
 def test_kernels_tell_how_far_probes_determine_them(data, markup):
@@ -151,7 +189,7 @@ def test_all_text_from_data_is_escaped(make, raced):
         skipped=data.skipped.assign(predictor=EVIL, reason=EVIL),
         findings=pd.concat([data.findings.assign(code=EVIL, title=EVIL, message=m)
                             for m in (EVIL, long)]),
-        decisions=data.decisions.assign(dropped=EVIL),
+        decisions=data.decisions.assign(dropped=EVIL), layers=data.layers.assign(layer=EVIL),
         notes=pd.DataFrame({"kind": ["citation", "note"], "text": EVIL}),
     )  # fmt: skip
     markup = page.render(data)
@@ -165,8 +203,9 @@ def test_without_truth_kernels_curvature_or_drift(make):
     """Sections of stages that did not run are left out, not left empty."""
     data = make(truth=False)
     data = replace(
-        data, kernels={}, layers={}, bounds=data.bounds.iloc[:0], drift=data.drift.iloc[:0],
-        machine=data.machine.iloc[:0],
+        data, kernels={}, layers=data.layers.iloc[:0], bounds=data.bounds.iloc[:0], densities={},
+        crossings=data.crossings.iloc[:0], agreement=data.agreement.iloc[:0],
+        drift=data.drift.iloc[:0], machine=data.machine.iloc[:0],
     )  # fmt: skip
     markup = page.render(data)
     headings = re.findall(r"<h2>([^<]*)</h2>", markup)
@@ -198,7 +237,7 @@ def test_a_candidate_that_failed_is_named(data):
 def test_fifty_long_names(make):
     """Every candidate has its line; the page stays below two megabytes."""
     names = [(f"organisation/{'a-very-long-name-' * 4}{i:02d}", 10**9) for i in range(50)]
-    markup = page.render(make(names))
+    markup = page.render(make(names, examined=50))
     text = Outline(markup).text
     assert all(name in text for name, _ in names)
     assert len(markup) < 2_000_000

@@ -71,3 +71,19 @@ def test_shortened_names_fit_and_keep_their_ends(name, width):
 def test_interval(low, high, expected):
     """A dash between numbers must not be read as a sign."""
     assert expected == text.interval(low, high)
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "expected"),
+    [
+        (0.0, 0.0, "0"),
+        (1.25, 1.25, "1.2"),
+        (1.0, 2.5, "1–2.5"),
+        (1.0, math.inf, "≥ 1"),
+        (0.0, math.inf, "not seen"),
+        (math.nan, math.nan, "–"),
+    ],
+)
+def test_a_move_says_how_far_it_is_known(least, most, expected):
+    """What may be hidden is not told as if it were small."""
+    assert expected == text.moved(least, most)

@@ -6,7 +6,8 @@ no transposition goes unseen. Token 0 is the padding, too: many families leave i
 gradient of their embedding.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import torch
 import transformers as hf
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from lensllm.models.batch import Example
 
@@ -246,3 +248,31 @@ def probes(count: int = 6, seed: int = 0) -> list[Example]:
     lengths = [(3, 1), *between, (9, 6)]
     found = [Example(tokens(prompt), [*tokens(size - 1), 0]) for prompt, size in lengths]
     return [Example([*found[0].prompt[:1], 0, 5], found[0].completion), *found[1:]]
+
+
+class _Float64(TorchFunctionMode):
+    """Whoever asks for float32 gets float64."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.float:
+            func = torch.Tensor.double
+        named = {name: _wide(value) for name, value in (kwargs or {}).items()}
+        return func(*map(_wide, args), **named)
+
+
+def _wide(value: Any) -> Any:
+    return torch.float64 if value is torch.float32 else value
+
+
+@contextmanager
+def in_float64(model: Any) -> Iterator[None]:
+    """Norms, softmax, scans and routers too, which transformers takes in float32 otherwise."""
+    routers = [m for m in model.modules() if vars(m).get("dtype") is torch.float32]
+    for router in routers:
+        router.dtype = torch.float64
+    try:
+        with _Float64():
+            yield
+    finally:
+        for router in routers:
+            router.dtype = torch.float32

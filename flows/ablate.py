@@ -1,0 +1,151 @@
+"""ablate: the main flow at every point of a grid of settings, then the points side by side.
+
+Each point is a flow run of its own. What points share is made once and shown as Cached, and a point
+that fails leaves the others alone.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.ablation import Ablated, by_setting, rows
+from flows.ending import observers, running, stop_on_failure, workers_of
+from flows.progress import Terminal
+from flows.rank import play, settings
+from flows.slots import slots_of
+from lensllm import grid
+from lensllm.ablation import verdict
+from lensllm.config import Engine, Pipeline, Tracking, public
+from lensllm.errors import LensError
+from lensllm.grid import Point
+from lensllm.store import Ref, Store
+from lensllm.workers import Workers
+from tasks import ablation
+from tasks.ablation import Tried
+from tasks.execute import run_steps
+from tasks.plan import Plan, data_steps, make_plan
+
+
+@flow(name="ablate", flow_run_name="{pipeline}", persist_result=False)
+def ablate(
+    pipeline: str, file: str, artifacts: str, over: list[str], overrides: list[str] | None = None
+) -> Ablated:
+    """Rank the candidates of ``pipeline`` at every point of the grid ``over``."""
+    points = grid.read(Path(file), pipeline, over, overrides or [])
+    store = Store(Path(artifacts))
+    store.prepare()
+    lost: dict[Ref, tuple[str, str]] = {}  # what failed at one point is not tried at the next
+
+    @flow(
+        name="point",
+        flow_run_name="{label}",
+        persist_result=False,
+        task_runner=ThreadPoolTaskRunner(max_workers=slots_of(points[0].config.engine)[0]),
+    )
+    def point(place: int, label: str) -> Tried:
+        return _try(pipeline, points[place], store, workers, lost, whole=place == 0)
+
+    _announce(points, store)
+    tried = []
+    with workers_of(points[0].config.engine) as workers:
+        for place, here in enumerate(points):
+            _say(f"point {place + 1} of {len(points)}: {here.label}")
+            try:
+                tried.append(point(place, here.label))
+            except LensError as error:
+                _say(f"this point failed: {error}")
+                tried.append(Tried(here.settings, None, str(error)))
+    return _conclude(pipeline, points[0].config, tried, store)
+
+
+def _try(
+    name: str,
+    point: Point,
+    store: Store,
+    workers: Workers,
+    lost: dict[Ref, tuple[str, str]],
+    *,
+    whole: bool,
+) -> Tried:
+    """Rank the candidates at one point; ``whole`` with the diagnostics that no ranking reads."""
+    config, experiment = point.config, f"{name}-ablation"
+    watched = running(experiment, config.tracking, settings(config), config.engine, store, workers)
+    with watched as (run, mlflow):
+        try:
+            futures = run_steps(run, data_steps(config), {})
+            stop_on_failure(run)
+            plan = make_plan(config, store)
+            plan = plan if whole else _bare(plan)
+            run.failures |= {step.ref: lost[step.ref] for step in plan.steps if step.ref in lost}
+            ending = play(run, name, plan, futures)
+            known = len(run.failures)
+            compared = {ending.curve, ending.law.ref, ending.ranking.ref}
+            run_steps(run, [step for step in ending.steps if step.ref in compared], futures)
+            stop_on_failure(run, after=known)
+            mlflow.conclude(ending, [])
+            return Tried(point.settings, ending, lacking=tuple(run.failures.values()))
+        finally:
+            lost |= run.failures
+
+
+def _bare(plan: Plan) -> Plan:
+    """Without what is measured for the report alone."""
+    return replace(plan, overlaps={}, curvatures={}, deltas={})
+
+
+def _conclude(name: str, config: Pipeline, tried: Sequence[Tried], store: Store) -> Ablated:
+    """Compare the points; ``config`` is the first's. Raises ``LensError`` when all have failed."""
+    if not any(point.conclusion for point in tried):
+        raise LensError(f"every point failed; {grid.label(tried[0].settings)}: {tried[0].failed}")
+    step = ablation.step(name, tried, public(config))
+    with running(name, Tracking(enabled=False), {}, Engine(slots=1), store) as (run, _):
+        run_steps(run, [step], {})
+        stop_on_failure(run)
+    failures = []
+    for point in tried:
+        where = grid.label(point.settings)
+        failures += [(f"{where}: {label}", reason) for label, reason in point.lacking]
+        failures += [(where, point.failed)] if point.failed else []
+    folder = _publish(store, step.ref, name)
+    _show_in_ui(store.table(step.ref, "points"), folder)
+    return Ablated(name, step.ref, tuple(failures), folder)
+
+
+def _publish(store: Store, ref: Ref, name: str) -> Path:
+    """Copy the page to ``reports/<name>-ablation/``, where people find it again."""
+    folder = store.root / "reports" / f"{name}-ablation"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in ("ablation.html", "ablation.png"):
+        shutil.copyfile(store.path(ref) / file, folder / file)
+    by_setting(store.table(ref, "points")).to_csv(folder / "points.csv", index=False)
+    return folder
+
+
+def _show_in_ui(points: pd.DataFrame, folder: Path) -> None:
+    sentence = verdict(points)
+    create_table_artifact(key="ablation", table=rows(points), description=sentence)
+    create_markdown_artifact(
+        key="verdict", markdown=f"{sentence}\n\nPage: `{folder / 'ablation.html'}`"
+    )
+
+
+def _announce(points: Sequence[Point], store: Store) -> None:
+    """Tell the terminal of all points' steps at once, so that it knows how long is left."""
+    plans = [make_plan(point.config, store) for point in points]
+    steps = {s.ref: s for p in (plans[0], *map(_bare, plans[1:])) for s in p.steps}
+    for observer in observers.get():
+        observer.planned(list(steps.values()))
+
+
+def _say(text: str) -> None:
+    for observer in observers.get():
+        if isinstance(observer, Terminal):
+            observer.say(text)

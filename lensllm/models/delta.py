@@ -1,0 +1,48 @@
+"""What fine-tuning changed: the trainable weights' difference to the pretrained ones, on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lensllm.errors import ModelError
+
+
+def save(tuned: Any, pretrained: Any, path: Path) -> None:
+    """Write the difference of two models' trainable weights as safetensors."""
+    before = dict(pretrained.named_parameters())
+    difference = {
+        name: weight.detach().cpu() - before[name].detach()
+        for name, weight in tuned.named_parameters()
+        if weight.requires_grad
+    }
+    save_file(difference, path)
+
+
+def apply(model: Any, path: Path, layers: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
+    """Add the difference to the pretrained ``model`` in place; the distance moved by layer, flat.
+
+    ``layers`` are names of weights, all of which must be there. Weights are right to the rounding
+    of one addition. Raises ModelError when the file is damaged, or is of another model.
+    """
+    named = dict(model.named_parameters())
+    try:
+        with safe_open(path, framework="pt", device=str(model.device)) as file, torch.no_grad():
+            moved = {}
+            for layer, names in layers.items():
+                pieces = [file.get_tensor(name) for name in names]
+                for name, piece in zip(names, pieces, strict=True):
+                    named[name] += piece
+                moved[layer] = torch.cat([piece.flatten() for piece in pieces])
+            return moved
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise ModelError(
+            f"the weights kept in {path.name} are not those of this model ({error}); "
+            "remove that artefact, and the next run trains the cell again"
+        ) from error
