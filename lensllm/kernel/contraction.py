@@ -18,14 +18,18 @@ COLUMNS = 32_768
 PROBES = 64
 
 
+class NotFinite(ModelError):
+    """A sum over a gradient; ``damage`` finds out where it comes from."""
+
+
 class Product(Protocol):
     """Takes the gradients as factors, gives their inner products."""
 
     def add(self, start: int, stop: int, uses: Mapping[str, list[Use]]) -> None:
-        """The gradients of probes ``start`` … ``stop``. Raises ModelError unless finite."""
+        """The gradients of probes ``start`` … ``stop``. Raises NotFinite."""
 
     def gram(self) -> Tensor:
-        """(n, n) inner products, float64. Raises ModelError when one is not finite."""
+        """(n, n) inner products, float64. Raises NotFinite."""
 
 
 class Contraction:
@@ -99,8 +103,9 @@ def add_products(total: Tensor, block: Tensor) -> None:
                 total[columns, rows] += product.T
 
 
-def not_finite(name: str) -> ModelError:
-    """The error for a gradient with NaN or infinity."""
-    return ModelError(
-        f"the gradient of {name} is not finite on a kernel probe; the checkpoint is damaged"
+def not_finite(name: str) -> NotFinite:
+    """The error for a gradient with NaN or infinity, or whose sum or square is infinite."""
+    return NotFinite(
+        f"the gradient of {name} is not finite on a kernel probe, or too large to be squared; "
+        "leave this candidate out"
     )

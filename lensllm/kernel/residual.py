@@ -22,8 +22,9 @@ import torch
 from numpy.typing import NDArray
 
 from lensllm.errors import DataError, ModelError
-from lensllm.kernel import choice, sketch
+from lensllm.kernel import choice, damage, sketch
 from lensllm.kernel.choice import Choice, Wanted
+from lensllm.kernel.contraction import NotFinite
 from lensllm.models.batch import Example
 from lensllm.spectrum import Spectrum, spectrum
 
@@ -61,20 +62,16 @@ def residual_kernel(
         memory_bytes: what the computation may take beside the model.
 
     Raises:
-        DataError: no probe, or a probe without target token.
+        DataError: no probe, or one without target token or with tokens that the model has not.
         ModelError: no weight is trainable, the loss has no gradient or none that is finite, every
             gradient is zero, or the memory holds not even one probe.
     """
-    if not probes:
-        raise DataError("the kernel has no probes; set kernel.probes to at least 4")
-    for i, probe in enumerate(probes):
-        if not probe.completion:
-            raise DataError(f"kernel probe {i} has no target token; drop its training example")
+    _check(model, probes)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.enable_grad():
-            chosen, gram, norms = choice.products(model, probes, method, memory_bytes)
+            chosen, gram, norms = _products(model, probes, method, memory_bytes)
     finally:
         for module, training in modes.items():
             module.training = training
@@ -85,9 +82,41 @@ def residual_kernel(
             "check that the checkpoint is a trained one and not frozen"
         )
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    error = sketch.expected_error(matrix) if chosen.method == "sketch" else 0.0
+    error = sketch.expected_error(matrix, parameters) if chosen.method == "sketch" else 0.0
     found = spectrum(matrix, norms.numpy())
     return Kernel(matrix, norms.numpy(), found, parameters, chosen, error)
+
+
+def _check(model: Any, probes: Sequence[Example]) -> None:
+    if not probes:
+        raise DataError("the kernel has no probes; set kernel.probes to at least 4")
+    vocabulary = len(model.get_input_embeddings().weight)
+    for i, probe in enumerate(probes):
+        if not probe.completion:
+            raise DataError(f"kernel probe {i} has no target token; drop its training example")
+        if not probe.prompt and not model.config.is_encoder_decoder:
+            raise DataError(
+                f"kernel probe {i} has no prompt, from which its first target token could be "
+                "predicted; drop its training example"
+            )
+        ids = (*probe.prompt, *probe.completion)
+        if not 0 <= min(ids) <= max(ids) < vocabulary:
+            raise DataError(
+                f"kernel probe {i} has token {max(ids) if min(ids) >= 0 else min(ids)}, and the "
+                f"model knows 0 to {vocabulary - 1}; use the checkpoint's own tokenizer"
+            )
+
+
+def _products(
+    model: Any, probes: Sequence[Example], method: Wanted, memory_bytes: int
+) -> tuple[Choice, torch.Tensor, torch.Tensor]:
+    """``choice.products``; a gradient that is not finite names the layer it comes from."""
+    try:
+        return choice.products(model, probes, method, memory_bytes)
+    except NotFinite as error:
+        unexplained = str(error)
+    # out of the handler, which would keep the factors in memory
+    raise ModelError(damage.culprit(model, probes) or unexplained)
 
 
 def _normalised(gram: Array, norms: Array) -> Array:

@@ -73,8 +73,13 @@ class Sketch:
             _fold(values, block, (offset + top * columns) % self._width)
 
 
-def expected_error(matrix: NDArray[np.float64], width: int = WIDTH) -> float:
-    """√((r + 1) / m), r = tr(K)² / ‖K‖² being the participation ratio of K's spectrum."""
+def expected_error(matrix: NDArray[np.float64], parameters: int, width: int = WIDTH) -> float:
+    """√((r + 1) / m), r = tr(K)² / ‖K‖² being the participation ratio of K's spectrum.
+
+    0 where every one of the ``parameters`` has a bucket of its own.
+    """
+    if parameters <= width:
+        return 0.0
     ratio = np.trace(matrix) ** 2 / np.square(matrix).sum()
     return float(np.sqrt((ratio + 1) / width))
 

@@ -22,7 +22,7 @@ BFLOAT16_PAYS_FROM = 2_000_000
 def load_model(folder: Path) -> Any:
     """The causal or encoder-decoder model in ``folder``, float32, in evaluation mode.
 
-    Raises ``ModelError`` when the folder holds no loadable safetensors checkpoint.
+    Raises ``ModelError`` when the folder holds no loadable safetensors checkpoint, or one with NaN.
     """
     config = load_config(folder)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
@@ -32,7 +32,14 @@ def load_model(folder: Path) -> Any:
         )
     except Exception as error:  # safetensors and the architectures each raise their own
         raise ModelError(f"{folder} cannot be loaded: {_first_line(error)}") from error
+    if name := weight_not_finite(model):
+        raise ModelError(f"{folder} is damaged: its weight {name} is not finite; get it again")
     return model.eval()
+
+
+def weight_not_finite(model: Any) -> str:
+    """The name of the first weight with NaN or infinity; empty when there is none."""
+    return next((n for n, weight in model.named_parameters() if not weight.isfinite().all()), "")
 
 
 def from_config(config: Any) -> Any:

@@ -29,7 +29,7 @@ def test_many_short_probes_are_sketched():
     kernel = residual_kernel(families.build("gpt2"), _probes(30, 8))
     assert kernel.choice.method == "sketch"
     assert kernel.choice.reason == "exact products of 30 probes would add 125% to a pass"
-    assert 0 < kernel.relative_error < 0.06
+    assert kernel.relative_error == 0  # fewer weights than the sketch has numbers
 
 
 def test_what_does_not_fit_is_sketched(monkeypatch):

@@ -129,7 +129,12 @@ def test_the_sketch_errs_as_much_as_it_says():
         sketch.add(0, 40, {"w": [Whole(rows)]})
         exact = rows.flatten(1) @ rows.flatten(1).T
         error = float((sketch.gram() - exact).norm() / exact.norm())
-        assert expected_error(exact.numpy(), 997) == pytest.approx(error, rel=0.5)
+        assert expected_error(exact.numpy(), 12_000, 997) == pytest.approx(error, rel=0.5)
+
+
+def test_a_gradient_that_has_a_bucket_for_every_entry_has_no_error():
+    assert 0 == expected_error(np.eye(5), 65_521)
+    assert 0 < expected_error(np.eye(5), 65_522)
 
 
 def test_the_default_width_is_enough_for_235_unlike_probes():

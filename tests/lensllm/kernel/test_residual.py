@@ -1,5 +1,7 @@
 """The residual kernel against the full tangent kernel, formed output by output."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -124,21 +126,148 @@ def test_a_probe_without_residual_has_a_row_of_zeros(tiny_model):
     assert np.isfinite(kernel.matrix).all()
 
 
-def test_damaged_weights_are_named(tiny_model, tiny_examples):
+class _Backward(torch.autograd.Function):
+    """The identity; its backward pass is what ``change`` makes of the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, change: Callable[..., torch.Tensor]) -> torch.Tensor:
+        ctx.change = change
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return ctx.change(gradient), None
+
+
+def _backward_of_input(module: torch.nn.Module, change: Callable[..., torch.Tensor]) -> None:
+    module.register_forward_pre_hook(lambda _, args: (_Backward.apply(args[0], change), *args[1:]))
+
+
+def _damaged(name: str, value: float) -> Callable[[Any], None]:
+    return lambda model: model.get_parameter(name).view(-1)[:1].fill_(value)
+
+
+_MLP = "model.layers.0.mlp"
+
+
+@pytest.mark.parametrize("method", ["exact", "sketch"])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        *(
+            (_damaged(name, value), f"the weight {name} is not finite; the checkpoint is damaged")
+            for name, value in (
+                ("lm_head.weight", math.nan),
+                (f"{_MLP}.down_proj.weight", math.inf),
+                ("model.layers.0.self_attn.o_proj.weight", math.nan),
+                ("model.norm.weight", math.nan),
+                ("model.embed_tokens.weight", math.nan),
+            )
+        ),
+        (
+            lambda model: model.get_parameter(f"{_MLP}.up_proj.weight").mul_(1e308),
+            rf"the output of {_MLP}\.(up|down)_proj is not finite on a kernel probe, though every "
+            "weight is: it overflows float64",
+        ),
+        (
+            lambda model: _backward_of_input(
+                model.get_submodule(f"{_MLP}.down_proj"), lambda g: g * math.nan
+            ),
+            f"the gradient is not finite from {_MLP}.up_proj.weight on downwards",
+        ),
+        (
+            lambda model: _backward_of_input(model.lm_head, lambda g: g * math.inf),
+            "the gradient is not finite from model.norm.weight on downwards",
+        ),
+    ],
+)
+def test_the_layer_where_a_gradient_stops_being_finite_is_named(
+    tiny_model, tiny_examples, method, damage, said
+):
     model = tiny_model("qwen3")
     with torch.no_grad():
-        model.lm_head.weight[0, 0] = torch.nan
-    with pytest.raises(ModelError, match=r"gradient of model\.embed_tokens\.weight is not finite"):
-        residual_kernel(model, tiny_examples(2))
+        damage(model)
+    with pytest.raises(ModelError, match=said) as error:
+        residual_kernel(model, tiny_examples(2), method=method)
+    assert ("damaged" in str(error.value)) == ("the weight" in said)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_damaged_row_that_one_probe_reads_is_found(tiny_model):
+    """Finite weights; only the middle probe's token overflows."""
+    model = tiny_model("gpt2")
+    with torch.no_grad():
+        model.transformer.wte.weight[7] = 1e200
+    probes = [Example([1, 2], [3]), Example([1, 7, 3], [4, 5]), Example([1, 2, 3, 4], [6, 6])]
+    with pytest.raises(ModelError, match=r"the output of transformer\.\S+ is not finite"):
+        residual_kernel(model, probes)
+
+
+def test_gradients_too_large_to_be_squared(tiny_model, tiny_examples):
+    model = tiny_model("gpt2").float()
+    _backward_of_input(model.lm_head, lambda g: g * 1e25)
+    with pytest.raises(ModelError, match=r"gradient of \S+ is not finite .* too large to be squar"):
+        residual_kernel(model, tiny_examples(3), method="exact")
+
+
+def _no_backward(gradient: torch.Tensor) -> torch.Tensor:
+    raise NotImplementedError("backward of fused attention is not implemented\nat line 3")
+
+
+@torch.library.custom_op("lensllm_test::opaque", mutates_args=())
+def _opaque(x: torch.Tensor) -> torch.Tensor:
+    return x.clone()
+
+
+@pytest.mark.parametrize(
+    ("close", "why"),
+    [
+        (
+            lambda layer: _backward_of_input(layer, _no_backward),
+            r"\(backward of fused attention is not implemented\)",
+        ),
+        (
+            lambda layer: layer.register_forward_pre_hook(lambda _, args: (_opaque(args[0]),)),
+            r"\(.*no autograd formula.*\)",
+        ),
+    ],
+)
+def test_attention_without_a_backward_pass_is_a_sentence(tiny_model, tiny_examples, close, why):
+    model = tiny_model("qwen3")
+    close(model.model.layers[0].self_attn.o_proj)
+    said = f"Qwen3ForCausalLM cannot be differentiated on a kernel probe {why}; .*'eager'"
+    with pytest.raises(ModelError, match=said):
+        residual_kernel(model, tiny_examples(3))
+
+
+def test_memory_that_a_device_lacks_is_no_fault_of_the_model(tiny_model, tiny_examples):
+    def full(gradient: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model = tiny_model("qwen3")
+    _backward_of_input(model.lm_head, full)
+    with pytest.raises(torch.OutOfMemoryError):
+        residual_kernel(model, tiny_examples(3))
 
 
 @pytest.mark.parametrize(
     ("probes", "said"),
-    [([], "no probes"), ([Example([1], [2]), Example([1], [])], "probe 1 has no target token")],
+    [
+        ([], "no probes"),
+        ([Example([1], [2]), Example([1], [])], "probe 1 has no target token"),
+        ([Example([1], [2]), Example([], [2])], "probe 1 has no prompt"),
+        ([Example([1, 11], [2])], "probe 0 has token 11, and the model knows 0 to 10"),
+        ([Example([1], [-1])], "probe 0 has token -1, and the model knows 0 to 10"),
+    ],
 )
 def test_probes_that_cannot_be_used(tiny_model, probes, said):
     with pytest.raises(DataError, match=said):
         residual_kernel(tiny_model("gpt2"), probes)
+
+
+def test_a_probe_longer_than_the_positions(tiny_model):
+    with pytest.raises(ModelError, match="probe of 32 tokens is longer than the positions of GPT2"):
+        residual_kernel(tiny_model("gpt2"), [Example([1], [2]), Example([1] * 30, [2, 3])])
 
 
 def test_a_frozen_model_has_no_kernel(tiny_model, tiny_examples):
