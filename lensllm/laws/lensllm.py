@@ -45,7 +45,9 @@ def fit(curves: Curves, mode: Mode = "prediction") -> LawFit:
     losses = curves.with_points(PARAMETERS[mode], who)
     spectra = curves.spectra
     if spectra is None:
-        raise DataError(f"{who} needs the kernel of every candidate: switch the kernel stage on.")
+        raise DataError(
+            f"{who} needs the kernel of every candidate: kernel.enabled is off, or a kernel failed."
+        )
     initial = np.array([float(spectrum.residual(0.0)) for spectrum in spectra])
     s = initial if curves.kernel_scale == "literal" else None
     t = np.full(len(spectra), np.nan)
