@@ -123,7 +123,7 @@ class Kernel(Section):
     """``sketch`` projects the gradients at random: for many probes and large models. ``auto`` takes
     exact products while they are cheap and fit, and says why."""
     memory_gib: float = Field(8.0, gt=0)
-    """What the computation may take beside the model."""
+    """What the computation may take beside the model; the allocator may keep a little more."""
     pretraining_text: str | None = None
     """Text like what the candidates were pretrained on, a few megabytes, for the overlap of both
     data: a .txt file with blank lines between texts, or a .jsonl, .csv or .parquet file with a

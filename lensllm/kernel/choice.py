@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from torch import Tensor
 from lensllm.errors import ModelError
 from lensllm.kernel import batched, cost, looped
 from lensllm.kernel.contraction import PROBES, Contraction, Product
-from lensllm.kernel.cost import Cost, Weights, gib
+from lensllm.kernel.cost import Cost, Weights, amount
 from lensllm.kernel.sketch import Sketch
 from lensllm.kernel.uses import matrix_shape
 from lensllm.models.batch import Example
@@ -80,7 +80,7 @@ def _products(
     if chosen.method == "sketch":
         product = Sketch(shapes, len(probes), found.dtype, model.device)
     norms = torch.empty(len(probes), dtype=torch.float64)
-    for start, stop in found.batches(probes, memory_bytes - found.held(probes, chosen.method)):
+    for start, stop in found.batches(probes, chosen.method, memory_bytes):
         uses, norms[start:stop] = found.source(model, weights, probes[start:stop])
         product.add(start, stop, uses)
     return chosen, product.gram(), norms
@@ -89,25 +89,28 @@ def _products(
 def _choose(found: Cost, probes: Sequence[Example], wanted: Wanted, memory_bytes: int) -> Choice:
     """The method, or ModelError when the memory is too small for it."""
     share = _exact_share(probes)
-    fits = found.least(probes, "exact") <= memory_bytes
-    method: Method
+    needed: dict[Method, float] = {m: found.least(probes, m) for m in get_args(Method)}
+    fitting = {m for m, count in needed.items() if count <= memory_bytes}
+    allowed = [m for m in needed if wanted in ("auto", m)]
+    if not fitting.intersection(allowed):
+        method = min(allowed, key=needed.__getitem__)
+        raise ModelError(
+            f"the kernel takes {amount(needed[method])} for {len(probes)} probes by {method} "
+            f"products, more than the {amount(memory_bytes)} of kernel.memory_gib; raise it"
+            + (", set kernel.method=auto" if fitting else "")
+            + " or lower kernel.probes"
+        )
     if wanted != "auto":
         method, reason = wanted, "as configured"
-    elif not fits:
-        method, reason = "sketch", f"exact would take {gib(found.least(probes, 'exact'))}"
+    elif "exact" not in fitting:
+        method, reason = "sketch", f"exact would take {amount(needed['exact'])}"
+    elif "sketch" not in fitting:
+        method, reason = "exact", f"a sketch would take {amount(needed['sketch'])}"
     elif share > _EXACT_SHARE:
         method = "sketch"
         reason = f"exact products of {len(probes)} probes would add {share:.0%} to a pass"
     else:
         method, reason = "exact", f"the products of {len(probes)} probes add {share:.0%} to a pass"
-    needed = found.least(probes, method)
-    if needed > memory_bytes:
-        raise ModelError(
-            f"the kernel takes {gib(needed)} for {len(probes)} probes by {method} products, more "
-            f"than the {gib(memory_bytes)} of kernel.memory_gib; raise it"
-            + (", set kernel.method=sketch," if method == "exact" else "")
-            + " or lower kernel.probes"
-        )
     if found.why_single:
         return Choice(method, "single", f"{reason}; one probe at a time: {found.why_single}")
     return Choice(method, "batched", reason)

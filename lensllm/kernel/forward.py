@@ -24,8 +24,10 @@ def losses(model: Any, probes: Sequence[Example]) -> tuple[Tensor, Tensor]:
         logits = model(**batch.inputs, use_cache=False).logits
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     weights = here.to(logits.dtype) / counts[:, None]  # (B, targets)
-    per_token = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
-    return (per_token * weights).sum(1), _residual_norms(logits.detach(), targets, weights)
+    per_token = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    return (per_token.view_as(weights) * weights).sum(1), _residual_norms(
+        logits.detach(), targets, weights
+    )
 
 
 def _residual_norms(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:

@@ -48,17 +48,40 @@ def test_the_user_may_choose(method):
     assert kernel.choice.reason == "as configured"
 
 
+def test_many_short_probes_are_multiplied_exactly_where_only_that_fits():
+    choice = residual_kernel(families.build("gpt2"), _probes(30, 8), memory_bytes=3 * 2**20).choice
+    assert choice.method == "exact"
+    assert choice.reason == "a sketch would take 15 MiB"
+
+
 @pytest.mark.parametrize(
-    ("method", "said"),
+    ("method", "memory_bytes", "said"),
     [
-        ("auto", r"the kernel takes .* GiB for 9 probes by sketch products, more than the .* GiB "
-         r"of kernel\.memory_gib; raise it or lower kernel\.probes"),
-        ("exact", r"raise it, set kernel\.method=sketch, or lower kernel\.probes"),
+        ("auto", 100_000, r"the kernel takes 0\.46 MiB for 9 probes by exact products, more than "
+         r"the 0\.095 MiB of kernel\.memory_gib; raise it or lower kernel\.probes"),
+        ("exact", 100_000, r"by exact products, .*; raise it or lower kernel\.probes"),
+        ("sketch", 100_000, r"by sketch products, .*; raise it or lower kernel\.probes"),
+        ("sketch", 1_000_000, r"raise it, set kernel\.method=auto or lower kernel\.probes"),
     ],
 )  # fmt: skip
-def test_memory_for_too_few_probes(method, said):
+def test_memory_for_too_few_probes(method, memory_bytes, said):
+    model, probes = families.build("gpt2"), _probes(9, 8)
     with pytest.raises(ModelError, match=said):
-        residual_kernel(families.build("gpt2"), _probes(9, 8), method=method, memory_bytes=100_000)
+        residual_kernel(model, probes, method=method, memory_bytes=memory_bytes)
+
+
+def test_exact_products_that_do_not_fit_where_a_sketch_does(monkeypatch):
+    monkeypatch.setattr(cost, "WIDTH", 997)
+    with pytest.raises(ModelError, match=r"by exact products, .* set kernel\.method=auto or lower"):
+        residual_kernel(
+            families.build("llama").float(), _probes(40, 30), method="exact", memory_bytes=2**20
+        )
+
+
+def test_amounts_are_read_by_people():
+    assert [cost.amount(2**k) for k in (10, 26, 30, 33)] == [
+        "0.00098 MiB", "64 MiB", "1 GiB", "8 GiB"
+    ]  # fmt: skip
 
 
 def test_memory_for_not_even_one_gradient():
