@@ -99,6 +99,16 @@ def evaluate(
     return HeldOut(nats, tokens, torch.cat(means).numpy())
 
 
+def finite(loss: float, whose: str) -> float:
+    """``loss``; raises ModelError when no training can mend it."""
+    if not math.isfinite(loss):
+        raise ModelError(
+            f"the loss of {whose} is not finite, though every weight is: its outputs overflow or "
+            "divide by zero; leave this candidate out"
+        )
+    return loss
+
+
 def fine_tune(
     model: Any,
     train: Sequence[Example],
@@ -113,7 +123,7 @@ def fine_tune(
     """Train ``model`` in place on ``train``; it ends with the weights best on ``validation``.
 
     ``dtype`` is that of the matrix products; weights and optimiser stay float32. Raises
-    ``ModelError`` when the loss stops being finite.
+    ``ModelError`` when the loss is not finite, or stops being so.
     """
     torch.manual_seed(seeds.integer(seed, "dropout"))
     lengths = [len(e) for e in train]
@@ -127,7 +137,7 @@ def fine_tune(
         return evaluate(model, validation, device=device, dtype=dtype).nats_per_token
 
     step, integral = 0, 0.0
-    epochs = [Epoch(0, 0, math.nan, validate(), 0.0)]
+    epochs = [Epoch(0, 0, math.nan, finite(validate(), "the pretrained model"), 0.0)]
     best, weights = epochs[0], _snapshot(model)
     for number in range(1, recipe.epochs + 1):
         model.train()

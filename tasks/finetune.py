@@ -68,6 +68,7 @@ def build(work: Work) -> None:
         finetune.evaluate(model, seen[role], device=trained.device, dtype=trained.dtype)
         for role in ("test", "train")
     )
+    finetune.finite(test.nats + again.nats, "this cell's model")
     kept = tokens.iloc[trained.rows["test"]]
     shape = cost.shape_of(model)
     epochs = trained.recipe.epochs if tuned else 0

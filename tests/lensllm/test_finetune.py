@@ -146,11 +146,18 @@ def test_evaluation_does_not_depend_on_how_examples_are_batched():
 
 
 def test_a_loss_that_explodes_is_a_sentence():
+    with pytest.raises(ModelError, match=r"not finite in epoch 1; lower finetune.learning_rate"):
+        tune(tiny(), learning_rate=1e38, warmup=0)
+
+
+def test_a_loss_that_no_learning_rate_mends_does_not_blame_it():
     model = tiny()
     with torch.no_grad():
-        model.transformer.wte.weight[3] = math.nan
-    with pytest.raises(ModelError, match=r"not finite in epoch 1; lower finetune.learning_rate"):
+        model.transformer.wte.weight.mul_(1e3)
+        model.transformer.ln_f.weight.fill_(3e38)
+    with pytest.raises(ModelError, match=r"loss of the pretrained model is not finite") as error:
         tune(model)
+    assert "learning_rate" not in str(error.value)
 
 
 def test_bfloat16_keeps_float32_weights_and_about_the_same_loss():
