@@ -1,7 +1,7 @@
 """The kernel of every family of architectures against gradients of one plain call at a time."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers as hf
 from numpy.typing import NDArray
 
 from lensllm.kernel import Kernel, residual_kernel
@@ -236,3 +237,47 @@ def test_rows_of_an_expert_are_not_taken_for_rows_of_the_batch(method):
         reference = _reference(model, families.probes(3, seed))
         kernel = _kernel(model, reference.probes, method)
         assert _error(kernel.matrix, reference.kernel()) <= TOLERANCE, seed
+
+
+# Of 260 to 440 thousand weights: several share each number of a sketch.
+_VOCABULARY = 512
+_LARGER_IDS = {"vocab_size": _VOCABULARY, "decoder_start_token_id": 0} | dict.fromkeys(
+    ("bos_token_id", "eos_token_id", "pad_token_id"), 0
+)
+_WIDE: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 4}
+_LARGER: dict[str, Callable[[], Any]] = {
+    "gpt2": lambda: hf.GPT2Config(**_LARGER_IDS, n_embd=96, n_layer=2, n_head=4, n_positions=64),
+    "llama": lambda: hf.LlamaConfig(
+        **_LARGER_IDS, **_WIDE, hidden_size=96, intermediate_size=192, num_key_value_heads=2
+    ),
+    "mixtral": lambda: hf.MixtralConfig(
+        **_LARGER_IDS, **_WIDE, hidden_size=64, intermediate_size=96, num_key_value_heads=2
+    ),
+    "t5": lambda: hf.T5Config(
+        **_LARGER_IDS, d_model=96, d_kv=24, d_ff=192, num_layers=2, num_heads=4
+    ),
+    "bart": lambda: hf.BartConfig(
+        **_LARGER_IDS,
+        d_model=96,
+        max_position_embeddings=64,
+        **{f"{side}_ffn_dim": 192 for side in ("encoder", "decoder")},
+        **{f"{side}_layers": 2 for side in ("encoder", "decoder")},
+        **{f"{side}_attention_heads": 4 for side in ("encoder", "decoder")},
+    ),
+}
+
+
+@pytest.mark.parametrize("family", _LARGER)
+def test_the_sketch_errs_as_little_as_it_says(family):
+    torch.manual_seed(0)
+    config = _LARGER[family]()
+    auto = hf.AutoModelForSeq2SeqLM if config.is_encoder_decoder else hf.AutoModelForCausalLM
+    model = auto.from_config(config).eval()
+    draw = np.random.default_rng(0)
+    rows = draw.integers(1, _VOCABULARY, (48, 14)).tolist()
+    probes = [Example(row[:8], row[8:]) for row in rows]
+    sketch, exact = (_kernel(model, probes, method) for method in ("sketch", "exact"))
+    error = _error(sketch.matrix, exact.matrix)
+    assert 250_000 < sketch.parameters < 450_000
+    assert 0 < error <= 0.06
+    assert error <= 1.5 * sketch.relative_error
