@@ -168,7 +168,9 @@ def test_the_order_of_the_candidates_does_not_matter(mode):
 
 def test_missing_inputs_are_named():
     curves, _, _ = make()
-    with pytest.raises(DataError, match="needs the kernel of every candidate"):
+    with pytest.raises(
+        DataError, match=r"of every candidate: kernel\.enabled is off, a kernel failed, or"
+    ):
         lensllm.fit(replace(curves, spectra=None))
     with pytest.raises(DataError, match="no cell recorded one"):
         lensllm.fit(replace(curves, stop_times=None), "phase")
