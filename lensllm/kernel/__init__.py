@@ -3,7 +3,8 @@
 ``residual_kernel`` in ``residual.py`` is the way in. A *source* runs the model and tells how each
 probe's gradient is made of small factors (``batched``, or ``looped`` where a weight is used in a
 way that only autograd knows); a *product* turns them into inner products (``contraction``, exact,
-or ``sketch``); ``cost`` measures what a source takes, ``choice`` picks and says why.
+or ``sketch``); ``cost`` measures what a source takes, ``choice`` picks and says why; ``damage``
+finds the layer where numbers stop being finite.
 """
 
 from lensllm.kernel.choice import Choice
