@@ -46,8 +46,8 @@ def fit(curves: Curves, mode: Mode = "prediction") -> LawFit:
     spectra = curves.spectra
     if spectra is None:
         raise DataError(
-            f"{who} needs the kernel of every candidate: kernel.enabled is off, a kernel failed, or "
-            "this is a replay, which has none."
+            f"{who} needs the kernel of every candidate: kernel.enabled is off, a kernel failed, "
+            "or this is a replay, which has none."
         )
     initial = np.array([float(spectrum.residual(0.0)) for spectrum in spectra])
     s = initial if curves.kernel_scale == "literal" else None
