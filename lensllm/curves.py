@@ -18,6 +18,10 @@ Array = NDArray[np.float64]
 Metric = Literal["bits_per_byte", "nats_per_token"]
 Scale = Literal["scaled", "literal"]
 
+# Of a finer grid predictors read this many sizes: the work of a backtest grows with the third power
+# of the number, and neighbours on it say the same.
+MOST_SIZES = 24
+
 
 @dataclass(frozen=True)
 class Curves:
@@ -106,6 +110,17 @@ class Curves:
         )
 
 
+def spread(sizes: Array, most: int = MOST_SIZES) -> Array:
+    """Those of the ascending ``sizes`` that stand for all: the ends and, evenly in log size, up to
+    ``most`` in all."""
+    if len(sizes) <= most:
+        return sizes
+    wanted = np.linspace(np.log(sizes[0]), np.log(sizes[-1]), most)
+    distances = np.abs(np.log(sizes)[:, None] - wanted)
+    kept: Array = sizes[np.unique(distances.argmin(0))]
+    return kept
+
+
 def nan_mean(values: Array, axis: int) -> Array:
     """Mean of the finite values along ``axis``; NaN, without a warning, where there are none."""
     finite = np.isfinite(values)
@@ -122,7 +137,8 @@ def curves_from_cells(
 ) -> Curves:
     """Curves from the table ``curve/cells``: its rows with 0 < D ≤ ``budget``.
 
-    Candidates keep the order of their first row. D = 0 becomes ``zero_shot``. A loss that is not
+    Of more than ``MOST_SIZES`` sizes those of ``spread`` are read. Candidates keep the order of
+    their first row. D = 0 becomes ``zero_shot``. A loss that is not
     finite counts as a failed cell. ``spectra`` are used only if every candidate has one, since the
     laws that need them compare all candidates.
 
@@ -140,7 +156,8 @@ def curves_from_cells(
             f"No finished cell has a size between 1 and the budget {budget:,}: "
             "raise the budget or lower the smallest size of the sweep."
         )
-    sizes = np.sort(trained["size"].unique())
+    sizes = spread(np.sort(trained["size"].unique()))
+    trained = trained[trained["size"].isin(sizes)]
     untrained = cells[cells["size"] == 0]
     return Curves(
         candidates=tuple(candidates),

@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
+
 from lensllm.config import Replay, public
+from lensllm.curves import spread
 from lensllm.errors import DataError
 from lensllm.predictors import needed_sizes
 from lensllm.store import Ref, Store
@@ -101,8 +104,9 @@ def _budget(settings: Replay, sizes: list[int], target: int) -> int:
 
 
 def _smaller(sizes: list[int], budget: int) -> list[int]:
-    """Budgets that have a backtest, up to ``budget``."""
-    return [size for size in sizes[_BACKTESTED_SIZES - 1 :] if size <= budget]
+    """Budgets that have a backtest, up to ``budget``; of a fine grid those that are read."""
+    read = spread(np.array([size for size in sizes if size <= budget], dtype=float))
+    return [int(size) for size in read[_BACKTESTED_SIZES - 1 :]]
 
 
 def _listed(sizes: list[int]) -> str:

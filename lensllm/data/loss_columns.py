@@ -106,13 +106,16 @@ def _column(sheet: Sheet, role: str, names: tuple[str, ...]) -> int | None:
 def _sizes(sheet: Sheet, numeric: Mapping[int, str], *, named: bool) -> dict[int, int]:
     """Column -> D of the columns whose name is a number."""
     sizes: dict[int, int] = {}
-    for column, text in numeric.items():
-        size = _whole(text)
-        if size is None and not named:
-            raise DataError(
-                f"{sheet.name}: the first line looks like data ('{text}'): put a header above "
-                "it, such as candidate,size,loss,seed"
-            )
+    whole = {column: _whole(text) for column, text in numeric.items()}
+    if not named and numeric and (None in whole.values() or _recurs(sheet, numeric)):
+        text = next(
+            (t for i, t in numeric.items() if whole[i] is None), next(iter(numeric.values()))
+        )
+        raise DataError(
+            f"{sheet.name}: the first line looks like data ('{text}'): put a header above it, such "
+            "as candidate,size,loss,seed"
+        )
+    for column, size in whole.items():
         if size is None or size < 0:
             raise DataError(
                 f"{sheet.name}: column '{sheet.header[column]}' is no training size: name it by "
@@ -130,6 +133,12 @@ def _sizes(sheet: Sheet, numeric: Mapping[int, str], *, named: bool) -> dict[int
             "of candidates beside them"
         )
     return sizes
+
+
+def _recurs(sheet: Sheet, numeric: Mapping[int, str]) -> bool:
+    """Whether a title that is no number stands in its own column again, as a candidate's does."""
+    others = (i for i, title in enumerate(sheet.header) if title and i not in numeric)
+    return any(sheet.header[i] in sheet.levels(i)[1] for i in others)
 
 
 def _weights_are_size(sheet: Sheet, roles: dict[str, int]) -> None:

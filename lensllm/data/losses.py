@@ -17,14 +17,17 @@ import numpy as np
 import pandas as pd
 
 from lensllm import schemas
-from lensllm.curves import Metric
+from lensllm.curves import MOST_SIZES, Metric
 from lensllm.data.loss_columns import MEASURED, Columns, per_candidate, recognise, weights, wholes
 from lensllm.data.loss_sheet import KINDS, Integers, Sheet, parse
 from lensllm.errors import DataError, suggestion
 
 _TABLES = Path(__file__).parents[1] / "tables"
 _CELL = ["candidate", "size", "seed"]
+_LOSSES = 0.0, 1e6  # a mean loss lies between them, whatever its unit
 _FEWEST_SIZES = 3  # a curve of two parameters and one point to see it fail
+# Every predictor is compared on all pairs of them; of more than this another column was meant.
+_MOST_CANDIDATES = 1_000
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def read(source: str) -> LossTable:
     columns = recognise(sheet)
     codes, names = _codes(sheet, columns)
     cells, metric = (_wide if columns.sizes else _long)(sheet, columns, codes)
-    measured = _measured(sheet, cells, metric, names)
+    measured = _measured(sheet, columns, cells, metric, names)
     candidates = _candidates(sheet, columns, codes, names)
     families = dict(zip(candidates["candidate"], candidates["family"], strict=True))
     known = next((b for name, b in BUILTIN.items() if _load(name)[1] == content), None)
@@ -120,6 +123,8 @@ def _file(source: str) -> Path:
     if source in BUILTIN:
         return _TABLES / f"{source}.csv"
     path = Path(source).expanduser()
+    if not source.strip():
+        raise DataError(f"no table: name {_or(BUILTIN)}, or a {_or(KINDS)} file")
     if path.is_dir():
         raise DataError(f"{source}: is a folder: name a {_or(KINDS)} file")
     if path.is_file() and path.suffix.lower() not in KINDS:
@@ -184,11 +189,11 @@ def _seeds(sheet: Sheet, columns: Columns) -> Integers:
 
 
 def _measured(
-    sheet: Sheet, cells: pd.DataFrame, metric: Metric, names: Sequence[str]
+    sheet: Sheet, columns: Columns, cells: pd.DataFrame, metric: Metric, names: Sequence[str]
 ) -> pd.DataFrame:
     """The cells with a loss, sorted, after all checks; raises DataError for the first bad one."""
     losses = cells[metric].to_numpy()
-    wrong = (losses <= 0) | np.isinf(losses)
+    wrong = (losses <= _LOSSES[0]) | (losses > _LOSSES[1])
     if wrong.any():
         cell = cells.iloc[int(np.argmax(wrong))]
         raise sheet.error(int(cell["row"]), int(cell["column"]), _wrong_loss(cell, metric, names))
@@ -203,6 +208,12 @@ def _measured(
     if len(found) < 2:
         which = f"one candidate only ('{names[found[0]]}')" if len(found) else "no candidate"
         raise DataError(f"{sheet.name}: it has losses of {which}: give at least two to compare")
+    if len(found) > _MOST_CANDIDATES:
+        title = sheet.header[columns.roles["candidate"]]
+        raise DataError(
+            f"{sheet.name}: {len(found):,} candidates in the column '{title}', of at most "
+            f"{_MOST_CANDIDATES:,}: call the column of models 'candidate', or rank in parts"
+        )
     sizes = [size for size in np.unique(measured["size"]) if size]
     if len(sizes) < _FEWEST_SIZES:
         listed = ", ".join(f"{size:,}" for size in sizes) or "none"
@@ -217,6 +228,8 @@ def _wrong_loss(cell: pd.Series[Any], metric: Metric, names: Sequence[str]) -> s
     who = f"the loss of {names[int(cell['candidate'])]} at D = {int(cell['size']):,}"
     if np.isinf(cell[metric]):
         return f"{who} is infinite: leave the cell of a diverged run empty"
+    if cell[metric] > 0:
+        return f"{who} is {cell[metric]:g}, which no mean loss is: correct it, or leave it empty"
     return f"{who} is {cell[metric]:g} and must be positive: correct it, or leave the cell empty"
 
 
@@ -264,6 +277,11 @@ def _notes(
     present = set(measured["candidate"].unique())
     if absent := [name for code, name in enumerate(names) if code not in present]:
         notes.append(f"Left out for having no loss at all: {', '.join(absent)}.")
+    if (sizes := measured["size"].nunique()) > MOST_SIZES:
+        notes.append(
+            f"Of {sizes:,} training sizes predictors read {MOST_SIZES} up to the budget at most, "
+            "evenly spread in log size."
+        )
     if columns.unused:
         notes.append(f"Columns that were not used: {', '.join(columns.unused)}.")
     return notes

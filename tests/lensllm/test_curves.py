@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lensllm.curves import Curves, curves_from_cells, nan_mean
+from lensllm.curves import MOST_SIZES, Curves, curves_from_cells, nan_mean, spread
 from lensllm.errors import DataError
 from lensllm.prior import Prior
 from lensllm.schemas import schema
@@ -49,6 +49,29 @@ def test_cells_up_to_the_budget_become_a_cube_with_nan_for_missing_ones():
     np.testing.assert_array_equal([5.0, 6.0], curves.zero_shot)
     np.testing.assert_array_equal([4.0, 2.0], curves.parameters)
     np.testing.assert_allclose([[0.1, 0.2, 0.4], [0.1, 0.2, NAN]], curves.stop_times)
+
+
+def test_a_fine_grid_is_read_at_its_ends_and_evenly_between():
+    """Of 1, 2, …, 1,000 the large ones are many and say the same."""
+    sizes = np.arange(1.0, 1001.0)
+
+    kept = spread(sizes)
+
+    assert (kept[0], kept[-1]) == (1, 1000)
+    assert len(kept) <= MOST_SIZES
+    steps = np.diff(np.log(kept))
+    assert steps.max() <= np.log(2)
+    assert steps[-8:].max() < 1.1 * steps[-8:].min()
+    np.testing.assert_array_equal(sizes[:MOST_SIZES], spread(sizes[:MOST_SIZES]))
+
+
+def test_curves_have_the_sizes_that_stand_for_all():
+    table = cells(*((name, size, 0, 1000 / size) for name in "ab" for size in range(1, 101)))
+
+    curves = curves_from_cells(table, "bits_per_byte", budget=80)
+
+    np.testing.assert_array_equal(spread(np.arange(1.0, 81.0)), curves.sizes)
+    np.testing.assert_array_equal([1000 / curves.sizes] * 2, curves.mean_losses)
 
 
 def test_the_metric_chooses_the_column():

@@ -78,6 +78,7 @@ SENTENCES = {
     "two sizes": ("model,size,n,loss\na,1,2,3\nb,1,2,3\n", "columns 'size' and 'n' are both a size: rename one ('parameters' if it counts weights)"),
     "two weights": ("model,200,400,800,size,params\na,1,2,3,9,9\nb,1,2,3,9,9\n", "columns 'size' and 'params' are both a number of weights: remove one"),
     "no header": (long().partition("\n")[2], "the first line looks like data ('2.999'): put a header above it"),
+    "no header, whole losses": ("a,100,3\na,200,2.8\nb,100,3.5\nb,200,3.1\n", "the first line looks like data ('100'): put a header above it"),
     "no header in wide": (WIDE.partition("\n")[2], "the first line looks like data"),
     "header of numbers": ("200,400,800\n1,2,3\n4,5,6\n", "the first line is numbers only"),
     "no loss column": ("candidate,size,los\na,1,2\n", "no column 'loss' (did you mean 'los'?), nor columns named by training sizes (0, 200, 400, …); it has candidate, size, los"),

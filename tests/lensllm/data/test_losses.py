@@ -196,7 +196,7 @@ CURVES = st.dictionaries(
     st.text(st.characters(blacklist_categories=("C", "Z")), min_size=1, max_size=8),
     st.dictionaries(
         st.tuples(st.integers(0, 10**7), st.integers(0, 2)),
-        st.floats(1e-300, 1e300),
+        st.floats(1e-300, 1e6),
         min_size=3,
         max_size=6,
     ),
@@ -241,6 +241,15 @@ def test_whatever_is_written_is_read(tmp_path_factory, table, separator: str, wi
     ] == found
 
 
+def test_a_fine_grid_is_said_to_be_thinned(tmp_path: Path) -> None:
+    text = "model,size,loss\n" + "".join(f"{c},{d},2\n" for c in "ab" for d in range(1, 61))
+
+    assert read_text(tmp_path, text).notes == (
+        "Of 60 training sizes predictors read 24 up to the budget at most, evenly spread in log "
+        "size.",
+    )
+
+
 # --- bad input ------------------------------------------------------------------------------------
 
 SENTENCES = {
@@ -249,6 +258,8 @@ SENTENCES = {
     "infinite": (long("c,1,inf"), "line 8, column 'loss': the loss of c at D = 1 is infinite: leave the cell of a diverged run empty"),
     "minus infinite": (long("c,1,-Infinity"), "line 8, column 'loss': the loss of c at D = 1 is infinite"),
     "too large": (long("c,1,1e999"), "line 8, column 'loss': the loss of c at D = 1 is infinite"),
+    "absurd": (long("c,1,1e30"), "line 8, column 'loss': the loss of c at D = 1 is 1e+30, which no mean loss is: correct it"),
+    "runs as candidates": (long(*(f"run{i},{d},2" for i in range(1000) for d in (1, 2, 3))), "1,002 candidates in the column 'candidate', of at most 1,000: call the column of models 'candidate'"),
     "negative in wide": (WIDE.replace(",3.5,", ",-1,"), "line 3, column '400': the loss of org/a-124M at D = 400 is -1"),
     "twice": (long("a,1,2"), "a, D = 1, seed 0 stands in line 2 and in line 8: remove one, or tell repeats apart in a column seed"),
     "twice with seeds": (long("a,1,2,5", "a,1,3,5", header="candidate,size,loss,seed"), "a, D = 1, seed 5 stands in line 8 and in line 9"),
@@ -277,6 +288,7 @@ def test_a_bad_table_is_a_sentence(tmp_path: Path, text: str | bytes, sentence: 
         ("lossses.csv", r"^lossses.csv: no such file \(did you mean 'losses.csv'\?\)$"),
         ("flan.csv", r"^flan.csv: no such file \(did you mean 'flan'\?\)$"),
         ("nowhere/flan", r"^nowhere/flan: no such file"),
+        ("", r"^no table: name flan or gigaword, or a"),
         ("folder", r"^folder: is a folder: name a \.csv, \.tsv or \.parquet file$"),
         ("losses.xlsx", r"^losses.xlsx: is no \.csv, \.tsv or \.parquet file: save the table as one of them$"),
         ("x" * 300 + ".csv", r"cannot be read: File name too long|no such file"),
