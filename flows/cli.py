@@ -12,6 +12,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")
 
 FILE = Path("pipelines.yaml")
 ARTIFACTS = Path("artifacts")
+# After an interruption tables in the making are waited for, since a thread cannot be stopped; after
+# this long the process ends all the same, as after kill -9.
+_PATIENCE_SECONDS = 30.0
 
 
 @app.command()
@@ -340,9 +344,13 @@ def _interruptible() -> Iterator[None]:
     """Ctrl-C and SIGTERM stop the run where it is; finished cells are kept."""
 
     def stop(*_: object) -> None:
+        late = threading.Timer(_PATIENCE_SECONDS, os._exit, (130,))
+        late.daemon = True
+        late.start()
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     try:
         yield
     except KeyboardInterrupt:
