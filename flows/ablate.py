@@ -23,7 +23,7 @@ from flows.rank import play, settings
 from flows.slots import slots_of
 from lensllm import grid
 from lensllm.ablation import verdict
-from lensllm.config import Engine, Pipeline, Tracking, public
+from lensllm.config import Curvature, Engine, Pipeline, Tracking, public
 from lensllm.errors import LensError
 from lensllm.grid import Point
 from lensllm.store import Ref, Store
@@ -82,8 +82,7 @@ def _try(
         try:
             futures = run_steps(run, data_steps(config), {})
             stop_on_failure(run)
-            plan = make_plan(config, store)
-            plan = plan if whole else _bare(plan)
+            plan = _plan(config, store, whole=whole)
             run.failures |= {step.ref: lost[step.ref] for step in plan.steps if step.ref in lost}
             ending = play(run, name, plan, futures)
             known = len(run.failures)
@@ -96,9 +95,13 @@ def _try(
             lost |= run.failures
 
 
-def _bare(plan: Plan) -> Plan:
-    """Without what is measured for the report alone."""
-    return replace(plan, overlaps={}, curvatures={}, deltas={})
+def _plan(config: Pipeline, store: Store, *, whole: bool) -> Plan:
+    """``whole``, or without what is measured for the report alone; cells are the same in both."""
+    if whole:
+        return make_plan(config, store)
+    return replace(
+        make_plan(config.model_copy(update={"curvature": Curvature()}), store), overlaps={}
+    )
 
 
 def _conclude(name: str, config: Pipeline, tried: Sequence[Tried], store: Store) -> Ablated:
@@ -139,8 +142,8 @@ def _show_in_ui(points: pd.DataFrame, folder: Path) -> None:
 
 def _announce(points: Sequence[Point], store: Store) -> None:
     """Tell the terminal of all points' steps at once, so that it knows how long is left."""
-    plans = [make_plan(point.config, store) for point in points]
-    steps = {s.ref: s for p in (plans[0], *map(_bare, plans[1:])) for s in p.steps}
+    plans = (_plan(point.config, store, whole=place == 0) for place, point in enumerate(points))
+    steps = {step.ref: step for plan in plans for step in plan.steps}
     for observer in observers.get():
         observer.planned(list(steps.values()))
 

@@ -20,7 +20,8 @@ from lensllm.config import Pipeline
 from lensllm.errors import ConfigError, LensError
 
 _HOW = "write it as KEY.PATH=VALUE,VALUE, e.g. --over law.tau=3,8"
-_NO_RESULT = ("description", "engine", "tracking", "schedule")  # settings that change none
+# Settings that change no ranking: curvature is a diagnostic.
+_NO_RESULT = ("description", "curvature", "engine", "tracking", "schedule")
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _axis(
     """The values as the configuration has them, with the pipeline's own: numbers ascending, else
     its own first."""
     if key.partition(".")[0] in _NO_RESULT:
-        raise ConfigError(f"--over {key}: it changes no result; vary what cells or laws depend on")
+        raise ConfigError(f"--over {key}: it changes no ranking; vary what cells or laws depend on")
     if key.partition(".")[0] == "candidates":
         raise ConfigError(
             f"--over {key}: the points of a grid rank the same candidates; "

@@ -165,7 +165,7 @@ TABLES: dict[str, pa.Schema] = {
         ("train_nats_per_token", _f),  # mean over examples of each one's own mean, as all here
         ("test_nats_per_token", _f),
         ("gap", _f),  # test − train
-        ("examples", _i),  # training examples the curvature was averaged over
+        ("examples", _i),  # training examples among which the largest h was sought
         ("flops", _f),
         ("seconds", _f),
         ("peak_memory_bytes", _i),

@@ -7,26 +7,30 @@ from typing import Any
 import pandas as pd
 
 from lensllm.checks.check import Check, Context, Finding, findings
-from lensllm.checks.sharpness import at_largest
 
 CODE = "LENS205"
 TIP = "read its terms as a description of the curvature, not as a promise of the loss"
 
 
 def find(context: Context) -> list[Finding]:
-    """Candidates whose bound, at the largest size examined, is not below C or ln(vocabulary)."""
-    details = {
-        row["candidate"]: f"{row['bound']:.2f} nats, {_known(row)}"
-        for row in vacuous(context.bounds).to_dict("records")
-    }
-    return findings(CODE, "The bound is vacuous at the largest size examined", details, TIP)
+    """Candidates with an examined size whose bound is not below C or ln(vocabulary)."""
+    sizes = context.bounds.groupby("candidate")["size"].nunique()
+    details = {}
+    for name, rows in vacuous(context.bounds).groupby("candidate", sort=False):
+        last = rows.sort_values("size").iloc[-1].to_dict()
+        details[str(name)] = (
+            f"at {len(rows)} of {sizes[name]} sizes; at D = {last['size']:,.0f} it is "
+            f"{last['bound']:.2f} nats and {_known(last)}"
+        )
+    return findings(CODE, "The bound is vacuous", details, TIP)
 
 
 def vacuous(bounds: pd.DataFrame) -> pd.DataFrame:
-    """Those rows of curvature/bound, at the largest size of each candidate and averaged over seeds,
-    whose bound is no lower than C or than guessing."""
+    """Of curvature/bound, averaged over seeds, the rows (candidate, size) whose bound is no lower
+    than C or than guessing."""
     columns = ["bound", "loss_bound", "uniform_nats_per_token"]
-    rows = at_largest(bounds).groupby("candidate", as_index=False, sort=False)[columns].mean()
+    cell = ["candidate", "size"]
+    rows = bounds.groupby(cell, as_index=False, sort=False)[columns].mean()
     return rows[rows["bound"] >= rows[columns[1:]].min(axis=1)]
 
 

@@ -137,10 +137,24 @@ def _agreement(row: dict[str, Any]) -> str:
 
 
 def worth(data: ReportData) -> str:
-    """Whether the bound says anything, at the largest size examined of each candidate."""
-    count, empty = data.bounds["candidate"].nunique(), len(vacuous(data.bounds))
-    where = "at the largest size examined"
+    """Whether the bound says anything at the sizes examined, and what measuring it took."""
+    count = len(data.bounds[["candidate", "size"]].drop_duplicates())
     known = "the largest loss seen, C, or the loss of guessing, ln V"
+    empty = len(vacuous(data.bounds))
     if not empty:
-        return f"No candidate’s bound is vacuous {where}: each is lower than {known}."
-    return f"The bound of {empty} of {count} candidates is vacuous {where}: no lower than {known}."
+        said = f"No bound is vacuous: each is lower than {known}."
+    else:
+        said = (
+            f"{empty} of {count} bounds, one per candidate and size, are vacuous, no lower than "
+            f"{known}; they are marked in the table of every cell."
+        )
+    return f"{said} {_share(data)}".rstrip()
+
+
+def _share(data: ReportData) -> str:
+    """The seconds of the curvature against those of the cells that were paid for."""
+    paid = data.machine.loc[data.machine["size"] <= data.budget, "seconds"].sum()
+    spent = data.bounds["seconds"].sum()
+    if not (paid > 0 and spent > 0):
+        return ""
+    return f"Measuring it took {text.percent(spent / paid)} of the time of the sweep's cells."

@@ -109,6 +109,7 @@ def test_cells_are_trained_once_and_shown_as_cached_elsewhere(ablated: tuple[Pat
 def test_what_no_ranking_reads_is_measured_for_the_pipeline_itself_alone(ablated: tuple[Path, Any]):
     artifacts, _ = ablated
     assert len(list(artifacts.glob("curvature/*/manifest.json"))) == 3
+    assert list(artifacts.glob("delta/*/manifest.json")) == []
 
 
 def test_page_figure_and_table_are_published(ablated: tuple[Path, Any]):

@@ -140,5 +140,11 @@ def test_the_report_shows_it(
     project.make_all(store, [page])
     text = (store.path(page.ref) / "report.html").read_text(encoding="utf-8")
     section = text[text.index('<section id="curvature">') :].partition("</section>")[0]
-    for words in ("is vacuous", "Across the curve", "Spectral density", "Layers of gpt2"):
+    for words in (
+        "4 of 8 bounds, one",
+        "vacuous</span>",
+        "Across the curve",
+        "Spectral density",
+        "Layers of gpt2",
+    ):
         assert words in section

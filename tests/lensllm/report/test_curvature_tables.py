@@ -68,13 +68,23 @@ def test_agreement_in_words(data):
 
 
 def test_the_bounds_worth_is_said_either_way(data):
-    """At the largest size of each candidate."""
-    assert curvature_tables.worth(data).startswith("No candidate’s bound is vacuous")
+    """At whatever size it is vacuous."""
+    assert curvature_tables.worth(data).startswith("No bound is vacuous: each is lower than")
     first = data.bounds["candidate"] == data.candidates[0]
-    for size, said in ((800, "No candidate’s"), (3200, "The bound of 1 of 6 candidates")):
+    for size in (800, 3200):
         high = data.bounds["bound"].mask(first & (data.bounds["size"] == size), 7.6)
         text = curvature_tables.worth(replace(data, bounds=data.bounds.assign(bound=high)))
-        assert text.startswith(said)
+        assert text.startswith("1 of 12 bounds, one per candidate and size, are vacuous")
+
+
+def test_its_time_is_a_share_of_that_of_the_cells_paid_for(data):
+    paid = data.machine["size"] <= data.budget
+    machine = data.machine.assign(seconds=paid.map({True: 5 * 168 / paid.sum(), False: 1e9}))
+
+    text = curvature_tables.worth(replace(data, machine=machine))
+
+    assert data.bounds["seconds"].sum() == 168
+    assert text.endswith("Measuring it took 20 % of the time of the sweep's cells.")
 
 
 def test_nothing_to_show(data, replayed):
