@@ -48,6 +48,8 @@ class Candidate(Section):
     """How tables and figures call it."""
     model: str
     """``builtin:NAME`` of the embedded zoo, or a folder with a transformers checkpoint."""
+    finetune: dict[str, Any] = Field(default_factory=dict)
+    """Keys of ``finetune`` that this candidate has otherwise."""
 
 
 class Sweep(Section):
@@ -93,8 +95,26 @@ class Sweep(Section):
         return self
 
 
+class Lora(Section):
+    """Low-rank adapters (Hu et al. 2021), when ``finetune.method`` is ``lora``."""
+
+    rank: int = Field(16, ge=1)
+    """Rank r of every adapter."""
+    alpha: float = Field(32.0, gt=0)
+    """The adapters' output is scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Of the adapters' input."""
+    learning_rate: float = Field(2e-4, gt=0)
+    """Peak of the schedule in place of ``finetune.learning_rate``, which suits full weights."""
+
+
 class FineTune(Section):
-    """The recipe of a cell, the same for every candidate."""
+    """The recipe of a cell; a candidate may have some of it otherwise."""
+
+    method: Literal["full", "lora"] = "full"
+    """All weights, or low-rank adapters beside the linear layers."""
+    lora: Lora = Lora()
+    """Of the adapters; read with ``method: lora`` only."""
 
     learning_rate: float = Field(1e-3, gt=0)
     """Peak of the schedule, of AdamW."""
@@ -232,6 +252,10 @@ class Pipeline(Section):
     tracking: Tracking = Tracking()
     schedule: Schedule = Schedule()
 
+    def recipe(self, candidate: Candidate) -> FineTune:
+        """The recipe of ``candidate``: ``finetune`` with what the candidate has otherwise."""
+        return FineTune.model_validate({**self.finetune.model_dump(), **candidate.finetune})
+
     @field_validator("candidates", mode="before")
     @classmethod
     def _named(cls, entries: Any) -> Any:
@@ -254,6 +278,8 @@ class Pipeline(Section):
             raise ValueError(
                 f"candidates: {', '.join(twice)} is listed twice; give it another name"
             )
+        for candidate in self.candidates:
+            self.recipe(candidate)
         if stray := [s for s in self.curvature.sizes if s not in self.sweep.sizes]:
             raise ValueError(
                 f"curvature.sizes: {stray[0]} is not a size of the sweep; "

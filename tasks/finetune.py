@@ -22,7 +22,7 @@ TRAIN_SAMPLE = 200
 
 def step(config: Pipeline, model: Model, size: int, repeat: int, tokens: Ref, roles: Ref) -> Step:
     params = {
-        "recipe": config.finetune.model_dump(mode="json"),
+        "recipe": model.recipe.model_dump(mode="json"),
         "size": size,
         "seed": config.seed,
         "repeat": repeat,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lensllm.config import Candidate
+from lensllm.config import Candidate, FineTune, Pipeline
 from lensllm.errors import ModelError, suggestion
 from lensllm.models import checkpoint, specs
 from lensllm.models.specs import ZooSpec
@@ -25,6 +25,7 @@ class Model:
     """A candidate whose identity is known before its weights need exist."""
 
     name: str
+    recipe: FineTune  # its own: the pipeline's, with what the candidate has otherwise
     folder: Path  # a transformers checkpoint, once ``steps`` are made
     tokenizer: Ref | str  # its artefact, or the checksum of its files
     tokenizer_folder: Path
@@ -36,16 +37,18 @@ class Model:
     work: float = 1.0  # of one example, relative to other candidates: about its weights
 
 
-def resolve(candidate: Candidate, max_tokens: int, store: Store) -> Model:
+def resolve(config: Pipeline, candidate: Candidate, store: Store) -> Model:
     """The model of a candidate. Raises ``ModelError`` when there is no such model."""
+    recipe = config.recipe(candidate)
     if candidate.model.startswith(BUILTIN):
-        return _builtin(candidate, store)
+        return _builtin(candidate, recipe, store)
     folder = Path(candidate.model).expanduser()
-    checkpoint.check(folder, max_tokens)
+    checkpoint.check(folder, config.data.max_tokens)
     weights, tokens = _fingerprints(folder)
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     return Model(
         candidate.name,
+        recipe,
         folder,
         tokens,
         folder,
@@ -55,7 +58,7 @@ def resolve(candidate: Candidate, max_tokens: int, store: Store) -> Model:
     )
 
 
-def _builtin(candidate: Candidate, store: Store) -> Model:
+def _builtin(candidate: Candidate, recipe: FineTune, store: Store) -> Model:
     name = candidate.model.removeprefix(BUILTIN)
     if name not in specs.SPECS:
         raise ModelError(
@@ -67,6 +70,7 @@ def _builtin(candidate: Candidate, store: Store) -> Model:
     model = pretrain.step(specs.SPECS[name], text.ref, bpe.ref)
     return Model(
         candidate.name,
+        recipe,
         store.path(model.ref) / "model",
         bpe.ref,
         store.path(bpe.ref) / "tokenizer",

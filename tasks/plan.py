@@ -145,9 +145,7 @@ def make_plan(config: Pipeline, store: Store) -> Plan:
     ranking.check(config)
     data, *samples = data_steps(config)
     repeats = range(config.sweep.seeds)
-    found = tuple(
-        models.resolve(candidate, config.data.max_tokens, store) for candidate in config.candidates
-    )
+    found = _models(config, store)
     target = _target(config, store, data, samples[0])
     sizes = _sizes(config, target)
     token_steps = {m.name: tokens.step(config, m, data.ref) for m in found}
@@ -260,8 +258,7 @@ def close(
 
 
 def _models(config: Pipeline, store: Store) -> tuple[Model, ...]:
-    longest = config.data.max_tokens
-    return tuple(models.resolve(candidate, longest, store) for candidate in config.candidates)
+    return tuple(models.resolve(config, candidate, store) for candidate in config.candidates)
 
 
 def _sizes(config: Pipeline, target: int) -> list[int]:
