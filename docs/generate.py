@@ -48,15 +48,28 @@ def _page(path: Path, lines: Iterator[str]) -> str:
 
 # --- pipelines.yaml ------------------------------------------------------------------------------
 def _configuration() -> Iterator[str]:
-    sections = {
-        name: field.annotation
-        for name, field in config.Pipeline.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-    }
+    sections = _sections(config.Pipeline)
     yield from _section("A pipeline", config.Pipeline, without=set(sections))
     yield from _section("An entry of `candidates`", config.Candidate)
     for name, section in sections.items():
-        yield from _section(f"`{name}`", section, prefix=f"{name}.")
+        yield from _nested(name, section)
+
+
+def _nested(path: str, section: type[BaseModel]) -> Iterator[str]:
+    """A section, and after it those inside it."""
+    inner = _sections(section)
+    yield from _section(f"`{path}`", section, prefix=f"{path}.", without=set(inner))
+    for name, below in inner.items():
+        yield from _nested(f"{path}.{name}", below)
+
+
+def _sections(section: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """The fields of ``section`` that are sections themselves."""
+    return {
+        name: field.annotation
+        for name, field in section.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
 
 
 def _section(
@@ -86,6 +99,8 @@ def _words(annotation: Any) -> str:
     if get_origin(annotation) is Annotated:
         return _words(get_args(annotation)[0])
     arguments = get_args(annotation)
+    if get_origin(annotation) is dict:
+        return "mapping"
     if Ellipsis in arguments:
         return f"list of {_words(arguments[0])}s"
     if arguments and all(isinstance(value, str) for value in arguments):
@@ -98,7 +113,7 @@ def _words(annotation: Any) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "must be given"
-    if field.default in (None, "", ()):
+    if field.get_default(call_default_factory=True) in (None, "", (), {}):
         return "none"
     value = field.default
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"

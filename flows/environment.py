@@ -36,6 +36,8 @@ def settings(artifacts: Path) -> dict[str, str]:
         # The model libraries: no threads that a fork would break, no progress bars across ours.
         "TOKENIZERS_PARALLELISM": "false",
         "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
 
 

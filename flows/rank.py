@@ -20,6 +20,7 @@ from lensllm.config import Pipeline
 from lensllm.errors import LensError
 from lensllm.store import Ref, Store
 from tasks.execute import Run, run_steps
+from tasks.models import pinned
 from tasks.plan import Conclusion, Plan, conclude, data_steps, make_plan
 from tasks.rounds import Sweep, sweep
 
@@ -30,7 +31,7 @@ _ELSEWHERE = {"engine", "tracking", "schedule"}
 @flow(name="rank", flow_run_name="{pipeline}", persist_result=False)
 def rank(pipeline: str, file: str, artifacts: str, overrides: list[str] | None = None) -> Outcome:
     """Rank the candidates of ``pipeline`` in the configuration ``file``."""
-    config = configfile.load(Path(file), pipeline, overrides or [])
+    config = pinned(configfile.load(Path(file), pipeline, overrides or []))
     store = Store(Path(artifacts))
     store.prepare()
     shown = settings(config)

@@ -232,10 +232,14 @@ def plan(name: str, forecast: Forecast) -> RenderableType:
             flops(c.flops_full),
         )
     stages = ", ".join(f"{stage} {done}/{made}" for stage, (made, done) in forecast.steps.items())
+    ways: dict[str, list[str]] = {}
+    for c in forecast.candidates:
+        ways.setdefault(c.runs_with, []).append(c.name)
     missing = sum(made - done for made, done in forecast.steps.values())
     full = sum(c.flops_full for c in forecast.candidates)
     sweep = sum(c.flops_sweep for c in forecast.candidates)
     lines = [
+        *(f"{', '.join(names)}: {way}." for way, names in ways.items()),
         f"Cached: {stages}.",
         "Everything is cached: a run computes nothing." if not missing else _effort(forecast),
         *(

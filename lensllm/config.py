@@ -41,15 +41,32 @@ class Data(Section):
     """Longer examples are cut by the same rule for every candidate, and counted."""
 
 
+def name_of(model: str) -> str:
+    """The last part of a model's path or id, without revision and suffix."""
+    last = model.rstrip("/").replace(":", "/").rsplit("/", 1)[-1]
+    return last.partition("@")[0].removesuffix(".gguf")
+
+
 class Candidate(Section):
     """A pretrained model that might be fine-tuned."""
 
     name: str = Field(pattern=r"^[\w.\-]+$", max_length=80)
     """How tables and figures call it."""
     model: str
-    """``builtin:NAME`` of the embedded zoo, or a folder with a transformers checkpoint."""
+    """``org/name`` on the Hugging Face hub, there ``org/name@revision`` too; a folder with a
+    transformers checkpoint; a .gguf file; or ``builtin:NAME`` of those that come along. A ``*`` in
+    a path stands for every checkpoint that it matches, each a candidate named by its folder."""
+    revision: str | None = None
+    """Of a model on the hub: branch, tag or commit. It is resolved to a commit before anything
+    runs; nothing: the main branch as it is then."""
     finetune: dict[str, Any] = Field(default_factory=dict)
     """Keys of ``finetune`` that this candidate has otherwise."""
+
+    @field_validator("finetune")
+    @classmethod
+    def _is_a_recipe(cls, changes: dict[str, Any]) -> dict[str, Any]:
+        FineTune.model_validate(changes)  # what is wrong in it is told by its own key
+        return changes
 
 
 class Sweep(Section):
@@ -96,7 +113,8 @@ class Sweep(Section):
 
 
 class Lora(Section):
-    """Low-rank adapters (Hu et al. 2021), when ``finetune.method`` is ``lora``."""
+    """Low-rank adapters (Hu et al. 2021) beside every linear layer but the head, read when
+    ``finetune.method`` is ``lora``."""
 
     rank: int = Field(16, ge=1)
     """Rank r of every adapter."""
@@ -129,7 +147,15 @@ class FineTune(Section):
     clip: float = Field(1.0, gt=0)
     """Largest norm of a gradient."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """``auto`` takes bfloat16 where it is faster and says why."""
+    """``auto`` takes bfloat16 where it is faster and says why. Of matrix products; trained weights
+    stay float32, frozen ones below adapters are bfloat16 too."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """``auto`` takes PyTorch's fused attention where the architecture has it and says why."""
+
+    def describe(self) -> dict[str, Any]:
+        """What a result depends on: nothing of the adapters where there are none."""
+        unread = {"lora"} if self.method == "full" else {"lora": {"learning_rate"}}
+        return self.model_dump(mode="json", exclude=unread)  # type: ignore[arg-type]
 
 
 class Kernel(Section):
@@ -240,7 +266,7 @@ class Pipeline(Section):
     """The one seed every random stream is derived from."""
     data: Data = Data()
     candidates: Annotated[tuple[Candidate, ...], Field(min_length=1)]
-    """The models to rank: mappings of name and model, or just the models."""
+    """The models to rank: mappings as below, or just the models, then named by their last part."""
     sweep: Sweep = Sweep()
     finetune: FineTune = FineTune()
     kernel: Kernel = Kernel()
@@ -253,8 +279,14 @@ class Pipeline(Section):
     schedule: Schedule = Schedule()
 
     def recipe(self, candidate: Candidate) -> FineTune:
-        """The recipe of ``candidate``: ``finetune`` with what the candidate has otherwise."""
-        return FineTune.model_validate({**self.finetune.model_dump(), **candidate.finetune})
+        """The recipe of ``candidate``: ``finetune`` with what the candidate has otherwise. With
+        adapters its learning rate is theirs."""
+        shared, own = self.finetune.model_dump(), candidate.finetune
+        both = {**shared, **own, "lora": {**shared["lora"], **own.get("lora", {})}}
+        recipe = FineTune.model_validate(both)
+        if recipe.method == "full":
+            return recipe
+        return recipe.model_copy(update={"learning_rate": recipe.lora.learning_rate})
 
     @field_validator("candidates", mode="before")
     @classmethod
@@ -264,12 +296,7 @@ class Pipeline(Section):
             return entries
         if not entries:
             raise ValueError("name at least one model")
-        return [
-            {"name": e.rstrip("/").replace(":", "/").rsplit("/", 1)[-1], "model": e}
-            if isinstance(e, str)
-            else e
-            for e in entries
-        ]
+        return [{"name": name_of(e), "model": e} if isinstance(e, str) else e for e in entries]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -278,8 +305,6 @@ class Pipeline(Section):
             raise ValueError(
                 f"candidates: {', '.join(twice)} is listed twice; give it another name"
             )
-        for candidate in self.candidates:
-            self.recipe(candidate)
         if stray := [s for s in self.curvature.sizes if s not in self.sweep.sizes]:
             raise ValueError(
                 f"curvature.sizes: {stray[0]} is not a size of the sweep; "

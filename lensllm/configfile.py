@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from lensllm.config import Candidate, Pipeline, Replay
+from lensllm import patterns
+from lensllm.config import Candidate, FineTune, Pipeline, Replay
 from lensllm.errors import ConfigError, suggestion
 
 
@@ -30,9 +31,11 @@ def load(path: Path, name: str, overrides: Sequence[str] = ()) -> Pipeline:
     for override in overrides:
         merged = _override(merged, override)
     try:
-        return Pipeline.model_validate(merged)
+        return Pipeline.model_validate(patterns.expand(merged))
     except ValidationError as error:
         raise ConfigError(f"{path}: pipeline '{name}': {_sentence(error)}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: pipeline '{name}': {error}") from None
 
 
 def replay(options: dict[str, Any]) -> Replay:
@@ -149,7 +152,11 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     for part in location:
         if isinstance(part, int):
             continue
-        annotation = Candidate if part == "candidates" else section.model_fields[part].annotation
+        annotation = section.model_fields[part].annotation
+        if part == "candidates":
+            annotation = Candidate
+        elif section is Candidate and part == "finetune":
+            annotation = FineTune
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             section = annotation
     return list(section.model_fields)

@@ -58,6 +58,7 @@ TABLES: dict[str, pa.Schema] = {
         ("truncated", _b),
     ),
     # --- models ----------------------------------------------------------------------------
+    "download/files": _schema(("file", _s), ("bytes", _i)),
     "pretrain/curve": _schema(("step", _i), ("tokens", _i), ("nats_per_token", _f)),
     "finetune/cell": _schema(
         ("candidate", _s),
@@ -80,11 +81,13 @@ TABLES: dict[str, pa.Schema] = {
             _f,
         ),  # Σ up to the best step: gradient-flow time
         ("parameters", _i),
+        ("trainable_parameters", _i),  # all of them, or the adapters'
         ("train_flops", _f),
         ("evaluation_flops", _f),
         ("seconds", _f),
         ("peak_memory_bytes", _i),
-        ("precision", _s),
+        ("precision", _s),  # of matrix products, and why
+        ("attention", _s),  # its implementation, and why
         ("versions", _s),  # JSON: python, lensllm and the libraries that compute
     ),
     "finetune/epochs": _schema(

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from lensllm.models import cost, load, zoo
+from lensllm.errors import ModelError
+from lensllm.models import cost, load, prepare, zoo
 from lensllm.models.batch import Example
 from lensllm.store import Ref, Store
 from tasks.cell import Cell
@@ -36,6 +37,7 @@ class CandidateForecast:
     flops_to_run: float
     flops_sweep: float  # of all cells up to the budget, cached or not
     flops_full: float  # of fine-tuning on the target once
+    runs_with: str  # precision and attention, and why
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ def _candidate(
         flops_to_run=sum(flops[c] for c in _to_train(plan, store) if c.candidate == model.name),
         flops_sweep=sum(f for c, f in flops.items() if c.size <= plan.config.sweep.max),
         flops_full=_flops(plan, shape, plan.target, example),
+        runs_with=_runs_with(model, parameters, plan.config.engine.device),
     )
 
 
@@ -148,13 +151,25 @@ def _flops(plan: Plan, shape: cost.Shape, size: int, example: Example) -> float:
 
 
 def _shape(model: Model) -> tuple[cost.Shape, int]:
-    if model.specification:
-        settings = zoo.config(model.specification)
-    else:
-        settings = load.load_config(model.folder)
     with torch.device("meta"):
-        empty = load.from_config(settings)
+        empty = load.from_config(_settings(model))
     return cost.shape_of(empty), sum(p.numel() for p in empty.parameters())
+
+
+def _settings(model: Model) -> Any:
+    """The transformers configuration."""
+    if model.specification:
+        return zoo.config(model.specification)
+    return load.load_config(model.configuration or model.folder)
+
+
+def _runs_with(model: Model, parameters: int, wanted: str) -> str:
+    try:
+        device = load.choose_device(wanted)
+        chosen = prepare.choose(_settings(model), parameters, model.recipe, device)
+    except ModelError as error:  # the run may be meant for another machine
+        return str(error)
+    return f"{model.recipe.method}, {chosen.precision}; {chosen.attention}"
 
 
 def _usual_example(plan: Plan, model: Model, store: Store) -> Example:

@@ -22,7 +22,7 @@ TRAIN_SAMPLE = 200
 
 def step(config: Pipeline, model: Model, size: int, repeat: int, tokens: Ref, roles: Ref) -> Step:
     params = {
-        "recipe": model.recipe.model_dump(mode="json"),
+        "recipe": model.recipe.describe(),
         "size": size,
         "seed": config.seed,
         "repeat": repeat,
@@ -95,11 +95,13 @@ def build(work: Work) -> None:
         "best_epoch": best.epoch if best else 0,
         "learning_rate_integral": best.learning_rate_integral if best else 0.0,
         "parameters": load.count_parameters(model),
+        "trainable_parameters": load.count_trainable(model),
         "train_flops": cost.train_flops(shape, trained.examples["train"], epochs),
         "evaluation_flops": cost.forward_flops(shape, [*seen["test"], *seen["train"], *validated]),
         "seconds": meter.seconds(),
         "peak_memory_bytes": meter.peak_memory_bytes(),
         "precision": trained.precision,
+        "attention": trained.attention,
         "versions": measure.versions_json(),
     }
     write_table(work.folder, "finetune/cell", [row])

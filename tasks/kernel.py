@@ -1,13 +1,14 @@
 """kernel: the residual kernel of one candidate at its pretrained weights.
 
-Key: model, tokens, sample and the settings. Tables: ``spectrum``, ``matrix``, ``summary``.
+Key: model, tokens, sample and the settings; of a candidate with adapters, whose kernel is that of
+the weights it trains, rank, scale and seed of these. Tables: ``spectrum``, ``matrix``, ``summary``.
 """
 
 from pathlib import Path
 from typing import Any
 
 from lensllm import measure
-from lensllm.config import Pipeline
+from lensllm.config import Lora, Pipeline
 from lensllm.spectrum import Spectrum
 from lensllm.store import Recipe, Ref, Store, write_table
 from tasks import sample
@@ -23,6 +24,7 @@ def step(config: Pipeline, model: Model, tokens: Ref, roles: Ref) -> Step:
         "probes": settings.probes,
         "method": settings.method,
         "memory_gib": settings.memory_gib,
+        **adapted(config, model),
         **model.params,
     }
     recipe = Recipe(
@@ -32,6 +34,27 @@ def step(config: Pipeline, model: Model, tokens: Ref, roles: Ref) -> Step:
     return Step(f"kernel {model.name}", recipe, hints, weight=model.work)
 
 
+def adapted(config: Pipeline, model: Model) -> dict[str, Any]:
+    """What the key of a kernel has of adapters: nothing where all weights are trained."""
+    if model.recipe.method == "full":
+        return {}
+    lora = {"rank": model.recipe.lora.rank, "alpha": model.recipe.lora.alpha}
+    return {"lora": lora, "seed": config.seed}
+
+
+def load_trainable(work: Work, device: Any) -> Any:
+    """The pretrained model; with adapters, as they are before the first step, where it has any."""
+    from lensllm import seeds
+    from lensllm.models import adapters, load
+
+    model = load.load_model(Path(work.hints["model"]))
+    if "lora" in work.params:
+        cell = seeds.integer(work.params["seed"], "cell", 0)  # the kernel is that of repeat 0
+        settings = Lora(**work.params["lora"])
+        model = adapters.add(model, settings, seeds.integer(cell, "adapters"))
+    return model.to(device)
+
+
 def build(work: Work) -> None:
     from lensllm.data.tokens import select
     from lensllm.kernel import residual_kernel
@@ -39,7 +62,7 @@ def build(work: Work) -> None:
 
     device = load.choose_device(work.hints["device"])
     meter = measure.Meter(device)
-    model = load.load_model(Path(work.hints["model"])).to(device)
+    model = load_trainable(work, device)
     tokens = work.store.table(work.upstream["tokens"], "examples")
     rows = sample.rows(work.store, work.upstream["sample"], "train")[: work.params["probes"]]
     probes = select(tokens, rows)

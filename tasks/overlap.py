@@ -16,7 +16,7 @@ from lensllm import measure
 from lensllm.config import Pipeline
 from lensllm.data import pretraining_text
 from lensllm.store import Recipe, Ref, Store, write_table
-from tasks import pretext, sample
+from tasks import kernel, pretext, sample
 from tasks.models import Model
 from tasks.stage import Step, Work
 
@@ -33,6 +33,7 @@ def step(config: Pipeline, model: Model, tokens: Ref, roles: Ref) -> Step | None
         "probes": _probes(config),
         "method": config.kernel.method,
         "memory_gib": config.kernel.memory_gib,
+        **kernel.adapted(config, model),
         "seed": config.seed,
         **model.params,
     }
@@ -81,7 +82,7 @@ def build(work: Work) -> None:
     params = work.params
     device = load.choose_device(work.hints["device"])
     meter = measure.Meter(device)
-    model = load.load_model(Path(work.hints["model"])).to(device)
+    model = kernel.load_trainable(work, device)
     tokens = work.store.table(work.upstream["tokens"], "examples")
     rows = sample.rows(work.store, work.upstream["sample"], "train")[: params["probes"]]
     probes = select(tokens, rows)
@@ -96,15 +97,15 @@ def build(work: Work) -> None:
     )
     both = [*probes, *others]
     memory_bytes = int(params["memory_gib"] * 2**30)
-    kernel = residual_kernel(model, both, method=params["method"], memory_bytes=memory_bytes)
-    found = alignment(kernel.matrix, kernel.residual_norms, len(probes))
+    spanned = residual_kernel(model, both, method=params["method"], memory_bytes=memory_bytes)
+    found = alignment(spanned.matrix, spanned.residual_norms, len(probes))
     summary = {
         "candidate": work.hints["candidate"],
         "probes": len(probes),
         "window_tokens": length,
         **vars(found),
-        "method": kernel.choice.method,
-        "relative_error": kernel.relative_error,
+        "method": spanned.choice.method,
+        "relative_error": spanned.relative_error,
         "flops": cost.train_flops(cost.shape_of(model), both, epochs=1),
         "seconds": meter.seconds(),
     }

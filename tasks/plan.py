@@ -143,6 +143,7 @@ def make_plan(config: Pipeline, store: Store) -> Plan:
     Raises ``LensError`` as ``check`` does, and for sizes beyond the data where it is at hand.
     """
     ranking.check(config)
+    config = models.pinned(config)
     data, *samples = data_steps(config)
     repeats = range(config.sweep.seeds)
     found = _models(config, store)

@@ -31,6 +31,7 @@ class Trained:
     device: torch.device
     dtype: torch.dtype
     precision: str
+    attention: str
     tokens: pd.DataFrame  # tokens/examples
     rows: dict[str, list[int]]  # of ``tokens``, by role
     examples: dict[str, list[Example]]  # by role
@@ -43,11 +44,13 @@ def train(
     from lensllm import finetune, seeds
     from lensllm.data.tokens import select
     from lensllm.models import load
+    from lensllm.models.prepare import prepare
 
     recipe = FineTune.model_validate(params["recipe"])
     device = load.choose_device(hints["device"])
-    model = load.load_model(Path(hints["model"])).to(device)
-    dtype, precision = load.choose_precision(recipe.precision, load.count_parameters(model), device)
+    seed = seeds.integer(params["seed"], "cell", params["repeat"])
+    ready = prepare(Path(hints["model"]), recipe, seeds.integer(seed, "adapters"), device)
+    model, dtype = ready.model, ready.dtype
     tokens = store.table(upstream["tokens"], "examples")
     rows = {role: sample.rows(store, upstream["sample"], role) for role in ROLES}
     rows["train"] = rows["train"][: params["size"]]
@@ -59,8 +62,19 @@ def train(
             examples["train"],
             examples["validation"],
             recipe,
-            seed=seeds.integer(params["seed"], "cell", params["repeat"]),
+            seed=seed,
             device=device,
             dtype=dtype,
         )
-    return Trained(model, tuned, recipe, device, dtype, precision, tokens, rows, examples)
+    return Trained(
+        model,
+        tuned,
+        recipe,
+        device,
+        dtype,
+        ready.precision,
+        ready.attention,
+        tokens,
+        rows,
+        examples,
+    )

@@ -12,11 +12,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lensllm.errors import ModelError
+from lensllm.models import adapters
 
 
 def save(tuned: Any, pretrained: Any, path: Path) -> None:
-    """Write the difference of two models' trainable weights as safetensors."""
+    """Write the difference of two models' trainable weights as safetensors.
+
+    Of a model with adapters it is what merging them adds to the pretrained weights, and 0 where
+    there is none, so that whoever reads it need not know of them.
+    """
     before = dict(pretrained.named_parameters())
+    if adapters.is_adapted(tuned):
+        changed = adapters.merged_difference(tuned)
+        still = {n: torch.zeros_like(w) for n, w in before.items() if n not in changed}
+        save_file(changed | still, path)
+        return
     difference = {
         name: weight.detach().cpu() - before[name].detach()
         for name, weight in tuned.named_parameters()

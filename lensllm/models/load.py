@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,39 @@ from transformers import (
 )
 
 from lensllm.errors import ModelError
+from lensllm.models import gguf
 
 # Below this many weights bfloat16 loses on every device measured (0.44 x at 1M weights on CPU).
 BFLOAT16_PAYS_FROM = 2_000_000
 
 
-def load_model(folder: Path) -> Any:
-    """The causal or encoder-decoder model in ``folder``, float32, in evaluation mode.
+def load_model(
+    folder: Path, attention: str | None = None, dtype: torch.dtype = torch.float32
+) -> Any:
+    """The causal or encoder-decoder model in ``folder``, in evaluation mode.
 
-    Raises ``ModelError`` when the folder holds no loadable safetensors checkpoint, or one with NaN.
+    ``attention`` is an implementation as transformers calls it; None: theirs. Raises ``ModelError``
+    when the folder holds no loadable safetensors checkpoint, not all weights of one, or NaN.
     """
     config = load_config(folder)
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
-        model = auto.from_pretrained(
-            folder, config=config, dtype=torch.float32, use_safetensors=True, local_files_only=True
+        model, found = _auto(config).from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            attn_implementation=attention,
+            output_loading_info=True,
         )
     except Exception as error:  # safetensors and the architectures each raise their own
         raise ModelError(f"{folder} cannot be loaded: {_first_line(error)}") from error
+    if missing := sorted(found["missing_keys"]):
+        raise ModelError(
+            f"{folder} has no weights for {len(missing)} tensors of a {type(model).__name__}, "
+            f"{missing[0]} among them, which would be random; it is not such a checkpoint"
+        )
     if name := weight_not_finite(model):
         raise ModelError(f"{folder} is damaged: its weight {name} is not finite; get it again")
     return model.eval()
@@ -44,24 +60,88 @@ def weight_not_finite(model: Any) -> str:
 
 def from_config(config: Any) -> Any:
     """A float32 model with fresh weights; inside ``torch.device("meta")`` it takes no memory."""
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    return auto.from_config(config, dtype=torch.float32)
+    return _auto(config).from_config(config, dtype=torch.float32, trust_remote_code=False)
+
+
+def model_class(config: Any) -> type:
+    """The class of models of the transformers ``config``."""
+    kind: type = _auto(config)._model_mapping[type(config)]
+    return kind
 
 
 def load_config(folder: Path) -> Any:
-    """The transformers configuration in ``folder``."""
+    """The transformers configuration in ``folder``, or of the .gguf file that it is.
+
+    Raises ``ModelError`` for an architecture that is none of a language model, or that transformers
+    does not have.
+    """
+    place, more = (folder, {})
+    if folder.suffix == gguf.SUFFIX and folder.is_file():
+        place, more = folder.parent, {"gguf_file": folder.name}
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
+        config = AutoConfig.from_pretrained(
+            place, local_files_only=True, trust_remote_code=False, **more
+        )
+    except (OSError, ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"{folder} needs Python code of its own, which is never run; take a model that "
+                "transformers has"
+            ) from error
         raise ModelError(f"{folder}: {_first_line(error)}") from error
+    if type(config) not in _auto(config)._model_mapping:
+        raise ModelError(
+            f"{folder}: transformers has no language model for '{config.model_type}'; "
+            "take a causal or encoder-decoder one"
+        )
+    return _completed(config, folder)
+
+
+def _auto(config: Any) -> Any:
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+
+
+def _completed(config: Any, folder: Path) -> Any:
+    """``config`` with the token ids that batches need; many checkpoints leave them out."""
+    pad = getattr(config, "pad_token_id", None)
+    config.pad_token_id = pad  # some configurations do not have it at all
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        start = _generation(folder).get("decoder_start_token_id")
+        choices = (start, pad, getattr(config, "bos_token_id", None))
+        config.decoder_start_token_id = next((i for i in choices if i is not None), None)
+        if config.decoder_start_token_id is None:
+            raise ModelError(
+                f"{folder}: no token begins what its decoder writes; set decoder_start_token_id in "
+                "its config.json"
+            )
+    return config
+
+
+def _generation(folder: Path) -> dict[str, Any]:
+    path = folder / "generation_config.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def check_vocabulary(model: Any, largest: int, folder: Path) -> None:
+    """Raise ``ModelError`` unless token ``largest`` has an embedding; spare ones do no harm."""
+    known = model.get_input_embeddings().weight.shape[0]
+    if largest >= known:
+        raise ModelError(
+            f"{folder}: its tokenizer writes token {largest} and the model has embeddings for "
+            f"{known} only; they do not belong together"
+        )
 
 
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer in ``folder``; it must have an end-of-text token to end completions with."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder}: {_first_line(error)}") from error
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # each kind of tokenizer raises its own for a missing file
+        raise ModelError(
+            f"{folder}: its tokenizer cannot be loaded ({_first_line(error)})"
+        ) from error
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{folder}: its tokenizer has no end-of-text token; set eos_token")
     return tokenizer
@@ -101,6 +181,11 @@ def choose_precision(wanted: str, parameters: int, device: torch.device) -> tupl
 def count_parameters(model: Any) -> int:
     """Distinct weights; a tied head counts once."""
     return sum(p.numel() for p in model.parameters())
+
+
+def count_trainable(model: Any) -> int:
+    """Of these, the weights that training changes."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def _first_line(error: Exception) -> str:

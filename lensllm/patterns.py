@@ -1,0 +1,51 @@
+"""A ``*`` in a candidate's model: every checkpoint it matches becomes a candidate."""
+
+from __future__ import annotations
+
+import glob
+import re
+from pathlib import Path
+from typing import Any
+
+from lensllm.config import name_of
+from lensllm.errors import ConfigError
+
+
+def expand(content: dict[str, Any]) -> dict[str, Any]:
+    """The raw ``content`` of a pipeline with a candidate for every match of a pattern.
+
+    Raises ``ConfigError`` for a pattern without a match or with a name.
+    """
+    entries = content.get("candidates")
+    if not isinstance(entries, list):
+        return content  # what it must be is said where it is read
+    return {**content, "candidates": [one for entry in entries for one in _expanded(entry)]}
+
+
+def _expanded(entry: Any) -> list[Any]:
+    shared = {"model": entry} if isinstance(entry, str) else entry
+    pattern = shared.get("model") if isinstance(shared, dict) else None
+    if not isinstance(pattern, str) or "*" not in pattern:
+        return [entry]
+    if "name" in shared:
+        raise ConfigError(
+            f"candidates: '{pattern}' names its candidates by their folders; leave out the name "
+            f"'{shared['name']}'"
+        )
+    paths = sorted(glob.glob(str(Path(pattern).expanduser())))  # noqa: PTH207 (takes any pattern)
+    found = [path for path in paths if _is_checkpoint(Path(path))]
+    if not found:
+        others = f"; there is {paths[0]}, which is neither" if paths else ""
+        raise ConfigError(
+            f"candidates: '{pattern}' matches no folder with a config.json and no .gguf file{others}"
+        )
+    return [{**shared, "name": _name(path), "model": path} for path in found]
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return (path / "config.json").is_file() or path.suffix == ".gguf"
+
+
+def _name(path: str) -> str:
+    """A folder may be called anything, a candidate may not; equal names are refused later."""
+    return re.sub(r"[^\w.\-]+", "-", name_of(path)).strip("-") or "candidate"
