@@ -155,7 +155,7 @@ class FineTune(Section):
     def describe(self) -> dict[str, Any]:
         """What a result depends on: nothing of the adapters where there are none."""
         unread = {"lora"} if self.method == "full" else {"lora": {"learning_rate"}}
-        return self.model_dump(mode="json", exclude=unread)  # type: ignore[arg-type]
+        return self.model_dump(mode="json", exclude=unread)
 
 
 class Kernel(Section):

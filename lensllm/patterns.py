@@ -35,9 +35,10 @@ def _expanded(entry: Any) -> list[Any]:
     paths = sorted(glob.glob(str(Path(pattern).expanduser())))  # noqa: PTH207 (takes any pattern)
     found = [path for path in paths if _is_checkpoint(Path(path))]
     if not found:
-        others = f"; there is {paths[0]}, which is neither" if paths else ""
+        others = f", only {paths[0]}" if paths else ""
         raise ConfigError(
-            f"candidates: '{pattern}' matches no folder with a config.json and no .gguf file{others}"
+            f"candidates: '{pattern}' matches no folder with a config.json{others}; write it for "
+            "the folders of checkpoints, e.g. models/*"
         )
     return [{**shared, "name": _name(path), "model": path} for path in found]
 

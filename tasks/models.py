@@ -104,9 +104,7 @@ def _on_hub(candidate: Candidate) -> tuple[str, str | None] | None:
 
 def _missing(path: Path) -> str:
     """No such path: what may have been meant."""
-    others = (
-        [str(path.parent / p.name) for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    )
+    others = map(str, path.parent.iterdir()) if path.parent.is_dir() else ()
     return (
         f"no such folder: {path}{suggestion(str(path), others)}; give a folder with a transformers "
         "checkpoint, or org/name of a model on the hub"

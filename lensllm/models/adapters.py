@@ -1,4 +1,4 @@
-"""Low-rank adapters (Hu et al. 2021): W x + (alpha / r) · B A x beside every linear layer, W frozen.
+"""Low-rank adapters (Hu et al. 2021): W x + (alpha / r) · B A x for linear layers, W frozen.
 
 Added by peft. The head and all embeddings have none, tied or not; nor have routers of a mixture of
 experts, nor its experts where their weights are fused into one tensor that no linear layer holds.
@@ -18,7 +18,7 @@ from lensllm.errors import ModelError
 # Which expert a token goes to: a small map whose adapter would move whole experts.
 _ROUTERS = ("classifier", "router", "gate", "shared_expert_gate")
 # Their fused kernels read the weight itself, past any adapter.
-_FUSED = {family: ("out_proj",) for family in ("mamba", "mamba2", "falcon_mamba", "falcon_h1")}
+_FUSED = dict.fromkeys(("mamba", "mamba2", "falcon_mamba", "falcon_h1"), ("out_proj",))
 _NAME = "default"
 _PREFIX = "base_model.model."  # what peft puts before the names of a model's weights
 
@@ -39,7 +39,7 @@ def add(model: Any, settings: Lora, seed: int) -> Any:
         )
     config = LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # only ever divided by r
         lora_dropout=settings.dropout,
         target_modules=targets,
         fan_in_fan_out=any(isinstance(m, Conv1D) for m in model.modules()),

@@ -79,7 +79,7 @@ def _ask(repo: str, asked: str) -> Snapshot:
             raise ModelError(_without_config(repo, names))
         _fetch(repo, _CONFIG, asked)  # notes in the cache which commit the revision is
         small = [n for n in names if _matches(n, _SMALL) and not _matches(n, _NEVER)]
-        folder = [_fetch(repo, name, commit).parent for name in small][0]
+        fetched = [_fetch(repo, name, commit) for name in small]
     except errors.HfHubHTTPError as error:
         if error.response.status_code < 500:
             raise ModelError(_refused(repo, asked, error)) from None
@@ -87,6 +87,7 @@ def _ask(repo: str, asked: str) -> Snapshot:
     except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, errors.HTTPError) as error:  # type: ignore[attr-defined]
         offline = isinstance(error, errors.OfflineModeIsEnabled)
         return _cached(repo, asked, "" if offline else "cannot be reached")
+    folder = fetched[0].parent
     weights = _weights(folder, names)
     if not weights:
         raise ModelError(_without_weights(repo, names))
@@ -150,7 +151,7 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return "/" not in name and any(fnmatch(name, pattern) for pattern in patterns)
 
 
-# --- what is wrong, and what to do -----------------------------------------------------------------
+# --- what is wrong, and what to do ---------------------------------------------------------------
 def _refused(repo: str, revision: str, error: Any) -> str:
     """The sentence for an answer of the hub; of its own text nothing, it may quote a request."""
     from huggingface_hub import constants, errors, get_token
@@ -169,7 +170,10 @@ def _refused(repo: str, revision: str, error: Any) -> str:
             "`hf auth login`"
         )
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"candidates: {repo} has no revision '{revision}'; its branches and tags are on {page}/tree/main"
+        return (
+            f"candidates: {repo} has no revision '{revision}'; its branches and tags are on "
+            f"{page}/tree/main"
+        )
     if isinstance(error, errors.DisabledRepoError):
         return f"candidates: {repo} is disabled on the hub; see {page}"
     if isinstance(error, errors.RepositoryNotFoundError):
