@@ -113,3 +113,59 @@ def test_a_bad_file_is_one_sentence(tmp_path: Path, text: str, sentence: str):
 def test_a_missing_file_is_one_sentence(tmp_path: Path):
     with pytest.raises(ConfigError, match="no such file; name one with --file"):
         configfile.load(tmp_path / "nowhere.yaml", "p")
+
+
+def test_a_candidate_has_its_own_recipe_down_to_single_keys(file: Path):
+    own = "candidates=[{name: a, model: x/a, finetune: {method: lora, lora: {rank: 4}}}, x/b]"
+    loaded = configfile.load(file, "p", [own, "finetune.lora.alpha=7", "finetune.lora.rank=9"])
+    first, second = (loaded.recipe(candidate) for candidate in loaded.candidates)
+    assert (first.method, first.lora.rank, first.lora.alpha, first.epochs) == ("lora", 4, 7, 5)
+    assert (second.method, second.learning_rate) == ("full", 1e-3)
+    assert first.learning_rate == first.lora.learning_rate == 2e-4
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "differs"),
+    [
+        ("full", "lora.rank", False),
+        ("full", "lora.learning_rate", False),
+        ("full", "learning_rate", True),
+        ("lora", "lora.rank", True),
+        ("lora", "lora.learning_rate", True),
+        ("lora", "learning_rate", False),
+        ("lora", "attention", True),
+    ],
+)
+def test_a_recipe_tells_only_what_a_result_depends_on(
+    file: Path, method: str, key: str, differs: bool
+):
+    def described(*more: str) -> dict[str, object]:
+        loaded = configfile.load(file, "p", [f"finetune.method={method}", *more])
+        return loaded.recipe(loaded.candidates[0]).describe()
+
+    value = "eager" if key == "attention" else 3
+    assert (described() != described(f"finetune.{key}={value}")) == differs
+    assert ("lora" in described()) == (method == "lora")
+
+
+@pytest.mark.parametrize(
+    ("finetune", "sentence"),
+    [
+        ("{learnign_rate: 1}", r"'candidates.0.finetune.learnign_rate' \(did you mean 'learning_"),
+        ("{lora: {rnk: 1}}", r"'candidates.0.finetune.lora.rnk' \(did you mean 'rank'\?\)"),
+        ("{epochs: 0}", r"'candidates.0.finetune.epochs'.*greater than or equal to 1, not 0"),
+        ("{method: qlora}", r"'candidates.0.finetune.method'.*'full' or 'lora'"),
+        ("3", r"'candidates.0.finetune'.*dictionary"),
+    ],
+)
+def test_a_mistake_in_a_candidates_recipe_has_its_path(file: Path, finetune: str, sentence: str):
+    with pytest.raises(ConfigError, match=sentence):
+        override = f"candidates=[{{name: a, model: b, finetune: {finetune}}}]"
+        configfile.load(file, "p", [override])
+
+
+def test_a_model_is_named_without_revision_or_suffix(file: Path):
+    loaded = configfile.load(
+        file, "p", ["candidates=['org/name@v1.2', models/tiny.Q4_1.gguf, 'builtin:gpt2', a/b/]"]
+    )
+    assert [c.name for c in loaded.candidates] == ["name", "tiny.Q4_1", "gpt2", "b"]
