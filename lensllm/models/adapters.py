@@ -39,7 +39,7 @@ def add(model: Any, settings: Lora, seed: int) -> Any:
         )
     config = LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # only ever divided by r
+        lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=targets,
         fan_in_fan_out=any(isinstance(m, Conv1D) for m in model.modules()),

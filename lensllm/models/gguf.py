@@ -4,8 +4,9 @@ but in ``convert``."""
 from __future__ import annotations
 
 import importlib.util
+import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lensllm.errors import ModelError
 
@@ -33,35 +34,63 @@ def check(path: Path, max_tokens: int) -> str:
     """
     if not path.is_file():
         raise ModelError(f"candidates: no such file: {path}")
-    with path.open("rb") as stream:
-        if stream.read(4) != b"GGUF":
-            raise ModelError(f"candidates: {path} is not a GGUF file; download it again")
-    for package in ("gguf", "accelerate"):
-        if not importlib.util.find_spec(package):
-            raise ModelError(
-                f"candidates: {path} needs the package {package} to be read; "
-                "pip install 'lensllm[gguf]'"
-            )
-    reader = _reader(path)
-    architecture = str(reader.get_field("general.architecture").contents())
-    context = reader.get_field(f"{architecture}.context_length")
-    if context and context.contents() < max_tokens:
+    if not importlib.util.find_spec("gguf"):
         raise ModelError(
-            f"candidates: {path} reads at most {context.contents()} tokens and data.max_tokens is "
-            f"{max_tokens}; lower it, or leave the candidate out"
+            f"candidates: {path} needs the package gguf to be read; pip install 'lensllm[gguf]'"
+        )
+    try:
+        with path.open("rb") as stream:
+            found = _header(stream)
+    except (struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
+        raise ModelError(
+            f"candidates: {path} is damaged or no GGUF file; download it again"
+        ) from error
+    architecture = str(found.get(_ARCHITECTURE, ""))
+    context = found.get(f"{architecture}.context_length")
+    if isinstance(context, int) and context < max_tokens:
+        raise ModelError(
+            f"candidates: {path} reads at most {context} tokens and data.max_tokens is "
+            f"{max_tokens}; lower it to {context} for all, or leave the candidate out"
         )
     return architecture
 
 
-def _reader(path: Path) -> Any:
-    from gguf import GGUFReader
+# --- the header, as the GGUF specification has it (version 2 and 3, little-endian) ---------------
+_ARCHITECTURE = "general.architecture"
+_SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}  # as struct calls them
+_TEXT, _LIST = 8, 9
+_LONGEST = 2**24  # bytes of a text; a chat template has thousands
 
-    try:
-        return GGUFReader(path)
-    except Exception as error:  # of a file cut short: whatever NumPy says
-        raise ModelError(
-            f"candidates: {path} is damaged or of an unknown GGUF version; download it again"
-        ) from error
+
+def _header(stream: BinaryIO) -> dict[str, Any]:
+    """Its settings up to the first list, the vocabulary: the gguf package takes seconds for all."""
+    if stream.read(4) != b"GGUF":
+        raise ValueError("not GGUF")
+    _, _, count = struct.unpack("<IQQ", stream.read(20))
+    found: dict[str, Any] = {}
+    for _ in range(count):
+        key, (kind,) = _text(stream), struct.unpack("<I", stream.read(4))
+        if kind == _LIST and key.startswith("tokenizer."):
+            break
+        found[key] = _value(stream, kind)
+    return found
+
+
+def _value(stream: BinaryIO, kind: int) -> Any:
+    if kind == _TEXT:
+        return _text(stream)
+    if kind == _LIST:
+        inner, length = struct.unpack("<IQ", stream.read(12))
+        return [_value(stream, inner) for _ in range(length)]
+    form = f"<{_SCALARS[kind]}"
+    return struct.unpack(form, stream.read(struct.calcsize(form)))[0]
+
+
+def _text(stream: BinaryIO) -> str:
+    (length,) = struct.unpack("<Q", stream.read(8))
+    if length > _LONGEST or len(content := stream.read(length)) < length:
+        raise ValueError("cut short")
+    return content.decode()
 
 
 def convert(path: Path, folder: Path) -> None:

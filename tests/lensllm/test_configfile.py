@@ -159,8 +159,8 @@ def test_a_recipe_tells_only_what_a_result_depends_on(
     ],
 )
 def test_a_mistake_in_a_candidates_recipe_has_its_path(file: Path, finetune: str, sentence: str):
+    override = f"candidates=[{{name: a, model: b, finetune: {finetune}}}]"
     with pytest.raises(ConfigError, match=sentence):
-        override = f"candidates=[{{name: a, model: b, finetune: {finetune}}}]"
         configfile.load(file, "p", [override])
 
 

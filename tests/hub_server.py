@@ -16,6 +16,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
+from huggingface_hub import constants
+
+from lensllm.models import hub
+
 
 @dataclass
 class Repository:
@@ -58,7 +63,7 @@ _INFO = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)(?:/revision/(?P<revision>
 _FILE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>[^?]+)")
 
 
-def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
+def _handler(served: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -71,14 +76,14 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self._answer(body=True)
 
         def _answer(self, body: bool) -> None:
-            hub.asked.append(f"{self.command} {self.path}")
+            served.asked.append(f"{self.command} {self.path}")
             sent = (self.headers.get("authorization") or "").removeprefix("Bearer ")
-            hub.tokens |= {sent} - {""}
-            if hub.broken:
-                return self._send(hub.broken, {}, b"", body)
+            served.tokens |= {sent} - {""}
+            if served.broken:
+                return self._send(served.broken, {}, b"", body)
             info, file = _INFO.fullmatch(self.path), _FILE.fullmatch(self.path)
             found = info or file
-            repository = hub.repositories.get(found["repo"]) if found else None
+            repository = served.repositories.get(found["repo"]) if found else None
             if not found or repository is None:  # the hub does not tell private from missing
                 return self._fail(404 if sent else 401, "RepoNotFound", body)
             revision = found["revision"] or "main"
@@ -88,7 +93,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             folder = repository.commits[commit]
             if info:
                 return self._send(200, {}, _info(found["repo"], commit, folder, repository), body)
-            if repository.gated and (not sent or sent != hub.token):
+            if repository.gated and (not sent or sent != served.token):
                 return self._fail(403 if sent else 401, "GatedRepo", body)
             path = folder / found["file"]
             headers = {"X-Repo-Commit": commit}
@@ -131,3 +136,16 @@ def _info(name: str, commit: str, folder: Path, repository: Repository) -> bytes
         ],
     }
     return json.dumps(content).encode()
+
+
+def hub_of_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A fixture: a hub with nothing on it, an empty cache, nobody logged in."""
+    with Hub().serving() as serving:
+        monkeypatch.setattr(constants, "ENDPOINT", serving.endpoint)
+        template = serving.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.setattr(hub, "_known", {})
+        yield serving
