@@ -15,7 +15,7 @@ from tasks.models import Model
 from tasks.stage import Step, Work
 from tasks.training import train
 
-VERSION = 2
+VERSION = 3
 # The training loss of the final weights is measured on at most this many examples of the subset.
 TRAIN_SAMPLE = 200
 

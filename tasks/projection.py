@@ -16,7 +16,8 @@ from tasks.stage import Step, module
 from tasks.tracking import Tracker
 
 # Columns of a stage's table that describe it; the other numbers are its metrics.
-_DESCRIBES = {"candidate", "size", "seed", "precision", "versions", "method", "passes", "reason"}
+_DESCRIBES = {"candidate", "size", "seed", "precision", "attention", "versions", "method", "passes",
+              "reason"}  # fmt: skip
 
 
 class MlflowProjection:

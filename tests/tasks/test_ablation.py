@@ -59,7 +59,13 @@ def trained(store: Store, plan: Plan) -> None:
         loss = law(cell, plan.config.finetune.epochs) * (1 + 1e-4 * (-1) ** (cell.size // 4))
         row = dict.fromkeys(schema("finetune/cell").names, 1)
         row |= {"candidate": cell.candidate, "size": cell.size, "seed": cell.repeat}
-        row |= {"nats_per_token": loss, "bits_per_byte": loss, "precision": "", "versions": "{}"}
+        row |= {
+            "nats_per_token": loss,
+            "bits_per_byte": loss,
+            "precision": "",
+            "attention": "",
+            "versions": "{}",
+        }
         store.make(step.recipe, lambda folder, row=row: write_table(folder, "finetune/cell", [row]))
 
 
