@@ -266,6 +266,8 @@ def _effort(forecast: Forecast) -> str:
     )
     if forecast.to_pretrain:
         text += f" {forecast.to_pretrain} embedded candidates are pretrained first (minutes)."
+    if forecast.to_download_bytes:
+        text += f" {forecast.to_download_bytes / 1e9:.2g} GB of weights are downloaded first."
     return text
 
 

@@ -16,6 +16,7 @@ from tasks.cell import Cell
 from tasks.finetune import passes
 from tasks.models import Model
 from tasks.plan import Plan
+from tasks.stage import Step
 
 # Before any cell was measured: what the demo reaches on one CPU core, rounded down.
 _FLOPS_PER_SECOND = 3e10
@@ -52,6 +53,7 @@ class Forecast:
     measured_pace: bool  # from finished cells rather than assumed
     peak_bytes: float  # of all slots together
     to_pretrain: int  # embedded candidates that must be made first
+    to_download_bytes: float  # of models on the hub
     at_most: bool  # a sweep policy will ask for fewer cells
 
     @property
@@ -73,6 +75,7 @@ class Forecast:
             "flops_full": sum(c.flops_full for c in self.candidates),
             "expected_minutes": self.minutes,
             "expected_peak_bytes": self.peak_bytes,
+            "to_download_bytes": self.to_download_bytes,
             "slots": self.slots,
             "at_most": self.at_most,
         }
@@ -102,9 +105,16 @@ def forecast(plan: Plan, store: Store, slots: int) -> Forecast:
         flops_per_second=pace or _FLOPS_PER_SECOND,
         measured_pace=pace is not None,
         peak_bytes=at_once * (_BYTES_PER_WEIGHT * largest + _BYTES_OF_A_WORKER),
-        to_pretrain=sum(not store.has(s.ref) for m in plan.models for s in m.steps[-1:]),
+        to_pretrain=len(_to_make("pretrain", plan, store)),
+        to_download_bytes=sum(s.weight for s in _to_make("download", plan, store)),
         at_most=plan.config.sweep.policy != "all",
     )
+
+
+def _to_make(stage: str, plan: Plan, store: Store) -> list[Step]:
+    """The steps of ``stage`` that make a candidate and are still to run."""
+    steps = [step for model in plan.models for step in model.steps if step.stage == stage]
+    return [step for step in steps if not store.has(step.ref)]
 
 
 def minutes(plans: Sequence[Plan], store: Store, slots: int) -> float:

@@ -107,6 +107,12 @@ def build(work: Work) -> None:
     write_table(work.folder, "finetune/cell", [row])
 
 
+def remark(store: Store, ref: Ref) -> str:
+    """With what a candidate runs, and why so; said once, of its first cell."""
+    row = store.table(ref, "cell").iloc[0]
+    return "" if row["size"] else f"{row['precision']}; {row['attention']}"
+
+
 def tracked(store: Store, ref: Ref) -> dict[str, Any]:
     """What MLflow shows of a cell."""
     row: dict[str, Any] = store.table(ref, "cell").iloc[0].to_dict()
