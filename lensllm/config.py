@@ -43,8 +43,8 @@ class Data(Section):
 
 def name_of(model: str) -> str:
     """The last part of a model's path or id, without revision and suffix."""
-    last = model.rstrip("/").replace(":", "/").rsplit("/", 1)[-1]
-    return last.partition("@")[0].removesuffix(".gguf")
+    model = re.sub(r"^([\w.\-]+/[\w.\-]+)@.*", r"\1", model)
+    return model.rstrip("/").replace(":", "/").rsplit("/", 1)[-1].removesuffix(".gguf")
 
 
 class Candidate(Section):

@@ -55,8 +55,9 @@ def train(
     rows = {role: sample.rows(store, upstream["sample"], role) for role in ROLES}
     rows["train"] = rows["train"][: params["size"]]
     examples = {role: select(tokens, chosen) for role, chosen in rows.items()}
-    seen = [token for e in (*examples["train"], *examples["test"]) for token in e.completion]
-    load.check_vocabulary(model, max(seen), Path(hints["model"]))
+    seen = (*examples["train"], *examples["test"])
+    largest = max(max((*e.prompt, *e.completion)) for e in seen)
+    load.check_vocabulary(model, largest, Path(hints["model"]))
     tuned = None
     if examples["train"]:
         tuned = finetune.fine_tune(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from huggingface_hub import constants
@@ -59,7 +60,7 @@ class Hub:
             thread.join()
 
 
-_INFO = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)(?:/revision/(?P<revision>[^/?]+))?(?:\?.*)?")
+_INFO = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)(?:/revision/(?P<revision>[^?]+))?(?:\?.*)?")
 _FILE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>[^?]+)")
 
 
@@ -86,7 +87,7 @@ def _handler(served: Hub) -> type[BaseHTTPRequestHandler]:
             repository = served.repositories.get(found["repo"]) if found else None
             if not found or repository is None:  # the hub does not tell private from missing
                 return self._fail(404 if sent else 401, "RepoNotFound", body)
-            revision = found["revision"] or "main"
+            revision = unquote(found["revision"] or "main")
             commit = repository.refs.get(revision, revision)
             if commit not in repository.commits:
                 return self._fail(404, "RevisionNotFound", body)

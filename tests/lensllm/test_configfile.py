@@ -165,7 +165,8 @@ def test_a_mistake_in_a_candidates_recipe_has_its_path(file: Path, finetune: str
 
 
 def test_a_model_is_named_without_revision_or_suffix(file: Path):
-    loaded = configfile.load(
-        file, "p", ["candidates=['org/name@v1.2', models/tiny.Q4_1.gguf, 'builtin:gpt2', a/b/]"]
+    models = (
+        "'org/name@v1.2', 'o/m@refs/pr/1', models/tiny.Q4_1.gguf, 'builtin:gpt2', a/b/, 'x@y/z/c'"
     )
-    assert [c.name for c in loaded.candidates] == ["name", "tiny.Q4_1", "gpt2", "b"]
+    loaded = configfile.load(file, "p", [f"candidates=[{models}]"])
+    assert [c.name for c in loaded.candidates] == ["name", "m", "tiny.Q4_1", "gpt2", "b", "c"]

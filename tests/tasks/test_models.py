@@ -1,6 +1,7 @@
 """Candidates as artefacts: what their keys hold, and whole cells of every kind of candidate."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,10 +15,11 @@ from safetensors.torch import load_file
 
 from lensllm.config import Candidate, Pipeline
 from lensllm.errors import ModelError
-from lensllm.models import hub
+from lensllm.models import hub, tokenizer
 from lensllm.store import Ref, Store
 from tasks import delta, models
 from tasks.cell import Cell
+from tasks.estimate import forecast
 from tasks.plan import Plan, check, make_plan
 from tests.hub_server import Hub, Repository, hub_of_our_own
 from tests.tasks import project
@@ -186,7 +188,38 @@ def test_a_changed_file_changes_what_is_made_from_it(
     assert (before[0] != after[0], before[1] != after[1]) == (model, words)
 
 
-def test_plan_and_status_name_candidates_without_torch(tmp_path: Path, config: Pipeline):
+def test_a_tokenizer_of_another_model_is_a_sentence(store: Store, config: Pipeline):
+    folder = Path(config.candidates[0].model)
+    other = tokenizer.train(["colourless green ideas sleep furiously"] * 30, vocabulary=400)
+    other.add_tokens(["red", "blue"] + [f"unused{i}" for i in range(90)])
+    other.save_pretrained(folder)
+    plan = make_plan(config, store)
+    project.make_all(store, [s for s in plan.groundwork if s.stage != "kernel"][:4])
+    with pytest.raises(ModelError, match=r"its tokenizer writes token \d+ and the model has emb"):
+        project.make_all(store, [plan.cells[CELL]])
+
+
+def test_a_plan_says_what_candidates_run_with_and_what_is_downloaded(
+    store: Store, config: Pipeline, published: Repository
+):
+    remote = with_candidate(config, model="org/narrow", finetune=LORA)
+    plan = make_plan(remote, store)
+    found = forecast(plan, store, slots=1)
+    assert [c.runs_with for c in found.candidates] == [
+        "lora, float32: bfloat16 does not pay below 2M weights; "
+        "sdpa: GPT2LMHeadModel has PyTorch's fused attention"
+    ]
+    size = (Path(config.candidates[0].model) / "model.safetensors").stat().st_size
+    assert (found.to_download_bytes, found.to_pretrain) == (size, 0)
+    project.make_all(store, plan.models[0].steps)
+    assert forecast(plan, store, slots=1).to_download_bytes == 0
+
+
+@pytest.mark.parametrize("hosted", [False, True])
+def test_plan_and_status_name_candidates_without_torch(
+    tmp_path: Path, config: Pipeline, published: Repository, server: Hub, hosted: bool
+):
+    config = with_candidate(config, model="org/narrow") if hosted else config
     program = (
         "import sys; from pathlib import Path; from lensllm.config import Pipeline; "
         "from lensllm.store import Store; from tasks.plan import check; "
@@ -195,7 +228,10 @@ def test_plan_and_status_name_candidates_without_torch(tmp_path: Path, config: P
         "print(sorted({'torch', 'transformers', 'peft', 'prefect'} & sys.modules.keys()))"
     )
     arguments = [sys.executable, "-c", program, config.model_dump_json(), str(tmp_path / "a")]
-    said = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    elsewhere = {"HF_ENDPOINT": server.endpoint, "HF_HOME": str(tmp_path / "hub")}
+    said = subprocess.run(
+        arguments, capture_output=True, text=True, check=True, env=os.environ | elsewhere
+    )
     assert said.stdout.strip() == "[]"
 
 

@@ -33,6 +33,8 @@ def test_what_auto_takes_is_what_the_architecture_accepts(name: str):
     found, _ = attention.choose("auto", load.model_class(config), CPU, WIDE)
     model = load._auto(config).from_config(config, attn_implementation=found)
     assert model.config._attn_implementation == found
+    left_to_transformers = load._auto(config).from_config(families._CONFIGS[name]())
+    assert left_to_transformers.config._attn_implementation == found
 
 
 @pytest.mark.parametrize("wanted", ["eager", "sdpa"])

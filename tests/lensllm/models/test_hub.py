@@ -72,12 +72,13 @@ def test_shards_are_those_the_index_names(server: Hub, tmp_path: Path):
 
 def test_main_moves_and_a_tag_does_not(server: Hub, tmp_path: Path):
     first = publish(server, tmp_path)
-    server.repositories["org/tiny"].refs["v1"] = first
+    server.repositories["org/tiny"].refs |= {"v1": first, "refs/pr/1": first}
     assert hub.resolve("org/tiny", None).commit == first
     second = publish(server, tmp_path, **{"config.json": "{}"})
     assert hub.resolve("org/tiny", None).commit == first  # one command sees one commit
     hub._known.clear()
     assert hub.resolve("org/tiny", None).commit == second != first
+    assert hub.resolve("org/tiny", "refs/pr/1").commit == first
     assert hub.resolve("org/tiny", "v1").commit == hub.resolve("org/tiny", first).commit == first
 
 
