@@ -87,6 +87,11 @@ def _ask(repo: str, asked: str) -> Snapshot:
     except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, errors.HTTPError) as error:  # type: ignore[attr-defined]
         offline = isinstance(error, errors.OfflineModeIsEnabled)
         return _cached(repo, asked, "" if offline else "cannot be reached")
+    except (OSError, ValueError) as error:  # the cache's disk, or a mirror that answers in HTML
+        raise ModelError(
+            f"candidates: {repo} could not be asked for ({type(error).__name__}); check that "
+            f"{_endpoint()} is a hub and that its cache, HF_HOME, can be written"
+        ) from None
     folder = fetched[0].parent
     weights = _weights(folder, names)
     if not weights:
@@ -122,7 +127,7 @@ def _cached(repo: str, asked: str, why: str) -> Snapshot:
     """What the cache has of ``asked``; ``why`` the hub says nothing, "" where it was not asked."""
     from huggingface_hub import constants, errors, hf_hub_download
 
-    said = f"the hub ({constants.ENDPOINT}) {why}" if why else "HF_HUB_OFFLINE is set"
+    said = f"the hub ({_endpoint()}) {why}" if why else "HF_HUB_OFFLINE is set"
     place = f"the cache ({constants.HF_HUB_CACHE})"
     try:
         found = hf_hub_download(repo, _CONFIG, revision=asked, local_files_only=True)
@@ -154,9 +159,9 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 # --- what is wrong, and what to do ---------------------------------------------------------------
 def _refused(repo: str, revision: str, error: Any) -> str:
     """The sentence for an answer of the hub; of its own text nothing, it may quote a request."""
-    from huggingface_hub import constants, errors, get_token
+    from huggingface_hub import errors, get_token
 
-    page = f"{constants.ENDPOINT}/{repo}"
+    page = f"{_endpoint()}/{repo}"
     known = get_token() is not None
     status = error.response.status_code
     if isinstance(error, errors.GatedRepoError):
@@ -179,7 +184,7 @@ def _refused(repo: str, revision: str, error: Any) -> str:
     if isinstance(error, errors.RepositoryNotFoundError):
         private = "your account has no access to it" if known else "log in with `hf auth login`"
         return (
-            f"candidates: no model '{repo}' on the hub ({constants.ENDPOINT}) and no such folder; "
+            f"candidates: no model '{repo}' on the hub ({_endpoint()}) and no such folder; "
             f"check how its organisation and name are spelt, or, if it is private, {private}"
         )
     if isinstance(error, errors.EntryNotFoundError):
@@ -187,6 +192,13 @@ def _refused(repo: str, revision: str, error: Any) -> str:
     if status == 401:
         return "candidates: the hub refuses your token; log in again with `hf auth login`"
     return f"candidates: the hub refuses {repo} (HTTP {status}); see {page}, or try again later"
+
+
+def _endpoint() -> str:
+    """The hub's address, without the credentials that a mirror's may hold."""
+    from huggingface_hub import constants
+
+    return re.sub(r"//[^/@]*@", "//***@", constants.ENDPOINT)
 
 
 def _without_config(repo: str, names: Iterable[str]) -> str:

@@ -189,6 +189,25 @@ def _refused(server: Hub, repo: str, revision: str | None, sentence: str) -> Non
     assert "\n" not in str(caught.value)
 
 
+def test_credentials_in_a_mirrors_address_are_not_repeated(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+):
+    mirror = server.endpoint.replace("//", f"//me:{TOKEN}@")
+    monkeypatch.setattr(constants, "ENDPOINT", mirror)
+    _refused(server, "org/tyni", None, r"on the hub \(http://\*\*\*@127.0.0.1:\d+\)")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    _refused(server, "org/tyni", None, "HF_HUB_OFFLINE is set")
+
+
+def test_a_cache_that_cannot_be_written_is_a_sentence(
+    server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    publish(server, tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "cache"))
+    _refused(server, "org/tiny", None, r"could not be asked for \(\w+\); check that http://")
+
+
 def test_an_interrupted_download_is_a_sentence_and_goes_on(
     server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
