@@ -115,7 +115,9 @@ def _default(field: FieldInfo) -> str:
         return "must be given"
     if field.get_default(call_default_factory=True) in (None, "", (), {}):
         return "none"
-    value = field.default
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 

@@ -99,9 +99,8 @@ def _plan(config: Pipeline, store: Store, *, whole: bool) -> Plan:
     """``whole``, or without what is measured for the report alone; cells are the same in both."""
     if whole:
         return make_plan(config, store)
-    return replace(
-        make_plan(config.model_copy(update={"curvature": Curvature()}), store), overlaps={}
-    )
+    bare = config.model_copy(update={"curvature": Curvature()})
+    return replace(make_plan(bare, store), probes={}, overlaps={})
 
 
 def _conclude(name: str, config: Pipeline, tried: Sequence[Tried], store: Store) -> Ablated:

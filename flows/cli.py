@@ -67,6 +67,10 @@ def plan(
     file: File = FILE,
     artifacts: Artifacts = ARTIFACTS,
     overrides: Overrides = [],  # noqa: B006 (typer copies it)
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Measure the candidates' pace here, about 20 steps each."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what a run would compute, reuse and cost, before a second of training.
@@ -80,7 +84,13 @@ def plan(
 
     settings, store = _open(file, name, overrides, artifacts)
     slots = slots_of(settings.engine)[0]
-    forecast = estimate.forecast(make_plan(settings, store), store, slots)
+    made = make_plan(settings, store)
+    if probe:
+        from flows.probing import measure
+
+        with _interruptible():
+            measure(made, store, err)
+    forecast = estimate.forecast(made, store, slots)
     _print(as_json, lambda: forecast.as_dict, lambda: screens.plan(name, forecast))
 
 

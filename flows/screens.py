@@ -208,6 +208,13 @@ def _money(summary: Summary) -> list[str]:
             f"Cost: {spent} spent against {full} for fine-tuning every candidate on "
             f"the target: {compared}."
         )
+    if len(rows := summary.forecast):
+        predicted, seconds = rows["predicted_seconds"].sum(), rows["seconds"].sum()
+        lines.append(
+            f"Time in cells: {clock(seconds)} (min:s), {clock(predicted)} predicted by the probes, "
+            f"{seconds / predicted:.2f} times that; memory {_gigabytes(rows['peak_memory_bytes'])} "
+            f"a worker at most, {_gigabytes(rows['predicted_peak_memory_bytes'])} predicted."
+        )
     if summary.computed is not None:
         lines.append(
             f"This run computed {summary.computed} artefacts, {summary.cached} were cached."
@@ -215,12 +222,18 @@ def _money(summary: Summary) -> list[str]:
     return lines
 
 
+def _gigabytes(counts: pd.Series) -> str:
+    return f"{counts.max() / 1e9:.2f} GB"
+
+
 def plan(name: str, forecast: Forecast) -> RenderableType:
     """What a run would do."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
     table.title = f"[bold]{escape(name)}[/bold]: cells to run, target D = {forecast.target:,}"
-    for column in ("candidate", "weights", "cells", "cached", "to run", "sweep", "full answer"):
-        table.add_column(column, justify="left" if column == "candidate" else "right")
+    headings = ("weights", "cells", "cached", "to run", "time", "memory", "sweep", "full answer")
+    table.add_column("candidate", overflow="fold")
+    for column in headings:
+        table.add_column(column, justify="right", no_wrap=True)
     for c in forecast.candidates:
         table.add_row(
             escape(c.name),
@@ -228,6 +241,8 @@ def plan(name: str, forecast: Forecast) -> RenderableType:
             str(c.cells),
             str(c.cached),
             flops(c.flops_to_run),
+            clock(c.seconds_to_run),
+            f"{c.peak_bytes / 1e9:.1f} GB",
             flops(c.flops_sweep),
             flops(c.flops_full),
         )
@@ -248,7 +263,7 @@ def plan(name: str, forecast: Forecast) -> RenderableType:
             else []
         ),
         f"The full answer (every candidate on the target) costs {flops(full)}; "
-        f"the cells that predict it {flops(sweep)}, {_less(1 - sweep / full)}.",
+        f"{_paid(forecast)} that predict it {flops(sweep)}, {_less(1 - sweep / full)}.",
     ]
     return Group(Text(""), table, *(Text(line) for line in lines))
 
@@ -257,18 +272,39 @@ def _less(share: float) -> str:
     return f"{share:.0%} less" if share >= 0 else f"{-share:.0%} more"
 
 
+def _paid(forecast: Forecast) -> str:
+    """What the sweep's FLOPs are of."""
+    parts = ["cells"]
+    parts += ["kernels"] if "kernel" in forecast.steps else []
+    parts += ["curvature"] if "curvature" in forecast.steps and not forecast.uncounted else []
+    said = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+    return (
+        f"{said} (curvature, known only when it is measured, left out)"
+        if (forecast.uncounted)
+        else said
+    )
+
+
 def _effort(forecast: Forecast) -> str:
-    source = "at the pace of finished cells" if forecast.measured_pace else "at an assumed pace"
+    running = [c for c in forecast.candidates if c.cached < c.cells or c.flops_to_run]
     text = (
         f"To run: {flops(sum(c.flops_to_run for c in forecast.candidates))} in cells, about "
-        f"{clock(60 * forecast.minutes)} (min:s) with {forecast.slots} at a time, {source}; "
-        f"up to {forecast.peak_bytes / 1e9:.1f} GB of memory."
+        f"{clock(60 * forecast.minutes)} (min:s) with {forecast.slots} at a time, "
+        f"{_source({c.pace for c in running})}; up to {forecast.peak_bytes / 1e9:.1f} GB of memory."
     )
     if forecast.to_pretrain:
         text += f" {forecast.to_pretrain} embedded candidates are pretrained first (minutes)."
     if forecast.to_download_bytes:
         text += f" {forecast.to_download_bytes / 1e9:.2g} GB of weights are downloaded first."
     return text
+
+
+def _source(paces: set[str]) -> str:
+    """Where the minutes are from, and what would tell better."""
+    if paces <= {"probe"}:
+        return "as probed on this machine"
+    words = "the pace of finished cells" if "cells" in paces else "an assumed pace"
+    return f"at {words}{' where not probed' if 'probe' in paces else ''} (--probe measures it)"
 
 
 def status(name: str, grid: Grid) -> RenderableType:

@@ -44,6 +44,7 @@ class Summary:
     examples: pd.DataFrame  # simulation/cost; no rows unless a policy was played on a table
     decisions: pd.DataFrame  # sweep/decisions; no rows without a policy
     findings: pd.DataFrame  # checks/findings
+    forecast: pd.DataFrame  # report/forecast; no rows unless candidates were probed
     parameters: dict[str, float]  # weights by candidate; NaN where unknown
     failures: tuple[tuple[str, str], ...]
     folder: Path  # report.html, curves.png, predictions.csv
@@ -97,6 +98,7 @@ class Summary:
             "ranking": json_rows(self.rows.drop(columns="predictor")),
             "scores": json_rows(self.scores),
             "cost": json_rows(pd.DataFrame([{**_totals(self.cost), "saved": self.saved}]))[0],
+            "forecast": json_rows(self.forecast),
             "decisions": json_rows(self.decisions),
             "checks": json_rows(self.findings),
             "computed": self.computed,
@@ -175,6 +177,7 @@ def _summary(
         examples=store.table(played, "cost") if played else pd.DataFrame(),
         decisions=store.table(played, "decisions") if played else decision.read(store, rounds),
         findings=store.table(conclusion.checks.ref, "findings"),
+        forecast=store.table(conclusion.report.ref, "forecast"),
         parameters=dict(zip(cells["candidate"], cells["parameters"].astype(float), strict=True)),
         failures=failures,
         folder=store.root / "reports" / conclusion.goal.name,

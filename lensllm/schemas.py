@@ -97,6 +97,21 @@ TABLES: dict[str, pa.Schema] = {
         ("validation_nats_per_token", _f),
         ("learning_rate_integral", _f),
     ),
+    "probe/pace": _schema(  # a few steps of the candidate's recipe on this machine
+        ("candidate", _s),
+        ("device", _s),
+        ("precision", _s),
+        ("parameters", _i),
+        ("train_flops_per_example", _f),  # mean over all training examples, forward and backward
+        ("evaluation_flops_per_example", _f),
+        ("train_flops_per_second", _f),
+        ("evaluation_flops_per_second", _f),
+        ("steps", _i),  # timed, those of the warm-up not counted
+        ("step_seconds", _f),  # median
+        ("load_seconds", _f),  # of model and examples, once in every cell
+        ("seconds", _f),  # of the probe itself
+        ("peak_memory_bytes", _i),
+    ),
     # --- kernel and curvature ----------------------------------------------------------------
     "kernel/spectrum": _schema(
         ("index", _i),
@@ -297,6 +312,16 @@ TABLES: dict[str, pa.Schema] = {
         ("candidate", _s),
         ("spent_flops", _f),  # cells up to the budget, kernel and curvature
         ("full_flops", _f),  # fine-tuning on the target size, one seed
+    ),
+    "report/forecast": _schema(  # what probes predicted of the cells, and what these took
+        ("candidate", _s),
+        ("cells", _i),
+        ("predicted_seconds", _f),  # of all these cells together
+        ("seconds", _f),
+        ("predicted_flops", _f),
+        ("flops", _f),
+        ("predicted_peak_memory_bytes", _f),  # the probe's own peak
+        ("peak_memory_bytes", _f),  # of the cell that took most
     ),
     # --- ablation: a pipeline at every point of a grid of settings ---------------------------
     "ablation/points": _schema(

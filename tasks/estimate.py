@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 
 from lensllm.errors import ModelError
-from lensllm.models import cost, load, prepare, zoo
+from lensllm.models import adapters, cost, load, memory, prepare, zoo
 from lensllm.models.batch import Example
+from lensllm.pace import Pace
 from lensllm.store import Ref, Store
+from tasks import finetune, probe
 from tasks.cell import Cell
-from tasks.finetune import passes
 from tasks.models import Model
 from tasks.plan import Plan
 from tasks.stage import Step
@@ -22,9 +24,9 @@ from tasks.stage import Step
 _FLOPS_PER_SECOND = 3e10
 # Tokens of prompt and completion of the embedded data, where no tokens are at hand yet.
 _USUAL_TOKENS = (28, 21)
-# Weights, gradients, two moments of AdamW and the best weights kept, in float32.
-_BYTES_PER_WEIGHT = 20
 _BYTES_OF_A_WORKER = 600e6  # torch, transformers and the tokenised data
+
+Source = Literal["probe", "cells", "assumed"]
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,12 @@ class CandidateForecast:
     cells: int
     cached: int
     flops_to_run: float
-    flops_sweep: float  # of all cells up to the budget, cached or not
+    flops_sweep: float  # of all cells up to the budget, cached or not, its kernel and curvature
     flops_full: float  # of fine-tuning on the target once
     runs_with: str  # precision and attention, and why
+    seconds_to_run: float  # one cell after the other
+    peak_bytes: float  # of a worker with one cell of it
+    pace: Source  # where the seconds are from
 
 
 @dataclass(frozen=True)
@@ -49,18 +54,16 @@ class Forecast:
     steps: Mapping[str, tuple[int, int]]  # stage → (artefacts, of which cached)
     candidates: tuple[CandidateForecast, ...]
     slots: int
-    flops_per_second: float  # of one slot
-    measured_pace: bool  # from finished cells rather than assumed
     peak_bytes: float  # of all slots together
     to_pretrain: int  # embedded candidates that must be made first
     to_download_bytes: float  # of models on the hub
     at_most: bool  # a sweep policy will ask for fewer cells
+    uncounted: int  # cells whose curvature is not in ``flops_sweep``: it is known when measured
 
     @property
     def minutes(self) -> float:
         """Of the cells still to run."""
-        flops = sum(c.flops_to_run for c in self.candidates)
-        return flops / self.flops_per_second / self.slots / 60
+        return sum(c.seconds_to_run for c in self.candidates) / self.slots / 60
 
     @property
     def as_dict(self) -> dict[str, Any]:
@@ -82,32 +85,27 @@ class Forecast:
 
 
 def forecast(plan: Plan, store: Store, slots: int) -> Forecast:
-    """Forecast a run of ``plan`` from shapes, token lengths and the pace of finished cells."""
-    shapes = {model.name: _shape(model) for model in plan.models}
-    examples = {model.name: _usual_example(plan, model, store) for model in plan.models}
+    """Forecast a run of ``plan`` from probes; without one, from shapes, token lengths and the pace
+    of finished cells."""
     steps: dict[str, tuple[int, int]] = {}
     for step in plan.steps:
         made, cached = steps.get(step.stage, (0, 0))
         steps[step.stage] = (made + 1, cached + store.has(step.ref))
-    pace = _pace(plan, store)
-    candidates = tuple(
-        _candidate(plan, store, model, *shapes[model.name], examples[model.name])
-        for model in plan.models
-    )
+    usual = _pace(plan, store)
+    outlooks = [_Outlook(plan, store, model, usual) for model in plan.models]
+    candidates = tuple(outlook.forecast() for outlook in outlooks)
     to_run = [c for c in candidates if c.cached < c.cells]
-    largest = max((c.parameters for c in to_run), default=0)
     at_once = min(slots, sum(c.cells - c.cached for c in to_run))
     return Forecast(
         target=plan.target,
         steps=steps,
         candidates=candidates,
         slots=slots,
-        flops_per_second=pace or _FLOPS_PER_SECOND,
-        measured_pace=pace is not None,
-        peak_bytes=at_once * (_BYTES_PER_WEIGHT * largest + _BYTES_OF_A_WORKER),
+        peak_bytes=at_once * max((c.peak_bytes for c in to_run), default=0.0),
         to_pretrain=len(_to_make("pretrain", plan, store)),
         to_download_bytes=sum(s.weight for s in _to_make("download", plan, store)),
         at_most=plan.config.sweep.policy != "all",
+        uncounted=sum(not store.has(step.ref) for step in plan.curvatures.values()),
     )
 
 
@@ -120,77 +118,124 @@ def _to_make(stage: str, plan: Plan, store: Store) -> list[Step]:
 def minutes(plans: Sequence[Plan], store: Store, slots: int) -> float:
     """Of the cells of all ``plans`` that are still to run, each counted once; the plans have the
     same candidates."""
-    shapes = {model.name: _shape(model)[0] for model in plans[0].models}
-    flops: dict[Ref, float] = {}
+    usual = next(filter(None, (_pace(plan, store) for plan in plans)), None)
+    seconds: dict[Ref, float] = {}
     for plan in plans:
-        examples = {model.name: _usual_example(plan, model, store) for model in plan.models}
-        for cell, ref in _to_train(plan, store).items():
-            shape, example = shapes[cell.candidate], examples[cell.candidate]
-            flops[ref] = _flops(plan, shape, cell.size, example)
-    pace = next(filter(None, (_pace(plan, store) for plan in plans)), _FLOPS_PER_SECOND)
-    return sum(flops.values()) / pace / slots / 60
+        for model in plan.models:
+            outlook = _Outlook(plan, store, model, usual)
+            seconds |= {ref: outlook.seconds(cell.size) for cell, ref in outlook.to_train.items()}
+    return sum(seconds.values()) / slots / 60
 
 
-def _to_train(plan: Plan, store: Store) -> dict[Cell, Ref]:
-    """The cells not there, and those whose weights nobody kept for their curvature."""
-    deltas = {cell: step for cell, step in plan.deltas.items() if not store.has(step.ref)}
-    missing = {cell: step for cell, step in plan.cells.items() if not store.has(step.ref)}
-    return {cell: step.ref for cell, step in (deltas | missing).items()}
+class _Outlook:
+    """What the cells of one candidate take, in units of the examples they see."""
 
+    def __init__(self, plan: Plan, store: Store, model: Model, usual: float | None) -> None:
+        self.plan, self.store, self.model = plan, store, model
+        wanted = plan.probes.get(model.name)
+        probed = probe.at_hand(store, wanted) if wanted else None
+        self.pace = probe.read(store, probed.ref) if probed else self._assumed(usual)
+        self.source: Source = "probe" if probed else "cells" if usual else "assumed"
 
-def _candidate(
-    plan: Plan, store: Store, model: Model, shape: cost.Shape, parameters: int, example: Example
-) -> CandidateForecast:
-    cells = {c: s for c, s in plan.cells.items() if c.candidate == model.name}
-    flops = {cell: _flops(plan, shape, cell.size, example) for cell in cells}
-    missing = [cell for cell, step in cells.items() if not store.has(step.ref)]
-    return CandidateForecast(
-        name=model.name,
-        parameters=parameters,
-        cells=len(cells),
-        cached=len(cells) - len(missing),
-        flops_to_run=sum(flops[c] for c in _to_train(plan, store) if c.candidate == model.name),
-        flops_sweep=sum(f for c, f in flops.items() if c.size <= plan.config.sweep.max),
-        flops_full=_flops(plan, shape, plan.target, example),
-        runs_with=_runs_with(model, parameters, plan.config.engine.device),
-    )
+    def forecast(self) -> CandidateForecast:
+        cells = {c: s for c, s in self.plan.cells.items() if c.candidate == self.model.name}
+        paid = sum(self.flops(c.size) for c in cells if c.size <= self.plan.config.sweep.max)
+        return CandidateForecast(
+            name=self.model.name,
+            parameters=self.parameters,
+            cells=len(cells),
+            cached=sum(self.store.has(step.ref) for step in cells.values()),
+            flops_to_run=sum(self.flops(cell.size) for cell in self.to_train),
+            flops_sweep=paid + self._beside(),
+            flops_full=self.flops(self.plan.target),
+            runs_with=self._runs_with(),
+            seconds_to_run=sum(self.seconds(cell.size) for cell in self.to_train),
+            peak_bytes=self.pace.peak_memory_bytes,
+            pace=self.source,
+        )
 
+    def flops(self, size: int) -> float:
+        """Of one cell."""
+        return self.pace.flops(*self._seen(size))
 
-def _flops(plan: Plan, shape: cost.Shape, size: int, example: Example) -> float:
-    return cost.forward_flops(shape, [example]) * passes(plan.config, size)
+    def seconds(self, size: int) -> float:
+        """Of one cell."""
+        return self.pace.seconds(*self._seen(size))
 
+    def _seen(self, size: int) -> tuple[int, int]:
+        return finetune.seen(self.plan.config.data, self.model.recipe.epochs, size)
 
-def _shape(model: Model) -> tuple[cost.Shape, int]:
-    with torch.device("meta"):
-        empty = load.from_config(_settings(model))
-    return cost.shape_of(empty), sum(p.numel() for p in empty.parameters())
+    @cached_property
+    def to_train(self) -> dict[Cell, Ref]:
+        """The cells not there, and those whose weights nobody kept for their curvature."""
+        plan, store = self.plan, self.store
+        deltas = {cell: step for cell, step in plan.deltas.items() if not store.has(step.ref)}
+        missing = {cell: step for cell, step in plan.cells.items() if not store.has(step.ref)}
+        mine = {c: s for c, s in (deltas | missing).items() if c.candidate == self.model.name}
+        return {cell: step.ref for cell, step in mine.items()}
 
+    @cached_property
+    def _settings(self) -> Any:
+        """The transformers configuration."""
+        if self.model.specification:
+            return zoo.config(self.model.specification)
+        return load.load_config(self.model.configuration or self.model.folder)
 
-def _settings(model: Model) -> Any:
-    """The transformers configuration."""
-    if model.specification:
-        return zoo.config(model.specification)
-    return load.load_config(model.configuration or model.folder)
+    @cached_property
+    def empty(self) -> Any:
+        """The candidate on the meta device, without weights, with adapters if it gets some."""
+        recipe = self.model.recipe
+        with torch.device("meta"):
+            model = load.from_config(self._settings)
+            return adapters.add(model, recipe.lora, 0) if recipe.method == "lora" else model
 
+    @cached_property
+    def parameters(self) -> int:
+        """Weights, adapters not among them."""
+        with torch.device("meta"):
+            return load.count_parameters(load.from_config(self._settings))
 
-def _runs_with(model: Model, parameters: int, wanted: str) -> str:
-    try:
-        device = load.choose_device(wanted)
-        chosen = prepare.choose(_settings(model), parameters, model.recipe, device)
-    except ModelError as error:  # the run may be meant for another machine
-        return str(error)
-    return f"{model.recipe.method}, {chosen.precision}; {chosen.attention}"
+    def _runs_with(self) -> str:
+        """Method, precision and attention, with reasons."""
+        recipe = self.model.recipe
+        try:
+            device = load.choose_device(self.plan.config.engine.device)
+            chosen = prepare.choose(self._settings, self.parameters, recipe, device)
+        except ModelError as error:  # the run may be meant for another machine
+            return str(error)
+        return f"{recipe.method}, {chosen.precision}; {chosen.attention}"
 
+    def _assumed(self, usual: float | None) -> Pace:
+        """From shapes, where nothing was measured; ``usual`` is the FLOPs per second of others."""
+        shape, example = cost.shape_of(self.empty), self._usual_example()
+        batch = [example] * self.model.recipe.batch_size
+        return Pace(
+            train_flops_per_example=cost.train_flops(shape, [example], 1),
+            evaluation_flops_per_example=cost.forward_flops(shape, [example]),
+            train_flops_per_second=usual or _FLOPS_PER_SECOND,
+            evaluation_flops_per_second=usual or _FLOPS_PER_SECOND,
+            load_seconds=0.0,
+            peak_memory_bytes=_BYTES_OF_A_WORKER + memory.memory(self.empty, batch).total,
+        )
 
-def _usual_example(plan: Plan, model: Model, store: Store) -> Example:
-    """An example of the mean prompt and completion length."""
-    step = plan.tokens[model.name]
-    prompt, completion = _USUAL_TOKENS
-    if store.has(step.ref):
-        table = store.table(step.ref, "examples")
-        prompt = round(table["prompt_ids"].map(len).mean())
-        completion = round(table["completion_ids"].map(len).mean())
-    return Example([0] * prompt, [0] * completion)
+    def _usual_example(self) -> Example:
+        """An example of the mean prompt and completion length."""
+        step = self.plan.tokens[self.model.name]
+        prompt, completion = _USUAL_TOKENS
+        if self.store.has(step.ref):
+            table = self.store.table(step.ref, "examples")
+            prompt = round(table["prompt_ids"].map(len).mean())
+            completion = round(table["completion_ids"].map(len).mean())
+        return Example([0] * prompt, [0] * completion)
+
+    def _beside(self) -> float:
+        """FLOPs of the kernel, and of those cells' curvature that is measured: how many products it
+        takes is known only then."""
+        plan, store, name = self.plan, self.store, self.model.name
+        kernel = plan.config.kernel.probes * self.pace.train_flops_per_example
+        done = [s.ref for c, s in plan.curvatures.items() if c.candidate == name]
+        bounds = [store.table(ref, "bound") for ref in done if store.has(ref)]
+        return kernel * (name in plan.kernels) + sum(float(b["flops"].sum()) for b in bounds)
 
 
 def _pace(plan: Plan, store: Store) -> float | None:

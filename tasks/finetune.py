@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from lensllm import measure
-from lensllm.config import Pipeline
+from lensllm.config import Data, FineTune, Pipeline
 from lensllm.store import Recipe, Ref, Store, write_table
 from tasks import delta
 from tasks.models import Model
@@ -41,15 +41,20 @@ def step(config: Pipeline, model: Model, size: int, repeat: int, tokens: Ref, ro
             "keep_delta": size in config.curvature.sizes,
         },
         timeout_seconds=60 * config.engine.cell_timeout_minutes,
-        weight=passes(config, size) * model.work,
+        weight=passes(config, model.recipe, size) * model.work,
     )
 
 
-def passes(config: Pipeline, size: int) -> float:
+def seen(data: Data, epochs: int, size: int) -> tuple[int, int]:
+    """Examples that a cell is trained on, each counted once an epoch, and those it only reads."""
+    validation = data.validation_examples * (epochs + 1 if size else 0)
+    return epochs * size, validation + data.test_examples + min(size, TRAIN_SAMPLE)
+
+
+def passes(config: Pipeline, recipe: FineTune, size: int) -> float:
     """Examples passed forward in a cell; a training step counts as three."""
-    epochs = config.finetune.epochs if size else 0
-    validation = config.data.validation_examples * (epochs + 1 if size else 0)
-    return 3.0 * epochs * size + validation + config.data.test_examples + min(size, TRAIN_SAMPLE)
+    trained, read = seen(config.data, recipe.epochs, size)
+    return 3.0 * trained + read
 
 
 def build(work: Work) -> None:

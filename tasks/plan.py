@@ -32,6 +32,7 @@ from tasks import (
     models,
     overlap,
     past,
+    probe,
     ranking,
     report,
     sample,
@@ -54,6 +55,7 @@ class Plan:
     samples: tuple[Step, ...]  # one per repeat
     drift: Step
     tokens: dict[str, Step]  # by candidate
+    probes: dict[str, Step]  # by candidate that has cells to train, or was measured already
     cells: dict[Cell, Step]  # all that a policy may ask for
     kernels: dict[str, Step]  # by candidate; empty when switched off
     overlaps: dict[str, Step]  # by candidate of whose pretraining text something is known
@@ -82,6 +84,7 @@ class Plan:
         # The heaviest candidates first: their cells are then not what everybody waits for.
         making = [s for m in sorted(self.models, key=lambda m: -m.work) for s in m.steps]
         order = [self.dataset, *self.samples, *making, *self.tokens.values(), self.drift]
+        order += self.probes.values()
         order += [*self.kernels.values(), *self.heavy_tails.values(), *self.overlaps.values()]
         return list({step.ref: step for step in order}.values())
 
@@ -184,6 +187,7 @@ def make_plan(config: Pipeline, store: Store) -> Plan:
         samples=tuple(samples),
         drift=drift.step(config.sweep.sizes, data.ref, samples[0].ref),
         tokens=token_steps,
+        probes=_probes(config, store, found, cells, token_steps, samples[0]),
         cells=cells,
         kernels={
             m.name: kernel.step(config, m, token_steps[m.name].ref, samples[0].ref)
@@ -233,6 +237,8 @@ def conclude(
     ranks = ranking.step(goal, {"curve": curves.ref, **told, **bounds, **decided})
     overlaps = made("overlap", plan.overlaps)
     evidence = {**kernels, **overlaps, **bounds, **drifts, **made("cell", cells)}
+    paces = {n: probe.at_hand(store, step) for n, step in plan.probes.items()}
+    evidence |= made("probe", {name: step for name, step in paces.items() if step})
     beside = (crossing.step(goal, {"law": laws.ref, **bounds}),) if bounds else ()
     evidence |= {step.stage: step.ref for step in beside}
     return close(goal, curves.ref, laws, ranks, decided, evidence, failed, (curves,), beside)
@@ -260,6 +266,22 @@ def close(
 
 def _models(config: Pipeline, store: Store) -> tuple[Model, ...]:
     return tuple(models.resolve(config, candidate, store) for candidate in config.candidates)
+
+
+def _probes(
+    config: Pipeline,
+    store: Store,
+    found: Sequence[Model],
+    cells: Mapping[Cell, Step],
+    tokens: Mapping[str, Step],
+    first_sample: Step,
+) -> dict[str, Step]:
+    """A finished sweep is not probed on yet another machine."""
+    missing = {cell.candidate for cell, step in cells.items() if not store.has(step.ref)}
+    steps = {m.name: probe.step(config, m, tokens[m.name].ref, first_sample.ref) for m in found}
+    known = {name: probe.at_hand(store, step) for name, step in steps.items()}
+    chosen = {name: step if name in missing else known[name] for name, step in steps.items()}
+    return {name: step for name, step in chosen.items() if step}
 
 
 def _sizes(config: Pipeline, target: int) -> list[int]:

@@ -1,6 +1,6 @@
 """report: one self-contained page and the main figure, from the tables of all stages.
 
-Key: everything it shows. Files: ``report.html``, ``curves.png``.
+Key: everything it shows. Files: ``report.html``, ``curves.png``. Table: ``forecast``.
 """
 
 import json
@@ -8,22 +8,25 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from lensllm import pace
+from lensllm.config import Data
 from lensllm.measure import versions
 from lensllm.ranking import verdict
-from lensllm.store import Recipe, Ref
-from tasks import curvature, decision, kernel
+from lensllm.schemas import empty
+from lensllm.store import Recipe, Ref, write_table
+from tasks import curvature, decision, finetune, kernel, probe
 from tasks.cell import Cell
 from tasks.curve import labelled
 from tasks.goal import Goal
 from tasks.stage import Step, Work
 
-VERSION = 4
+VERSION = 5
 _MACHINE = ["candidate", "size", "seed", "seconds", "peak_memory_bytes"]
 
 
 def step(goal: Goal, upstream: Mapping[str, Ref], failed: Sequence[tuple[str, str]]) -> Step:
     """``upstream`` has curve, law, ranking, checks and, where there are, drift, losses, simulation,
-    crossing, and cell:…, kernel:…, overlap:…, curvature:…, decision:… by label."""
+    crossing, and cell:…, probe:…, kernel:…, overlap:…, curvature:…, decision:… by label."""
     params = {
         "pipeline": goal.name,
         "target": goal.target,
@@ -51,6 +54,8 @@ def build(work: Work) -> None:
         return {n: work.store.table(ref, table) for n, ref in labelled(work, kind).items()}
 
     cells = tables("cell", "cell")
+    forecast = _forecast(work, cells)
+    write_table(work.folder, "report/forecast", forecast)
     predictions = read("ranking", "predictions")
     budget = int(predictions["budget"].max())
     final = predictions[predictions["budget"] == budget]
@@ -80,6 +85,7 @@ def build(work: Work) -> None:
         crossings=read("crossing", "candidates"),
         agreement=read("crossing", "agreement"),
         machine=_machine(cells),
+        forecast=forecast,
         kernels={
             name: kernel.read_spectrum(work.store, ref)
             for name, ref in labelled(work, "kernel").items()
@@ -109,6 +115,20 @@ def _machine(cells: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         for label, table in cells.items()
     ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=_MACHINE)
+
+
+def _forecast(work: Work, cells: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """What the probes say of the cells, and what these took."""
+    paces = {name: probe.read(work.store, ref) for name, ref in labelled(work, "probe").items()}
+    if not (paces and cells):
+        return empty("report/forecast")
+    data = Data.model_validate(work.params["config"]["data"])
+    named = [t.assign(candidate=Cell.parse(label).candidate) for label, t in cells.items()]
+
+    def seen(epochs: int, size: int) -> tuple[int, int]:
+        return finetune.seen(data, epochs, size)
+
+    return pace.compare(paces, pd.concat(named, ignore_index=True), seen)
 
 
 def _by_candidate(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -1,81 +1,287 @@
 """Floating-point operations of training and evaluation, from shapes alone.
 
-A forward pass costs 2 per matrix weight and token plus 4 · layers · width · T per token for
-attention over T positions; a training step costs three forward passes. The head runs on target
-tokens only, as our loop does. Encoder and decoder are charged by their own tokens.
+Conventions:
+
+- A matrix of N weights costs 2 N per token in the forward pass. In the backward pass it costs 2 N
+  for the gradient of its input, where something trainable comes before it, and 2 N for that of its
+  weights, where they are trainable: 6 N in all, and 4 N where low-rank adapters leave it frozen.
+- Attention costs 4 · width per pair of positions and layer, forward, and up to twice that backward.
+  All T × T pairs count, those behind a causal mask or outside a sliding window too: neither eager
+  nor scaled-dot-product attention with a mask saves them.
+- A mixture of experts is charged with the experts that a token passes through, and its router.
+- Encoder and decoder are charged by their own tokens; cross-attention's keys and values by the
+  encoder's. The head runs on target tokens only, as our loop does.
+- Checkpointed gradients cost the blocks' forward pass again, but for the last product of each
+  block, whose result nothing in it needs.
+- Padding, norms, softmax, activations, scans of state-space layers, look-ups of embeddings and the
+  optimiser are left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+from itertools import groupby
 from typing import Any
 
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from lensllm.models.batch import Example
+
+# Projections that read the same input: none of them stands behind the others.
+_QUERY, _KEY, _VALUE = {"q", "q_proj", "query"}, {"k", "k_proj", "key"}, {"v", "v_proj", "value"}
+_GATED = {"gate_proj", "up_proj", "wi_0", "wi_1", "w1", "w3"}
+_ADAPTED = {"base_layer", "lora_A", "lora_B"}  # below a linear map with an adapter (peft)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Multiply-adds of one token, or of one pair of positions."""
+
+    forward: float = 0.0
+    backward: float = 0.0
+    again: float = 0.0  # forward once more, where gradients are checkpointed
+    kept: float = 0.0  # numbers that the matrices read and write, for the backward pass
+
+    def __add__(self, other: Passes) -> Passes:
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Passes(*(one + more for one, more in pairs))
+
+    def __mul__(self, count: int) -> Passes:
+        return Passes(*(value * count for value in astuple(self)))
 
 
 @dataclass(frozen=True)
 class Shape:
     """What the cost of a model depends on."""
 
-    encoder: int  # matrix weights each encoder token passes through; 0 for a causal model
-    decoder: int  # matrix weights each decoder token passes through
-    cross: int  # matrix weights of the decoder that each ENCODER token passes through
-    head: int  # weights of the language-model head
-    layers: int
-    width: int  # of the attention: heads times head size
-
-
-def shape_of(model: Any) -> Shape:
-    """Read the shape off a loaded (or meta-device) model."""
-    config = model.config
-    head = model.get_output_embeddings()
-    encoder = cross = decoder = 0
-    for name, module in model.named_modules():
-        if module is head or isinstance(module, nn.Embedding) or list(module.children()):
-            continue
-        weights = sum(p.numel() for p in module.parameters(recurse=False) if p.dim() >= 2)
-        if config.is_encoder_decoder and _is_cross_key(name):
-            cross += weights
-        elif ".encoder." in f".{name}":
-            encoder += weights
-        else:
-            decoder += weights
-    heads = config.num_attention_heads
-    width = heads * (
-        getattr(config, "head_dim", None)
-        or getattr(config, "d_kv", None)
-        or config.hidden_size // heads
-    )
-    return Shape(encoder, decoder, cross, head.weight.numel(), config.num_hidden_layers, width)
-
-
-def _is_cross_key(name: str) -> bool:
-    """Keys and values of cross-attention read the encoder's output: charged by its tokens."""
-    parts = name.lower().split(".")
-    cross = any("encdec" in p or "encoder_attn" in p or "crossattention" in p for p in parts)
-    return cross and parts[-1] in ("k", "v", "k_proj", "v_proj", "key", "value")
+    encoder: Passes = Passes()  # by encoder token; nothing in a causal model
+    decoder: Passes = Passes()  # by decoder token
+    cross: Passes = Passes()  # of the decoder, by ENCODER token
+    head: Passes = Passes()  # by target token
+    encoder_pairs: Passes = Passes()
+    decoder_pairs: Passes = Passes()
+    cross_pairs: Passes = Passes()  # of a decoder and an encoder position
 
 
 def forward_flops(shape: Shape, examples: Sequence[Example]) -> float:
     """Of one forward pass over ``examples`` without padding."""
-    return sum(_one_forward(shape, len(e.prompt), len(e.completion)) for e in examples)
+    return sum(2.0 * example_passes(shape, example).forward for example in examples)
 
 
-def _one_forward(shape: Shape, prompt: int, completion: int) -> float:
-    attention = 4 * shape.layers * shape.width
-    if shape.encoder:
-        body = shape.encoder * prompt + shape.cross * prompt + shape.decoder * completion
-        pairs = prompt * prompt + completion * completion + completion * prompt
-    else:
-        length = prompt + completion
-        body = shape.decoder * length
-        pairs = length * length
-    return 2.0 * (body + shape.head * completion) + float(attention * pairs)
-
-
-def train_flops(shape: Shape, examples: Sequence[Example], epochs: int) -> float:
+def train_flops(
+    shape: Shape, examples: Sequence[Example], epochs: int, *, checkpointing: bool = False
+) -> float:
     """Of ``epochs`` passes of forward and backward."""
-    return 3.0 * epochs * forward_flops(shape, examples)
+    total = 0.0
+    for example in examples:
+        once = example_passes(shape, example)
+        total += once.forward + once.backward + (once.again if checkpointing else 0.0)
+    return 2.0 * epochs * total
+
+
+def example_passes(shape: Shape, example: Example) -> Passes:
+    """Multiply-adds of one example."""
+    prompt, completion = len(example.prompt), len(example.completion)
+    read = completion if shape.encoder.forward else prompt + completion  # by the decoder
+    counts = (
+        (shape.encoder, prompt),
+        (shape.cross, prompt),
+        (shape.decoder, read),
+        (shape.head, completion),
+        (shape.encoder_pairs, prompt * prompt),
+        (shape.decoder_pairs, read * read),
+        (shape.cross_pairs, read * prompt),
+    )
+    return sum((part * count for part, count in counts), Passes())
+
+
+def shape_of(model: Any) -> Shape:
+    """Read the shape off a loaded (or meta-device) model, with its adapters where it has some."""
+    return _Walk(model).shape()
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """Weights that every token, or with a mixture of experts some, are multiplied by."""
+
+    name: str  # of the module, without what an adapter puts below it
+    part: str  # base_layer, lora_A or lora_B of a map with an adapter
+    weights: float  # that a token meets
+    reads: float  # numbers by token
+    writes: float
+    trainable: bool
+
+    @property
+    def parent(self) -> str:
+        return self.name.rpartition(".")[0]
+
+    @property
+    def slot(self) -> str:
+        return self.name.rpartition(".")[2]
+
+    @property
+    def group(self) -> tuple[str, str]:
+        """Equal for matrices that read the same input."""
+        if self.slot in _QUERY | _KEY | _VALUE:
+            return self.parent, "attention"
+        return self.parent, "gated" if self.slot in _GATED else self.slot
+
+
+class _Walk:
+    """Through the modules in the order they are registered, which is that of the forward pass."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.config = model, model.config
+        self.head = model.get_output_embeddings()
+        self.parts: dict[str, Passes] = {}
+        # whether the hidden states carry a gradient so far
+        self.reached = {"encoder": False, "decoder": False}
+        self.attentions = _attentions(model)
+        self.normed = {
+            _layer(name) for name, module in model.named_modules() if _is_trainable_norm(module)
+        } - {""}
+
+    def shape(self) -> Shape:
+        groups = [list(g) for _, g in groupby(self._matrices(), key=lambda matrix: matrix.group)]
+        last = {_block(group[0].name): group for group in groups}
+        for group in groups:
+            self._pass(group, is_last=group is last[_block(group[0].name)])
+        weight = self.head.weight
+        below = self.reached["decoder"] or self.reached["encoder"]
+        back = weight.numel() * (below + weight.requires_grad)
+        return Shape(**self.parts, head=Passes(weight.numel(), back))
+
+    def _matrices(self) -> Iterator[_Matrix]:
+        for name, module in self.model.named_modules():
+            if isinstance(module, nn.Embedding):
+                self._look_up(name, module)
+            elif module is not self.head:
+                yield from self._of(name, module)
+
+    def _look_up(self, name: str, module: nn.Embedding) -> None:
+        """An embedding costs nothing, and begins the backward pass where it is trainable."""
+        if module.weight.requires_grad and "relative_attention" not in name:
+            shared = self.config.is_encoder_decoder and not _sided(name)
+            for side in self.reached if shared else [self._side(name)]:
+                self.reached[side] = True
+
+    def _of(self, name: str, module: nn.Module) -> Iterator[_Matrix]:
+        path = name.split(".")
+        cut = next((i for i, part in enumerate(path) if part in _ADAPTED), len(path))
+        leaf, experts = not list(module.children()), self._experts(path)
+        for key, weight in module.named_parameters(recurse=False):
+            # without children: else it is multiplied element by element, as in Mamba
+            if key.endswith("bias") or weight.dim() < 2 or not (leaf or experts):
+                continue
+            fused = path[-1] == "experts"  # all of them in one tensor
+            each = weight[0] if fused else weight
+            inputs = each.shape[0 if isinstance(module, Conv1D) else -1]
+            met = 1.0  # matrices like it that a token meets
+            if experts:
+                chosen = getattr(self.config, "num_experts_per_tok", None) or 1
+                met = chosen / (1 if fused else experts)
+            yield _Matrix(
+                name=f"{name}.{key}" if fused else ".".join(path[:cut]),
+                part="".join(path[cut : cut + 1]),
+                weights=met * each.numel(),
+                reads=met * inputs,
+                writes=met * each.numel() / inputs,
+                trainable=weight.requires_grad,
+            )
+
+    def _experts(self, path: list[str]) -> int:
+        """How many modules the experts of a mixture are, 0 where ``path`` leads to none of them."""
+        if "experts" not in path:
+            return 0
+        holder = self.model.get_submodule(".".join(path[: path.index("experts") + 1]))
+        return len(list(holder.children())) or 1
+
+    def _side(self, name: str) -> str:
+        inside = self.config.is_encoder_decoder and ".encoder." in f".{name}"
+        return "encoder" if inside else "decoder"
+
+    def _pass(self, group: list[_Matrix], *, is_last: bool) -> None:
+        """Through matrices that read the same input, and the attention they feed."""
+        parent, side = group[0].parent, self._side(group[0].name)
+        cross = side == "decoder" and _is_cross(parent)
+        carries: dict[str, bool] = {}
+        self._add(side, Passes(kept=group[0].reads))
+        for matrix in group:
+            from_encoder = cross and matrix.slot in _KEY | _VALUE
+            entry = self.reached["encoder"] if from_encoder else self._enters(side, parent)
+            below = entry or matrix.part == "lora_B"
+            back = matrix.weights * (below + matrix.trainable)
+            again = 0.0 if is_last and "experts" not in matrix.name else matrix.weights
+            part = "cross" if from_encoder else side
+            self._add(part, Passes(matrix.weights, back, again, matrix.writes))
+            carries[matrix.slot] = carries.get(matrix.slot, False) or entry or matrix.trainable
+        if parent in self.attentions:
+            self.attentions.remove(parent)
+            self._attend("cross" if cross else side, carries)
+        self.reached[side] = self.reached[side] or any(carries.values())
+
+    def _enters(self, side: str, name: str) -> bool:
+        """Whether the input carries a gradient: a layer's norm comes first, whatever its place."""
+        return self.reached[side] or _layer(name) in self.normed
+
+    def _attend(self, where: str, carries: dict[str, bool]) -> None:
+        """The products of queries with keys and of their shares with values."""
+
+        def any_of(names: set[str]) -> bool:
+            separate = carries.keys() & (_QUERY | _KEY | _VALUE)
+            return any(c for slot, c in carries.items() if slot in names or not separate)
+
+        query, key, value = any_of(_QUERY), any_of(_KEY), any_of(_VALUE)
+        scores, mixed = query + key, (query or key) + value
+        width = _width(self.config)
+        self._add(f"{where}_pairs", Passes(2 * width, width * (scores + mixed), 2 * width))
+
+    def _add(self, part: str, more: Passes) -> None:
+        self.parts[part] = self.parts.get(part, Passes()) + more
+
+
+def _sided(name: str) -> bool:
+    return any(f".{side}." in f".{name}" for side in ("encoder", "decoder"))
+
+
+def _layer(name: str) -> str:
+    """``model.layers.3.mlp.fc`` → ``model.layers.3``."""
+    path = name.split(".")
+    numbers = [i for i, part in enumerate(path) if part.isdigit()]
+    return ".".join(path[: numbers[-1] + 1]) if numbers else ""
+
+
+def _block(name: str) -> str:
+    """``encoder.block.3.layer.1.mlp.wi`` → ``encoder.block.3``."""
+    path = name.split(".")
+    numbers = [i for i, part in enumerate(path) if part.isdigit()]
+    return ".".join(path[: numbers[0] + 1]) if numbers else name
+
+
+def _is_trainable_norm(module: nn.Module) -> bool:
+    weights = list(module.parameters(recurse=False))
+    return bool(weights) and all(w.dim() == 1 and w.requires_grad for w in weights)
+
+
+def _is_cross(parent: str) -> bool:
+    last = parent.lower().rpartition(".")[2]
+    return "encdec" in last or "encoder_attn" in last or "crossattention" in last
+
+
+def _attentions(model: Any) -> set[str]:
+    """Modules that multiply queries, keys and values: in transformers their class says so."""
+    named = {n for n, m in model.named_modules() if "Attention" in type(m).__name__}
+    return {name for name in named if not any(other.startswith(f"{name}.") for other in named)}
+
+
+def _width(config: Any) -> float:
+    """Of attention: heads times the size of one."""
+    heads = config.num_attention_heads
+    size = (
+        getattr(config, "head_dim", None)
+        or getattr(config, "d_kv", None)
+        or config.hidden_size // heads
+    )
+    return float(heads * size)

@@ -27,6 +27,7 @@ _TABLES = {  # those that a replay of losses measured elsewhere may lack
     "examples": "simulation/cost",
     "notes": "losses/notes",
     "cost": "ranking/cost",
+    "forecast": "report/forecast",
     "drift": "drift/sizes",
     "bounds": "curvature/bound",
     "crossings": "crossing/candidates",
@@ -69,6 +70,7 @@ class ReportData:
     crossings: pd.DataFrame  # crossing/candidates; no rows where fewer than two sizes were examined
     agreement: pd.DataFrame  # crossing/agreement
     machine: pd.DataFrame  # candidate, size, seed, seconds, peak_memory_bytes of finetune/cell
+    forecast: pd.DataFrame  # report/forecast; no rows without a probe
     kernels: Mapping[str, Spectrum]
     matrices: Mapping[str, pd.DataFrame]  # kernel/matrix of those in ``kernels``
     overlaps: Mapping[str, pd.Series]  # overlap/summary of those whose pretraining text is known

@@ -21,6 +21,7 @@ from lensllm.report import (
     diagnostic_tables,
     figure,
     findings,
+    forecast_tables,
     kernel_share,
     predictor_tables,
     style,
@@ -105,6 +106,7 @@ def _diagnostics(data: ReportData) -> dict[str, Any]:
         "broadening": curvature_figures.BROADENING,
         "cost": spent,
         "total": tables.total(spent),
+        "forecasts": forecast_tables.forecasts(data),
     }
 
 

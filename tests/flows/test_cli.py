@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flows import cli
+from tests.tasks import project
 
 ROOT = Path(__file__).parents[2]
 
@@ -247,3 +249,37 @@ def test_help_has_an_example(command, name: str):
     code, out, _ = command(name, "--help")
     assert code == 0
     assert f"Example: lensllm {name}" in out
+
+
+def _own_pipeline(folder: Path) -> Path:
+    """A configuration file of two checkpoints and rows made on the spot."""
+    settings = project.write_inputs(folder).model_dump(mode="json", exclude_defaults=True)
+    file = folder / "mine.yaml"
+    file.write_text(yaml.safe_dump({"pipelines": {"mine": settings}}))
+    return file
+
+
+def test_plan_measures_the_pace_when_asked(command, tmp_path: Path):
+    file = _own_pipeline(tmp_path)
+    paces = [c["pace"] for c in _planned(command, file)["candidates"]]
+    assert paces == ["assumed", "assumed"]
+    told = _planned(command, file, "--probe")
+    assert [c["pace"] for c in told["candidates"]] == ["probe", "probe"]
+    assert told["stages"]["probe"] == {"artefacts": 2, "cached": 2}
+    assert told["stages"]["finetune"]["cached"] == 0
+    assert all(c["seconds_to_run"] > 0 for c in told["candidates"])
+    text = command("plan", "mine", "--file", file)[1]
+    assert "as probed on this machine" in " ".join(text.split())
+
+
+def _planned(command, file: Path, *more: str):
+    code, out, _ = command("plan", "mine", "--file", file, "--json", *more)
+    assert code == 0
+    return json.loads(out)
+
+
+def test_candidates_without_weights_are_not_probed(command, tmp_path: Path):
+    code, _, err = command("plan", "smoke", "--probe", "--json")
+    assert code == 0
+    assert "Not probed, because lensllm run pretrains them first: gpt2-nano-docs" in err
+    assert list((tmp_path / "artifacts").glob("*/*/manifest.json")) == []

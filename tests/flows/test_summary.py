@@ -183,6 +183,13 @@ def test_the_grid_shows_who_was_dropped(swept: tuple[Store, Pipeline]):
     assert drawn.count("–") == 6 + 1  # and the legend's
 
 
+def test_predicted_against_actual_is_told(swept: tuple[Store, Pipeline]):
+    store, config = swept
+    summary = reread("tiny", config, store)
+    assert {row["candidate"] for row in strict(summary.as_dict)["forecast"]} == set(WIDTHS)
+    assert "predicted by the probes" in " ".join(shown(screens.ranking(summary, 110)).split())
+
+
 def test_before_a_decision_nobody_is_dropped(swept: tuple[Store, Pipeline], tmp_path: Path):
     _, config = swept
     found = states(config, Store(tmp_path / "nothing"))

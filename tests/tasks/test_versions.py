@@ -16,7 +16,10 @@ from tasks.stage import Step, module
 from tests.tasks import project
 
 GOLDEN = Path(__file__).with_name("golden.json")
-MACHINE = {"seconds", "peak_memory_bytes", "versions", "precision", "attention"}
+MACHINE = {"seconds", "peak_memory_bytes", "versions", "precision", "attention", "device",
+           "step_seconds", "load_seconds", "train_flops_per_second",
+           "evaluation_flops_per_second", "predicted_seconds",
+           "predicted_peak_memory_bytes"}  # fmt: skip
 # Another processor or torch release moves the last digits of a trained model, not these.
 TOLERANCE = 5e-3
 

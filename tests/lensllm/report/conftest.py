@@ -141,6 +141,9 @@ def make(
         crossings=valid("crossing/candidates", _crossings(bent)),
         agreement=valid("crossing/agreement", _agreement(len(bent))),
         machine=pd.DataFrame(machine),
+        forecast=valid(
+            "report/forecast", [_forecast(name, place) for place, name in enumerate(names)]
+        ),
         kernels={name: spectrum(*_kernel(place)) for place, name in enumerate(names)},
         matrices={name: _matrix(*_kernel(place)) for place, name in enumerate(names)},
         overlaps={name: _overlap(name, place) for place, name in enumerate(names[:6])},
@@ -241,6 +244,7 @@ def replayed(data: ReportData) -> ReportData:
         drift=pd.DataFrame(), bounds=pd.DataFrame(), layers=pd.DataFrame(), densities={},
         crossings=pd.DataFrame(), agreement=pd.DataFrame(), kernels={}, matrices={}, overlaps={},
         machine=data.machine.iloc[:0],
+        forecast=data.forecast.iloc[:0],
     )  # fmt: skip
 
 
@@ -315,6 +319,19 @@ def _agreement(count: int) -> list[dict[str, object]]:
         {"remainder": "fitted", "candidates": count, "same_phase": 1.0, "doublings": 0.5,
          "within_interval": np.nan},
     ]  # fmt: skip
+
+
+def _forecast(name: str, place: int) -> dict[str, object]:
+    return {
+        "candidate": name,
+        "cells": 9,
+        "predicted_seconds": 40.0 + place,
+        "seconds": 50.0 + place,
+        "predicted_flops": 2e12,
+        "flops": 2.1e12,
+        "predicted_peak_memory_bytes": 7e8 + place,
+        "peak_memory_bytes": 8e8 + place,
+    }
 
 
 def _overlap(name: str, place: int) -> pd.Series:

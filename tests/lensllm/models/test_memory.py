@@ -1,0 +1,47 @@
+"""Memory from shapes against what autograd really keeps, for every family of architectures."""
+
+from dataclasses import astuple
+
+import pytest
+
+from lensllm.curvature.budget import training_step
+from lensllm.models.batch import Example
+from lensllm.models.memory import memory
+from tests.lensllm import families
+
+EXAMPLE = Example(list(range(1, 17)), list(range(1, 13)))
+# Its scan keeps states that no matrix reads or writes; adapters not called as peft calls them.
+LEFT_OUT = {"mamba", "llama-low-rank"}
+WHOLE = sorted(
+    n for n in set(families.NAMES) - LEFT_OUT if "frozen" not in n and n[-7:] != "experts"
+)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_activations_are_those_kept_within_a_factor_of_two(name: str):
+    model = families.build(name).float()
+    kept = training_step(model, EXAMPLE)
+    measured = len(EXAMPLE) * kept.per_token + 3 * len(EXAMPLE.completion) * kept.per_target
+
+    found = memory(model, [EXAMPLE])
+    assert 0.5 < found.activations / measured < 2.0
+
+
+def test_grows_with_the_batch_and_not_with_frozen_weights():
+    model = families.build("llama")
+    one, four = memory(model, [EXAMPLE]), memory(model, [EXAMPLE] * 4)
+    assert four.activations == pytest.approx(4 * one.activations)
+    assert astuple(four)[:4] == astuple(one)[:4]
+    assert one.moments == 2 * one.gradients == 2 * one.weights
+    assert one.total == pytest.approx(sum(astuple(one)))
+
+    adapted = memory(families.build("llama-lora"), [EXAMPLE])
+    assert adapted.weights > one.weights
+    assert adapted.gradients < 0.3 * one.gradients
+
+
+def test_checkpointing_and_narrow_products_take_less():
+    model = families.build("gpt2")
+    whole = memory(model, [EXAMPLE] * 8).activations
+    assert memory(model, [EXAMPLE] * 8, checkpointing=True).activations < whole
+    assert memory(model, [EXAMPLE] * 8, bytes_per_number=2).activations < whole
