@@ -5,7 +5,8 @@ import sys
 
 import torch
 
-NAMES = ("laws", "replay", "checks", "loop", "kernel", "curvature", "ablation", "probes")
+NAMES = ("laws", "replay", "checks", "loop", "kernel", "curvature", "ablation", "probes",
+         "data")  # fmt: skip
 
 
 def main() -> None:

@@ -17,8 +17,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.ablation import Ablated, by_setting, rows
-from flows.ending import observers, running, stop_on_failure, workers_of
-from flows.progress import Terminal
+from flows.ending import observers, running, stop_on_failure, tell, workers_of
 from flows.rank import play, settings
 from flows.slots import slots_of
 from lensllm import grid
@@ -57,11 +56,11 @@ def ablate(
     tried = []
     with workers_of(points[0].config.engine) as workers:
         for place, here in enumerate(points):
-            _say(f"point {place + 1} of {len(points)}: {here.label}")
+            tell([f"point {place + 1} of {len(points)}: {here.label}"])
             try:
                 tried.append(point(place, here.label))
             except LensError as error:
-                _say(f"this point failed: {error}")
+                tell([f"this point failed: {error}"])
                 tried.append(Tried(here.settings, None, str(error)))
     return _conclude(pipeline, points[0].config, tried, store)
 
@@ -145,9 +144,3 @@ def _announce(points: Sequence[Point], store: Store) -> None:
     steps = {step.ref: step for plan in plans for step in plan.steps}
     for observer in observers.get():
         observer.planned(list(steps.values()))
-
-
-def _say(text: str) -> None:
-    for observer in observers.get():
-        if isinstance(observer, Terminal):
-            observer.say(text)

@@ -80,18 +80,21 @@ def plan(
     from flows import screens
     from flows.slots import slots_of
     from tasks import estimate
+    from tasks.look import look
     from tasks.plan import make_plan
 
     settings, store = _open(file, name, overrides, artifacts)
     slots = slots_of(settings.engine)[0]
-    made = make_plan(settings, store)
+    seen = look(make_plan(settings, store), store)
+    made = make_plan(settings, store)  # the data is at hand now: its sizes are checked
     if probe:
         from flows.probing import measure
 
         with _interruptible():
             measure(made, store, err)
     forecast = estimate.forecast(made, store, slots)
-    _print(as_json, lambda: forecast.as_dict, lambda: screens.plan(name, forecast))
+    machine = forecast.as_dict | seen.as_dict
+    _print(as_json, lambda: machine, lambda: screens.plan(name, forecast, seen))
 
 
 @app.command()

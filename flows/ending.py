@@ -15,6 +15,7 @@ from prefect.context import TagsContext
 from prefect.futures import PrefectFuture
 from threadpoolctl import threadpool_limits
 
+from flows.progress import Terminal
 from flows.slots import slots_of
 from flows.ui_artifacts import ProgressArtifact, ranking_rows
 from lensllm.config import Engine, Tracking
@@ -69,6 +70,14 @@ def workers_of(engine: Engine) -> Iterator[Workers]:
         workers.close(kill=True)
         raise
     workers.close()
+
+
+def tell(lines: Sequence[str]) -> None:
+    """Lines that stay, to whoever watches in a terminal."""
+    for observer in observers.get():
+        if isinstance(observer, Terminal):
+            for line in lines:
+                observer.say(line)
 
 
 def stop_on_failure(run: Run, after: int = 0) -> None:

@@ -13,13 +13,15 @@ from typing import Any
 from prefect import flow
 from prefect.futures import PrefectFuture
 
-from flows.ending import Outcome, finish, running, stop_on_failure
+from flows.ending import Outcome, finish, running, stop_on_failure, tell
 from flows.ui_artifacts import show_decisions
 from lensllm import configfile
 from lensllm.config import Pipeline
 from lensllm.errors import LensError
 from lensllm.store import Ref, Store
 from tasks.execute import Run, run_steps
+from tasks.inspection import findings
+from tasks.look import leading_to
 from tasks.models import pinned
 from tasks.plan import Conclusion, Plan, conclude, data_steps, make_plan
 from tasks.rounds import Sweep, sweep
@@ -39,7 +41,20 @@ def rank(pipeline: str, file: str, artifacts: str, overrides: list[str] | None =
         futures = run_steps(run, data_steps(config), {})
         stop_on_failure(run)
         plan = make_plan(config, store)  # knows the data by now: checks the sizes against it
+        futures = _inspect(run, plan, futures)
         return finish(run, play(run, pipeline, plan, futures), futures, mlflow)
+
+
+def _inspect(
+    run: Run, plan: Plan, futures: dict[Ref, PrefectFuture[Any]]
+) -> dict[Ref, PrefectFuture[Any]]:
+    """Tokenise the data and say what is found in it, before anything is trained."""
+    futures = run_steps(run, leading_to(plan, plan.tokens.values()), futures)
+    looked = plan.inspection(run.store)
+    futures = run_steps(run, [looked], futures)
+    if run.store.has(looked.ref):
+        tell([" ".join(row) for row in findings(run.store, looked.ref)])
+    return futures
 
 
 def settings(config: Pipeline) -> dict[str, Any]:

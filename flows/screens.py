@@ -17,6 +17,7 @@ from lensllm.checks import check
 
 if TYPE_CHECKING:
     from tasks.estimate import Forecast
+    from tasks.look import Look
 
 _UNITS = {"bits_per_byte": "bits per byte", "nats_per_token": "nats per token"}
 _WIDE = 96  # columns, from which there is room for bars
@@ -226,8 +227,8 @@ def _gigabytes(counts: pd.Series) -> str:
     return f"{counts.max() / 1e9:.2f} GB"
 
 
-def plan(name: str, forecast: Forecast) -> RenderableType:
-    """What a run would do."""
+def plan(name: str, forecast: Forecast, seen: Look) -> RenderableType:
+    """What a run would do, and what is found in the data."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
     table.title = f"[bold]{escape(name)}[/bold]: cells to run, target D = {forecast.target:,}"
     headings = ("weights", "cells", "cached", "to run", "time", "memory", "sweep", "full answer")
@@ -265,7 +266,24 @@ def plan(name: str, forecast: Forecast) -> RenderableType:
         f"The full answer (every candidate on the target) costs {flops(full)}; "
         f"{_paid(forecast)} that predict it {flops(sweep)}, {_less(1 - sweep / full)}.",
     ]
-    return Group(Text(""), table, *(Text(line) for line in lines))
+    return Group(Text(""), table, *(Text(line) for line in lines), *_looked(seen))
+
+
+def _looked(seen: Look) -> list[RenderableType]:
+    """What was found in the data before training."""
+    lines: list[RenderableType] = []
+    if seen.findings:
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column(style="yellow", no_wrap=True)
+        table.add_column(overflow="fold")
+        for code, message in seen.findings:
+            table.add_row(code, escape(message))
+        lines.append(table)
+    lines += [Text(f"{name} cannot read the data: {why}", style="red") for name, why in seen.failed]
+    if seen.unseen:
+        who = ", ".join(seen.unseen)
+        lines.append(Text(f"Lengths are not checked for {who}: a run makes their tokenizer first."))
+    return lines
 
 
 def _less(share: float) -> str:

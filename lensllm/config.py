@@ -26,11 +26,40 @@ class Data(Section):
     """What the candidates are fine-tuned on."""
 
     source: str = "builtin:docstrings"
-    """``builtin:docstrings``, or a .jsonl, .csv or .parquet file with a row per example."""
+    """``builtin:docstrings`` or ``builtin:names``; a .jsonl, .json, .csv, .tsv, .parquet, .txt or
+    .md file; a folder of such files, or a pattern such as ``data/*.jsonl``; ``hub:org/name`` of a
+    Hugging Face data set, or ``hub:`` and the folder of a copy."""
+    config: str | None = None
+    """Hub data only: the configuration, where it has several."""
+    split: str = "train"
+    """Hub data only: the split to train on."""
+    revision: str | None = None
+    """Hub data only: branch, tag or commit; nothing: the main branch as it is now."""
+    test_source: str | None = None
+    """Where the test set is, if it is not to be drawn from ``source``: the same kinds."""
+    test_split: str | None = None
+    """Hub data only: the split that is the test set."""
+    validation_source: str | None = None
+    """Where the validation set is, if it is not to be drawn from the training examples."""
+    validation_split: str | None = None
+    """Hub data only: the split that is the validation set."""
+    form: Literal["auto", "completion", "text", "messages"] = "auto"
+    """What an example is: a prompt with its completion, running text, or a chat. ``auto`` goes by
+    the columns: those named below that are there, a chat before a pair before text."""
     prompt: str = "prompt"
-    """Column the model reads."""
+    """Column the model reads, or a template over columns: ``"Question: {question}"``."""
     completion: str = "completion"
-    """Column the model must produce; only its tokens carry loss."""
+    """Column the model must produce, or a template; only its tokens carry loss."""
+    text: str = "text"
+    """Column of running text; all of its tokens carry loss."""
+    messages: str = "messages"
+    """Column of chats, lists of role and content; only the last answer's tokens carry loss."""
+    stratify: str | None = None
+    """Column whose values have the same shares in every subset, and in the test and validation sets
+    that are drawn."""
+    keep: int = Field(100_000, ge=10)
+    """Most examples of a set that are kept, a uniform sample of the distinct ones: memory and
+    tokenising are in proportion. ``sweep.target: full`` counts all of them."""
     packages: tuple[str, ...] = ("stdlib",)
     """Builtin data only: installed packages whose docstrings are mined."""
     validation_examples: int = Field(200, ge=1)
@@ -39,6 +68,15 @@ class Data(Section):
     """Held out to measure the loss the ranking is about."""
     max_tokens: int = Field(128, ge=8)
     """Longer examples are cut by the same rule for every candidate, and counted."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        for role in ("test", "validation"):
+            if getattr(self, f"{role}_source") and getattr(self, f"{role}_split"):
+                raise ValueError(
+                    f"{role}_source and {role}_split both say where the {role} set is; give one"
+                )
+        return self
 
 
 def name_of(model: str) -> str:

@@ -30,8 +30,24 @@ TABLES: dict[str, pa.Schema] = {
     # --- data ------------------------------------------------------------------------------
     "dataset/examples": _schema(
         ("prompt", _s),
-        ("completion", _s),
-        ("split", _s),  # train | test | empty: to be drawn
+        ("completion", _s),  # the target: text, or a chat's last answer
+        ("messages", _s),  # JSON: a chat's turns before that answer; empty of other forms
+        ("stratum", _s),  # value of the column data.stratify; empty without
+        ("split", _s),  # train | validation | test | empty: to be drawn
+        ("file", _s),  # by its name when it was read; empty of builtin data
+        ("number", _i),  # line of a text file, row of a table, from 1
+    ),
+    "dataset/summary": _schema(  # of each set that was read
+        ("split", _s),
+        ("form", _s),  # completion | text | messages
+        ("rows", _i),  # read
+        ("distinct", _i),  # examples; estimated where not all are kept and some are repeated
+        ("kept", _i),
+        ("unfit", _i),  # rows that are no example, left out
+        ("unfit_place", _s),  # of the first
+        ("unfit_reason", _s),
+        ("shared", _i),  # rows that are in a held-out set as well, left out
+        ("shared_place", _s),
     ),
     "pretext/texts": _schema(
         ("kind", _s),  # docs | reference | prose | code
@@ -55,7 +71,22 @@ TABLES: dict[str, pa.Schema] = {
         ("prompt_ids", pa.list_(pa.int32())),
         ("completion_ids", pa.list_(pa.int32())),  # ends with the end-of-text token
         ("target_bytes", _i),  # UTF-8 bytes of the completion kept
-        ("truncated", _b),
+        ("truncated", _b),  # prompt or completion
+        ("target_truncated", _b),
+    ),
+    "tokens/summary": _schema(
+        ("rendering", _s),  # completion | text | chat template | plain chat
+        ("beginning", _s),  # tokens that the tokenizer puts before every text
+        ("end_token", _s),
+        ("pad_token", _s),  # empty: it has none
+    ),
+    "inspection/findings": _schema(  # before training
+        ("code", _s),  # LENS3xx
+        ("title", _s),
+        ("candidate", _s),  # empty: all
+        ("message", _s),
+        ("place", _s),  # of an example to look at; empty where there is none
+        ("excerpt", _s),
     ),
     # --- models ----------------------------------------------------------------------------
     "download/files": _schema(("file", _s), ("bytes", _i)),

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -145,10 +145,11 @@ class Store:
         content: dict[str, Any] = json.loads((self.path(ref) / MANIFEST).read_text())
         return content
 
-    def table(self, ref: Ref, name: str) -> pd.DataFrame:
-        """Read one Parquet table of an artefact, checksums verified first."""
+    def table(self, ref: Ref, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Read one Parquet table of an artefact, or ``columns`` of it, checksums verified first."""
         self._require(ref)
-        frame: pd.DataFrame = pq.read_table(self.path(ref) / f"{name}.parquet").to_pandas()
+        path = self.path(ref) / f"{name}.parquet"
+        frame: pd.DataFrame = pq.read_table(path, columns=columns).to_pandas()
         return frame
 
     def file(self, ref: Ref, name: str) -> Path:

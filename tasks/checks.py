@@ -1,7 +1,7 @@
 """checks: numbered findings that say how far the ranking is to be trusted.
 
-Key: curves, laws, ranking, a policy's decisions and what is known of the curvature. Table:
-``findings``.
+Key: curves, laws, ranking, a policy's decisions, what is known of the curvature, and what was
+found in the data before. Table: ``findings``.
 """
 
 from collections.abc import Mapping
@@ -9,18 +9,19 @@ from collections.abc import Mapping
 import pandas as pd
 
 from lensllm.checks import CHECKS, Context, examine
+from lensllm.checks.data import sentences
 from lensllm.store import Recipe, Ref, write_table
 from tasks import curvature, curve, decision
 from tasks.goal import Goal
 from tasks.stage import Step, Work
 
-VERSION = 2
-READS = ("curvature", "crossing")  # stages of which it takes all there is
+VERSION = 3
+READS = ("curvature", "crossing", "inspection")  # stages of which it takes all there is
 
 
 def step(goal: Goal, upstream: Mapping[str, Ref]) -> Step:
     """``upstream`` has curve, law, ranking and, where there are, decision:… or simulation,
-    curvature:… and crossing."""
+    curvature:…, crossing and inspection."""
     params = {
         **goal.curve_params,
         "target": goal.target,
@@ -51,6 +52,8 @@ def build(work: Work) -> None:
             **_curvature(work),
         )
     )
+    if looked := work.upstream.get("inspection"):
+        found = pd.concat([sentences(work.store.table(looked, "findings")), found])
     write_table(work.folder, "checks/findings", found)
 
 

@@ -1,14 +1,15 @@
-"""dataset: the examples, from installed packages' docstrings or a file.
+"""dataset: the examples, from installed packages' docstrings, files or the hub.
 
-Key: package versions or the file's checksum. Table: ``examples``.
+Key: package versions, or the files' checksums and how they are read. Tables: ``examples``,
+``summary``.
 """
 
 from lensllm.config import Data
 from lensllm.data import sources
-from lensllm.store import Recipe, write_table
+from lensllm.store import Recipe, Ref, Store, write_table
 from tasks.stage import Step, Work
 
-VERSION = 1
+VERSION = 2
 
 
 def step(data: Data) -> Step:
@@ -17,5 +18,25 @@ def step(data: Data) -> Step:
 
 
 def build(work: Work) -> None:
-    data = Data.model_validate(work.hints["data"])
-    write_table(work.folder, "dataset/examples", sources.load(data))
+    loaded = sources.load(Data.model_validate(work.hints["data"]))
+    write_table(work.folder, "dataset/examples", loaded.examples)
+    write_table(work.folder, "dataset/summary", loaded.summary)
+
+
+def form(store: Store, dataset: Ref) -> str:
+    """What an example is: completion, text or messages."""
+    return str(store.table(dataset, "summary")["form"].iloc[0])
+
+
+def unkept(store: Store, dataset: Ref) -> int:
+    """Distinct examples of the training set that were counted and not kept."""
+    sets = store.table(dataset, "summary")
+    row = sets[~sets["split"].isin(["test", "validation"])].iloc[0]
+    return int(row["distinct"] - row["kept"])
+
+
+def remark(store: Store, ref: Ref) -> str:
+    """What was read, where not all of it was kept."""
+    rows = store.table(ref, "summary")
+    kept, distinct = rows["kept"].sum(), rows["distinct"].sum()
+    return f"a sample of {kept:,} of {distinct:,} distinct examples" if kept < distinct else ""

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from lensllm.config import Pipeline
-from lensllm.data import sampling
+from lensllm.data import sampling, sources
 from lensllm.heavy_tails import check_installed
 from lensllm.ranking import verdict
 from lensllm.store import Ref, Store
@@ -27,6 +27,7 @@ from tasks import (
     drift,
     finetune,
     heavy_tails,
+    inspection,
     kernel,
     law,
     models,
@@ -78,6 +79,11 @@ class Plan:
             **curve.roles("past", self.past),
         }
 
+    def inspection(self, store: Store) -> Step:
+        """What is said of the data before training, by the tokens that are there."""
+        tokens = {name: s.ref for name, s in self.tokens.items() if store.has(s.ref)}
+        return inspection.step(self.config, self.dataset.ref, self.samples[0].ref, tokens)
+
     @property
     def groundwork(self) -> list[Step]:
         """What no policy decides on, upstream first."""
@@ -106,7 +112,7 @@ class Conclusion:
     ranking: Step
     checks: Step
     report: Step
-    before: tuple[Step, ...] = ()  # what makes the curves
+    before: tuple[Step, ...] = ()  # what makes the curves, and what is said of the data
     beside: tuple[Step, ...] = ()  # what compares the laws with something else
 
     @property
@@ -137,6 +143,7 @@ def check(config: Pipeline, store: Store) -> None:
         check_installed()
     overlap.check(config)
     data_steps(config)
+    sources.check(config.data)
     _models(config, store)
 
 
@@ -236,12 +243,15 @@ def conclude(
     laws = law.step(goal, {"curve": curves.ref, **kernels})
     ranks = ranking.step(goal, {"curve": curves.ref, **told, **bounds, **decided})
     overlaps = made("overlap", plan.overlaps)
+    looked = plan.inspection(store)
     evidence = {**kernels, **overlaps, **bounds, **drifts, **made("cell", cells)}
     paces = {n: probe.at_hand(store, step) for n, step in plan.probes.items()}
     evidence |= made("probe", {name: step for name, step in paces.items() if step})
+    evidence |= {"inspection": looked.ref}
     beside = (crossing.step(goal, {"law": laws.ref, **bounds}),) if bounds else ()
     evidence |= {step.stage: step.ref for step in beside}
-    return close(goal, curves.ref, laws, ranks, decided, evidence, failed, (curves,), beside)
+    before = (curves, looked)
+    return close(goal, curves.ref, laws, ranks, decided, evidence, failed, before, beside)
 
 
 def close(
@@ -300,9 +310,12 @@ def _target(config: Pipeline, store: Store, data: Step, first_sample: Step) -> i
     if known == "full":
         for step in (data, first_sample):
             make(store.root, step.recipe, step.hints)
-    if store.has(first_sample.ref):
-        available = len(sample.rows(store, first_sample.ref, "train"))
+    if store.has(data.ref) and store.has(first_sample.ref):
+        kept = len(sample.rows(store, first_sample.ref, "train"))
+        available = kept + dataset.unkept(store, data.ref)
         known = available if known == "full" else known
-        sampling.check_sizes(available, [*config.sweep.sizes, known])
+        sampling.check_sizes(available, [known])
+        trained = [known] if config.sweep.measure_target else []
+        sampling.check_sizes(available, [*config.sweep.sizes, *trained], kept)
     assert known != "full"
     return known

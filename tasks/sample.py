@@ -18,14 +18,18 @@ def step(config: Pipeline, repeat: int, dataset: Ref) -> Step:
         "test": config.data.test_examples,
         "seed": config.seed,
         "repeat": repeat,
+        "stratified": config.data.stratify is not None,
     }
     recipe = Recipe("sample", VERSION, params, {"dataset": dataset})
     return Step(f"sample · seed {repeat}", recipe, in_worker=False)
 
 
 def build(work: Work) -> None:
-    split = work.store.table(work.upstream["dataset"], "examples")["split"]
-    write_table(work.folder, "sample/roles", sampling.roles(split, **work.params))
+    params = dict(work.params)
+    columns = ["split", "stratum"] if params.pop("stratified") else ["split"]
+    examples = work.store.table(work.upstream["dataset"], "examples", columns)
+    table = sampling.roles(examples["split"], examples.get("stratum"), **params)
+    write_table(work.folder, "sample/roles", table)
 
 
 def rows(store: Store, sample: Ref, role: str) -> list[int]:

@@ -2,42 +2,77 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import ks_2samp
 
 from lensllm import seeds
 from lensllm.errors import DataError
 
+Rows = NDArray[np.int64]
 
-def roles(split: pd.Series, *, validation: int, test: int, seed: int, repeat: int) -> pd.DataFrame:
+
+def roles(
+    split: pd.Series,
+    strata: pd.Series | None = None,
+    *,
+    validation: int,
+    test: int,
+    seed: int,
+    repeat: int,
+) -> pd.DataFrame:
     """The table ``sample/roles`` from the ``split`` column of the examples.
 
     Test and validation rows depend on ``seed`` alone; the order of the training rows, whose first D
-    are subset D, also on ``repeat``. Raises ``DataError`` when there are too few rows.
+    are subset D, also on ``repeat``. With ``strata``, a value of each example, whatever is drawn
+    has all values in proportion. Raises ``DataError`` when there are too few rows.
     """
+
+    def order(rows: Rows, purpose: str, *indices: int) -> Rows:
+        draw = seeds.generator(seed, purpose, *indices)
+        if strata is None:
+            return draw.permutation(rows)
+        return stratified(rows, strata.to_numpy()[rows], draw)
+
+    if strata is not None and strata.nunique() > len(strata) / 2:
+        raise DataError(
+            "data.stratify: its column has another value in almost every example "
+            f"({strata.nunique():,} of {len(strata):,}); name one with few values, or none"
+        )
     rows = np.arange(len(split))
-    held_out = rows[(split == "test").to_numpy()]
-    given = len(held_out) > 0
-    pool = seeds.generator(seed, "test").permutation(held_out if given else rows)
+    given = {role: rows[(split == role).to_numpy()] for role in ("test", "validation")}
+    others = rows[~split.isin(list(given)).to_numpy()]
+    pool = order(given["test"] if len(given["test"]) else others, "test")
     chosen = pool[:test]
     if len(chosen) < test:
         raise DataError(
             f"the data has {len(pool)} test examples, data.test_examples asks for {test}; lower it"
         )
-    rest = rows[(split != "test").to_numpy()] if given else np.setdiff1d(rows, chosen)
-    rest = seeds.generator(seed, "validation").permutation(rest)
-    if len(rest) <= validation:
+    rest = np.setdiff1d(others, chosen)
+    if len(own := given["validation"]):
+        if len(own) < validation:
+            raise DataError(
+                f"the data has {len(own)} validation examples, data.validation_examples asks for "
+                f"{validation}; lower it"
+            )
+        held, kept = order(own, "validation")[:validation], rest
+    else:
+        rest = order(rest, "validation")
+        held, kept = rest[:validation], rest[validation:]
+    if not len(kept):
         raise DataError(
             f"{len(rest)} examples are left after the test set, and data.validation_examples "
             f"asks for {validation}; lower it or bring more data"
         )
-    train = seeds.generator(seed, "subset", repeat).permutation(np.sort(rest[validation:]))
-    parts = {"test": chosen, "validation": rest[:validation], "train": train}
+    train = order(np.sort(kept), "subset", repeat)
+    parts = {"test": chosen, "validation": held, "train": train}
     frames = [
         pd.DataFrame({"row": part, "role": role, "rank": np.arange(len(part))})
         for role, part in parts.items()
@@ -45,12 +80,47 @@ def roles(split: pd.Series, *, validation: int, test: int, seed: int, repeat: in
     return pd.concat(frames, ignore_index=True)
 
 
-def check_sizes(available: int, sizes: Sequence[int]) -> None:
-    """Raise ``DataError`` when a size exceeds the ``available`` training examples."""
+def stratified(rows: Rows, strata: NDArray[Any], draw: np.random.Generator) -> Rows:
+    """A random order of ``rows`` each prefix of which has every stratum in proportion.
+
+    Of a stratum with share p the first D rows have ⌊pD⌋ or ⌈pD⌉. Its j-th row (j = 0, 1, …) then
+    has to stand in the places ⌊j/p⌋ … ⌈(j+1)/p⌉ − 1, and giving each place to the row whose last
+    place comes first keeps to that (the chairman assignment problem, Tijdeman 1980).
+    """
+    total = len(rows)
+    jobs = list[tuple[int, int, float, int]]()  # first place, last place, tie, row
+    for value in dict.fromkeys(strata.tolist()):
+        mine = draw.permutation(rows[strata == value]).tolist()
+        n, tie = len(mine), float(draw.random())
+        jobs += [
+            (j * total // n, -(-(j + 1) * total // n) - 1, tie, row) for j, row in enumerate(mine)
+        ]
+    jobs.sort(key=lambda job: job[0])
+    order, waiting, coming = [], list[tuple[int, float, int, int]](), iter(jobs)
+    job = next(coming, None)
+    for place in range(total):
+        while job and job[0] <= place:
+            first, last, tie, row = job
+            heapq.heappush(waiting, (last, tie, first, row))
+            job = next(coming, None)
+        order.append(heapq.heappop(waiting)[-1])
+    return np.array(order, dtype=rows.dtype)
+
+
+def check_sizes(available: int, sizes: Sequence[int], kept: int | None = None) -> None:
+    """Raise ``DataError`` when a size exceeds the ``available`` training examples.
+
+    ``kept`` of them are there to train on, where not all are.
+    """
     if max(sizes) > available:
         raise DataError(
             f"the sweep needs {max(sizes):,} training examples and the data has {available:,} "
             "after validation and test; lower sweep.max and sweep.target or bring more data"
+        )
+    if kept is not None and max(sizes) > kept:
+        raise DataError(
+            f"the sweep trains on {max(sizes):,} examples and {kept:,} of {available:,} are kept; "
+            f"set data.keep to {max(sizes) + available // 10:,} or more, or lower the sizes"
         )
 
 
@@ -60,12 +130,16 @@ def drift(targets: Sequence[str], sizes: Sequence[int]) -> pd.DataFrame:
     ``targets`` are the training completions in subset order.
     """
     lengths = np.array([len(t.encode()) for t in targets])
-    words = [t.split() for t in targets]
-    full = Counter(word for text in words for word in text)
+    marks = sorted({*sizes, len(targets)})
+    full: Counter[str] = Counter()
+    seen = dict[int, Counter[str]]()
+    for end, begin in zip(marks, [0, *marks], strict=False):
+        for text in targets[begin:end]:
+            full.update(text.split())
+        seen[end] = full.copy()
     records = []
-    for size in sorted({*sizes, len(targets)}):
-        seen = Counter(word for text in words[:size] for word in text)
-        weights = np.array([[seen[w], n] for w, n in full.items()], dtype=float)
+    for size in marks:
+        weights = np.array([[seen[size][w], n] for w, n in full.items()], dtype=float)
         records.append(
             {
                 "size": size,

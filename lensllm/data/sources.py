@@ -1,80 +1,268 @@
-"""Where examples come from: an embedded task, or a file of the user's."""
+"""Where examples come from: an embedded task, files of the user's, or a hub data set.
+
+One pass over all rows keeps at most ``data.keep`` distinct examples of each set and counts the
+rest. A test or validation set of its own is read first, so that what is in it can be left out of
+training.
+"""
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet
 
 from lensllm.config import Data
-from lensllm.data import docstrings, names, python_files
-from lensllm.errors import DataError, suggestion
+from lensllm.data import checksum, docstrings, forms, hub, names, python_files, readers
+from lensllm.data.readers import Table
+from lensllm.data.sketch import Sketch, digest
+from lensllm.errors import DataError
 
 BUILTIN = {"builtin:docstrings": docstrings.pairs, "builtin:names": names.pairs}
-_READERS = {
-    ".jsonl": pyarrow.json.read_json,
-    ".csv": pyarrow.csv.read_csv,
-    ".parquet": pyarrow.parquet.read_table,
-}
+_COLUMNS = ["prompt", "completion", "messages", "stratum", "split", "file", "number"]
+_EXCERPT = 60  # characters of a row that a sentence shows
+_BESIDE = ("readme", "license", "licence")  # files that lie beside data and are none
+
+
+@dataclass(frozen=True)
+class Set:
+    """One of the sets that are read."""
+
+    split: str  # of its examples; "" where the test set is still to be drawn
+    key: str  # of the setting that names it
+    source: str
+    hub_split: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Examples and what became of the rows they were read from."""
+
+    examples: pd.DataFrame  # dataset/examples
+    summary: pd.DataFrame  # dataset/summary
 
 
 def fingerprint(data: Data) -> dict[str, Any]:
-    """What the examples are determined by: package versions, or the file's checksum.
+    """What the examples are determined by: package versions, or the files' checksums.
 
-    Raises ``DataError`` when the file or package is missing or its kind is unknown.
+    Raises ``DataError`` when a file or package is missing or its kind is unknown.
     """
-    if data.source in BUILTIN:
-        return {"source": data.source, "packages": python_files.fingerprint(data.packages)}
-    path = _file(data)
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"sha256": digest, "prompt": data.prompt, "completion": data.completion}
-
-
-def load(data: Data) -> pd.DataFrame:
-    """Examples as the table ``dataset/examples``: prompt, completion, split.
-
-    ``split`` is train or test where the source knows, and empty where the test set is still to be
-    drawn. Exact duplicates are dropped, so that none can stand on both sides of that split.
-    """
-    if data.source in BUILTIN:
-        return BUILTIN[data.source](data.packages)
-    path = _file(data)
-    try:
-        table: pa.Table = _READERS[path.suffix.lower()](path)
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {error}") from None
-    for column in (data.prompt, data.completion):
-        if column not in table.column_names:
-            raise DataError(
-                f"{path}: no column '{column}'{suggestion(column, table.column_names)}; "
-                f"it has {', '.join(table.column_names)}; set data.prompt and data.completion"
-            )
-    frame = table.select([data.prompt, data.completion]).to_pandas()
-    frame.columns = pd.Index(["prompt", "completion"])
-    for column in ("prompt", "completion"):
-        bad = ~frame[column].map(lambda v: isinstance(v, str) and bool(v.strip()))
-        if bad.any():
-            row = int(bad.to_numpy().argmax())
-            raise DataError(
-                f"{path}: row {row + 1} of column '{getattr(data, column)}' is empty or no text"
-            )
-    distinct: pd.DataFrame = frame.drop_duplicates(ignore_index=True).assign(split="")
-    return distinct
-
-
-def _file(data: Data) -> Path:
-    path = Path(data.source).expanduser()
     if data.source.startswith("builtin:"):
+        _check_builtin(data)
+        return {"source": data.source, "packages": python_files.fingerprint(data.packages)}
+    read = ("form", "prompt", "completion", "text", "messages", "stratify", "keep")
+    sets = {one.split: _identity(one, data) for one in _sets(data)}
+    return {"sets": sets, **{name: getattr(data, name) for name in read}}
+
+
+def check(data: Data) -> None:
+    """Raise ``DataError`` for what the first rows of files show, before all are read."""
+    if data.source.startswith("builtin:"):
+        _check_builtin(data)
+        return
+    for one in _sets(data):
+        if not _by_library(one):
+            forms_of(_tables(one, data), data)
+
+
+def load(data: Data) -> Loaded:
+    """Examples as the table ``dataset/examples``, and the sets' ``dataset/summary``.
+
+    ``split`` is train, validation or test where the source knows, and empty where the test set is
+    still to be drawn. Of equal examples the first is kept, so that none can stand on both sides.
+    """
+    if data.source in BUILTIN:
+        return _builtin(BUILTIN[data.source](data.packages))
+    counts, earlier = list[_Count](), list[Sketch[_Item]]()
+    for one in _sets(data):
+        count = _Count(one, Sketch(data.keep))
+        for table, form in forms_of(_tables(one, data), data):
+            count.form = form.name
+            _read(table, form, count, earlier)
+        if counts and count.form != counts[0].form:
+            raise DataError(
+                f"{one.key}: {one.source} holds examples of the form {count.form}, and "
+                f"{counts[0].set.source} of the form {counts[0].form}; give both the same columns"
+            )
+        if not count.sketch.rows:
+            why = count.unfit_reason if count.unfit else "all are in the test or validation set"
+            raise DataError(f"{one.key}: {one.source} has no example to use: {why} "
+                            f"({count.unfit_place or count.shared_place})")  # fmt: skip
+        counts.append(count)
+        earlier.append(count.sketch)
+    rows = [
+        (raw.prompt, raw.completion, raw.messages, raw.stratum, count.set.split, file, number)
+        for count in reversed(counts)
+        for raw, file, number in count.sketch.items
+    ]
+    summary = pd.DataFrame([count.summary for count in reversed(counts)])
+    return Loaded(pd.DataFrame(rows, columns=_COLUMNS), summary)
+
+
+def forms_of(tables: Sequence[Table], data: Data) -> list[tuple[Table, forms.Form]]:
+    """Every table with its form, the same for all. Raises ``DataError`` naming the file."""
+    found = []
+    for table in tables:
+        try:
+            form = forms.form_of(data, table.columns)
+        except DataError as error:
+            raise DataError(f"{table.where}: {error}") from None
+        found.append((table, form))
+    if len(kinds := {form.name: table.where for table, form in found}) > 1:
+        shown = ", ".join(f"{where} as {name}" for name, where in kinds.items())
+        raise DataError(f"data.source: its files are of different forms, {shown}; set data.form")
+    return found
+
+
+def excerpt(text: str) -> str:
+    """The beginning of a text on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= _EXCERPT else line[: _EXCERPT - 1] + "…"
+
+
+# --- reading -------------------------------------------------------------------------------------
+_Item = tuple[forms.Raw, str, int]  # example, file, number
+
+
+@dataclass
+class _Count:
+    """What became of the rows of a set."""
+
+    set: Set
+    sketch: Sketch[_Item]
+    form: str = ""
+    unfit: int = 0
+    unfit_place: str = ""  # of the first
+    unfit_reason: str = ""
+    shared: int = 0
+    shared_place: str = ""
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return {
+            "split": self.set.split,
+            "form": self.form,
+            "rows": self.sketch.rows + self.unfit + self.shared,
+            "distinct": self.sketch.distinct,
+            "kept": len(self.sketch.items),
+            "unfit": self.unfit,
+            "unfit_place": self.unfit_place,
+            "unfit_reason": self.unfit_reason,
+            "shared": self.shared,
+            "shared_place": self.shared_place,
+        }
+
+
+def _read(table: Table, form: forms.Form, count: _Count, earlier: Sequence[Sketch[_Item]]) -> None:
+    for number, values in table.rows(form.columns):
+        try:
+            raw = form.read(values)
+        except forms.Unfit as why:
+            if not count.unfit:
+                count.unfit_place = readers.place(table.name, number)
+                count.unfit_reason = str(why)
+            count.unfit += 1
+            continue
+        except DataError as error:
+            where = readers.place(table.where, number)
+            raise DataError(f"{where}: {error}") from None
+        content = digest(raw.prompt, raw.messages, raw.completion)
+        if any(content in sketch for sketch in earlier):
+            shown = f"{readers.place(table.name, number)}, “{excerpt(raw.completion)}”"
+            count.shared_place = count.shared_place or shown
+            count.shared += 1
+            continue
+        count.sketch.add(content, (raw, table.name, number))
+
+
+def _builtin(pairs: pd.DataFrame) -> Loaded:
+    given = pairs.assign(messages="", stratum="", file="", number=range(1, len(pairs) + 1))
+    counts = [
+        {"split": split, "rows": n, "distinct": n, "kept": n, "unfit": 0, "shared": 0}
+        for split, n in pairs["split"].value_counts(sort=False).items()
+    ]
+    texts = {"form": "completion", "unfit_place": "", "unfit_reason": "", "shared_place": ""}
+    return Loaded(given[_COLUMNS], pd.DataFrame(counts).assign(**texts))
+
+
+# --- what is read --------------------------------------------------------------------------------
+def _check_builtin(data: Data) -> None:
+    if data.source not in BUILTIN:
         raise DataError(f"data.source: no '{data.source}'; there are {', '.join(BUILTIN)}")
-    if path.suffix.lower() not in _READERS:
-        raise DataError(f"data.source: {path} is none of {', '.join(_READERS)}")
-    if not path.is_file():
-        raise DataError(f"data.source: no such file: {path}")
-    return path
+    for name in ("test_source", "test_split", "validation_source", "validation_split", "stratify"):
+        if getattr(data, name):
+            raise DataError(f"data.{name}: {data.source} knows no such thing; leave it out")
+
+
+def _sets(data: Data) -> list[Set]:
+    """The sets of ``data``, those held out before the training set."""
+    found = []
+    for role in ("test", "validation"):
+        source, split = getattr(data, f"{role}_source"), getattr(data, f"{role}_split")
+        if source:
+            found.append(Set(role, f"data.{role}_source", source, role))
+        elif split:
+            if not hub.is_hub(data.source):
+                raise DataError(
+                    f"data.{role}_split: only data sets of the hub have splits by name, and "
+                    f"{data.source} is none; set data.{role}_source to the file of the {role} set"
+                )
+            found.append(Set(role, f"data.{role}_split", data.source, split))
+    rest = "train" if any(one.split == "test" for one in found) else ""
+    return [*found, Set(rest, "data.source", data.source, data.split)]
+
+
+def _by_library(one: Set) -> bool:
+    """Whether the datasets library reads it: the hub's, or what its ``save_to_disk`` wrote."""
+    saved = ("dataset_dict.json", "state.json")
+    folder = Path(one.source).expanduser()
+    return hub.is_hub(one.source) or any((folder / name).is_file() for name in saved)
+
+
+def _identity(one: Set, data: Data) -> Any:
+    if _by_library(one):
+        return hub.identity(one.source, data.config, one.hub_split, data.revision)
+    return [[readers.kind(path), checksum.of_file(path)] for path in _files(one)]
+
+
+def _tables(one: Set, data: Data) -> list[Table]:
+    if _by_library(one):
+        return [hub.open_table(one.source, data.config, one.hub_split, data.revision)]
+    return [readers.open_table(path) for path in _files(one)]
+
+
+def _files(one: Set) -> list[Path]:
+    """The files that a source names, all of one kind, in the order of their names."""
+    path, allowed = Path(one.source).expanduser(), ", ".join(readers.KINDS)
+    if path.is_file():
+        found = [path]
+    elif path.is_dir():
+        inside = (p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+        known = (p for p in inside if readers.kind(p) in readers.KINDS)
+        found = sorted(p for p in known if p.stem.lower() not in _BESIDE)
+        if not found:
+            raise DataError(f"{one.key}: no file in {path} is one of {allowed}")
+    else:
+        found = _matching(path)
+    if others := [p for p in found or [path] if readers.kind(p) not in readers.KINDS]:
+        raise DataError(f"{one.key}: {others[0]} is none of {allowed}")
+    if not found:
+        raise DataError(f"{one.key}: no such file: {path}")
+    kinds = {"text" if readers.kind(p) in readers.TEXT else readers.kind(p) for p in found}
+    if len(kinds) > 1:
+        raise DataError(
+            f"{one.key}: {path} has files of several kinds ({', '.join(sorted(kinds))}); name "
+            f"those meant by a pattern, such as {path if path.is_dir() else path.parent}/*.jsonl"
+        )
+    return found
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """Files that a pattern such as ``data/*.jsonl`` names."""
+    steps = pattern.parts[1:] if pattern.is_absolute() else pattern.parts
+    root = Path(pattern.anchor or ".")
+    if not any(set(step) & set("*?[") for step in steps):
+        return []
+    return sorted(p for p in root.glob("/".join(steps)) if p.is_file())

@@ -2,55 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import datasets
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from lensllm.data import chat
+from lensllm.data.readers import place
+from lensllm.errors import DataError
 from lensllm.models.batch import Example
 
+_BATCH = 1000  # examples tokenised at a time
+_COLUMNS = ["prompt_ids", "completion_ids", "target_bytes", "truncated", "target_truncated"]
+Ids = NDArray[np.int32]
+Places = NDArray[np.int64]
+_Row = tuple[Ids, Ids, int, bool, bool]
 
-def tokenise(examples: pd.DataFrame, tokenizer: Any, max_tokens: int) -> pd.DataFrame:
+
+@dataclass(frozen=True)
+class Limits:
+    """How an example is cut."""
+
+    longest: int  # tokens in all
+    text: bool = False  # running text, whose target may take all of them
+
+    def target(self, begin: int) -> int:
+        """Most tokens of a target, its end included, behind ``begin`` that are always there."""
+        return self.longest - max(begin, 1) if self.text else self.longest // 2
+
+
+def tokenise(
+    examples: pd.DataFrame, tokenizer: Any, max_tokens: int, *, form: str = "completion"
+) -> pd.DataFrame:
     """The table ``tokens/examples``: prompt and completion ids and the bytes of the kept target.
 
-    A completion keeps its first ``max_tokens // 2`` tokens, end-of-text included; a prompt keeps
-    its last tokens up to ``max_tokens`` in all, those next to the completion.
+    A completion keeps its first ``max_tokens // 2`` tokens, end-of-text included, running text all
+    that fit; a prompt keeps its last tokens up to ``max_tokens`` in all, those next to the
+    completion, behind what the tokenizer always begins with.
     """
-    keep = max_tokens // 2
-
-    def encode(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
-        prompts = tokenizer(batch["prompt"], add_special_tokens=False)["input_ids"]
-        targets = tokenizer(batch["completion"], add_special_tokens=False)["input_ids"]
-        return _cut(prompts, targets, batch["completion"], tokenizer, keep, max_tokens)
-
-    columns = datasets.Dataset.from_pandas(examples[["prompt", "completion"]])
-    encoded = columns.map(encode, batched=True, remove_columns=columns.column_names)
-    frame: pd.DataFrame = encoded.to_pandas()
+    limits = Limits(max_tokens, text=form == "text")
+    rows = _chats if form == "messages" else _pairs
+    pieces = [
+        pd.DataFrame(rows(examples.iloc[i : i + _BATCH], tokenizer, limits), columns=_COLUMNS)
+        for i in range(0, len(examples), _BATCH)
+    ]
+    frame = pd.concat(pieces, ignore_index=True)
     return frame.assign(row=range(len(frame)))
 
 
-def _cut(
-    prompts: list[list[int]],
-    targets: list[list[int]],
-    texts: list[str],
-    tokenizer: Any,
-    keep: int,
-    max_tokens: int,
-) -> dict[str, list[Any]]:
-    rows: dict[str, list[Any]] = {
-        name: [] for name in ("prompt_ids", "completion_ids", "target_bytes", "truncated")
+def beginning(tokenizer: Any) -> list[int]:
+    """The tokens that a tokenizer puts before every text, such as a beginning-of-text."""
+    bare: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole: list[int] = tokenizer("a")["input_ids"]
+    for start in range(len(whole) - len(bare) + 1):
+        if whole[start : start + len(bare)] == bare:
+            return whole[:start]
+    return []
+
+
+def summary(tokenizer: Any, form: str) -> dict[str, str]:
+    """How examples are read with this tokenizer: a row of ``tokens/summary``."""
+    rendering = form
+    if form == "messages":
+        rendering = "chat template" if chat.has_template(tokenizer) else "plain chat"
+    return {
+        "rendering": rendering,
+        "beginning": "".join(tokenizer.convert_ids_to_tokens(beginning(tokenizer))),
+        "end_token": tokenizer.eos_token,
+        "pad_token": tokenizer.pad_token or "",
     }
-    for prompt, target, text in zip(prompts, targets, texts, strict=True):
-        completion = [*target, tokenizer.eos_token_id]
-        whole = len(completion) <= keep
-        kept = text if whole else tokenizer.decode(target[:keep])
-        start = prompt[-(max_tokens - min(len(completion), keep)) :]
-        rows["prompt_ids"].append(start or [tokenizer.eos_token_id])
-        rows["completion_ids"].append(completion[:keep])
-        rows["target_bytes"].append(len(kept.encode()))
-        rows["truncated"].append(not whole or len(start) < len(prompt))
-    return rows
 
 
 def select(tokens: pd.DataFrame, rows: Sequence[int]) -> list[Example]:
@@ -60,3 +85,89 @@ def select(tokens: pd.DataFrame, rows: Sequence[int]) -> list[Example]:
         Example(prompt.tolist(), completion.tolist())
         for prompt, completion in zip(chosen["prompt_ids"], chosen["completion_ids"], strict=True)
     ]
+
+
+def _pairs(examples: pd.DataFrame, tokenizer: Any, limits: Limits) -> Iterator[_Row]:
+    """Prompt and completion apart: no token is in both."""
+    begin, end = beginning(tokenizer), tokenizer.eos_token_id
+    texts = examples["completion"].tolist()
+    prompts = tokenizer(examples["prompt"].tolist(), add_special_tokens=False)["input_ids"]
+    targets = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    most = limits.target(len(begin))
+    for prompt, target, text in zip(prompts, targets, texts, strict=True):
+        completion = [*target, end]
+        whole = len(completion) <= most
+        kept = text if whole else tokenizer.decode(target[:most])
+        yield _row(prompt, completion[:most], len(kept.encode()), whole, begin, tokenizer, limits)
+
+
+def _chats(examples: pd.DataFrame, tokenizer: Any, limits: Limits) -> Iterator[_Row]:
+    """The template's own tokens, up to and with the first one after the answer, its end.
+
+    A template that writes nothing special after the answer gets an end-of-text token there.
+    """
+    render, always = chat.renderer(tokenizer), beginning(tokenizer)
+    templated = chat.has_template(tokenizer)
+    special = set(tokenizer.all_special_ids)
+    columns = ("completion", "messages", "file", "number")
+    for text, before, file, number in zip(*(examples[c] for c in columns), strict=True):
+        try:
+            found = render(json.loads(before), text)
+        except DataError as error:
+            raise DataError(f"{place(file, number)}: {error}") from None
+        ids, starts, ends = _encode(tokenizer, found.text, (found.start, found.end))
+        first = int(np.searchsorted(ends, found.start, side="right"))
+        last = int(np.searchsorted(starts, found.end, side="left"))
+        prompt, begin = ids[:first], always
+        if templated:  # which writes its own beginning-of-text
+            begin = always if prompt[: len(always)] == always else []
+            prompt = prompt[len(begin) :]
+        closing = ids[last : last + 1]
+        if not special & set(ids[last:]):
+            closing = [tokenizer.eos_token_id]
+        completion = [*ids[first:last], *closing]
+        most = limits.target(len(begin))
+        whole = len(completion) <= most
+        stop = found.end if whole else min(int(ends[first + most - 1]), found.end)
+        size = len(found.text[found.start : stop].encode())
+        yield _row(prompt, completion[:most], size, whole, begin, tokenizer, limits)
+
+
+def _encode(tokenizer: Any, text: str, cuts: tuple[int, int]) -> tuple[list[int], Places, Places]:
+    """Ids of the whole text, and where in it each token starts and ends.
+
+    Tokenizers in Python do not say where; they are given the text in pieces, cut at ``cuts``.
+    """
+    if tokenizer.is_fast:
+        whole = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        spans = np.array(whole["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+        ends = np.maximum.accumulate(spans[:, 1])
+        # Some tokenizers leave white space out of a token's span; it is the token's all the same.
+        starts = np.minimum(spans[:, 0], np.concatenate([[0], ends[:-1]]))
+        return whole["input_ids"], starts, ends
+    ids, places = list[int](), [0]
+    for begin, end in itertools.pairwise((0, *cuts, len(text))):
+        piece = tokenizer(text[begin:end], add_special_tokens=False)["input_ids"]
+        ids += piece
+        places += [begin + (end - begin) * i // len(piece) for i in range(1, len(piece) + 1)]
+    return ids, np.array(places[:-1]), np.array(places[1:])
+
+
+def _row(
+    prompt: list[int],
+    completion: list[int],
+    target_bytes: int,
+    whole: bool,
+    begin: list[int],
+    tokenizer: Any,
+    limits: Limits,
+) -> _Row:
+    """Cut the prompt to what is left; without one the target follows a beginning-of-text."""
+    room = limits.longest - len(completion) - len(begin)
+    start = [*begin, *prompt[-room:]] if room > 0 else begin
+    if not start:
+        bos = tokenizer.bos_token_id
+        start = [tokenizer.eos_token_id if bos is None else bos]
+    cut = not whole or len(prompt) > room
+    ids = (np.array(side, dtype=np.int32) for side in (start, completion))
+    return (*ids, target_bytes, cut, not whole)  # type: ignore[return-value]

@@ -88,6 +88,33 @@ def test_folders_and_a_data_file_rank_for_all_the_data(project: Path):
     assert distinct - 20 - 40 == said["target"]
 
 
+def test_chats_rank_and_a_missing_template_is_said_before_training(project: Path):
+    rows = [json.loads(line) for line in (project / "rows.jsonl").read_text().splitlines()]
+    chats = [
+        [{"role": "user", "content": r["question"]}, {"role": "assistant", "content": r["answer"]}]
+        for r in rows
+    ]
+    path = project / "chats.jsonl"
+    path.write_text("\n".join(json.dumps({"messages": chat}) for chat in chats))
+    (project / "tiny-llama" / "chat_template.jinja").write_text(
+        "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    )
+    columns = ("--set", "data.prompt=prompt", "--set", "data.completion=completion")
+    done = run(project, "--set", f"data.source={path}", *columns)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert {"tiny-gpt2", "tiny-llama"} == {row["candidate"] for row in said["ranking"]}
+    found = [(row["code"], row["candidate"]) for row in said["checks"]]
+    assert ("LENS307", "tiny-gpt2") in found
+    assert ("LENS307", "tiny-llama") not in found
+    screen = done.stderr.splitlines()
+    place = {
+        word: i for i, line in enumerate(screen) for word in ("LENS307", "D=8 ") if word in line
+    }
+    assert place["LENS307"] < place["D=8 "]
+    assert "LENS307" in (project / "artifacts" / "reports" / "mine" / "report.html").read_text()
+
+
 def test_a_candidate_that_cannot_be_loaded_fails_alone(project: Path):
     weights = project / "tiny-llama" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])

@@ -17,7 +17,7 @@ from tests.e2e.conftest import COMMAND, ROOT, environment, lensllm
 
 pytestmark = pytest.mark.slow
 
-STEPS = 41  # artefacts of smoke, report included
+STEPS = 42  # artefacts of smoke, report included
 FINAL = ("curve", "law", "ranking", "checks")
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lensllm.checks import CHECKS, Context, examine
+from lensllm.checks import CHECKS, Context, data, examine
 from lensllm.curves import Curves
 
 PAGE = Path(__file__).parents[3] / "docs" / "checks.md"
@@ -39,11 +39,12 @@ def dirty(clean, losses):
 
 def test_codes_and_titles_are_those_of_the_document():
     sections = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    checks = [*CHECKS.values(), *data.CHECKS.values()]
 
-    assert [f"{check.code} {check.title}" for check in CHECKS.values()] == [
+    assert [f"{check.code} {check.title}" for check in checks] == [
         section.splitlines()[0] for section in sections
     ]
-    for check, section in zip(CHECKS.values(), sections, strict=True):
+    for check, section in zip(checks, sections, strict=True):
         assert f"**What to do:** {check.tip}.\n" in section
         assert "**Fires** " in section
 
@@ -52,6 +53,9 @@ def test_numbers_are_distinct_and_in_order():
     assert sorted(CHECKS) == list(CHECKS)
     assert all(re.fullmatch(r"LENS[12]\d\d", code) for code in CHECKS)
     assert all(code == check.code for code, check in CHECKS.items())
+    assert sorted(data.CHECKS) == list(data.CHECKS)
+    assert all(re.fullmatch(r"LENS3\d\d", code) for code in data.CHECKS)
+    assert all(code == check.code for code, check in data.CHECKS.items())
 
 
 def test_nothing_is_found_where_nothing_is_wrong(clean):

@@ -1,5 +1,9 @@
 """Subsets: nested, disjoint from what is held out, and the same for every candidate."""
 
+import math
+from collections import Counter
+from fractions import Fraction
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
+from lensllm import seeds
 from lensllm.data import sampling
 from lensllm.errors import DataError
 
@@ -57,6 +62,62 @@ def test_the_subset_does_not_depend_on_the_size_of_the_sweep():
 def test_too_little_data_is_a_sentence(count: int, validation: int, test: int, sentence: str):
     with pytest.raises(DataError, match=sentence):
         sampling.roles(pd.Series([""] * count), validation=validation, test=test, seed=0, repeat=0)
+
+
+@given(
+    st.lists(st.sampled_from("aaaaabbbcd"), min_size=4, max_size=60),
+    st.integers(0, 3),
+    st.integers(0, 2),
+)
+def test_every_prefix_of_a_stratified_order_has_the_strata_in_proportion(
+    values: list[str], seed: int, repeat: int
+):
+    """To the last unit: the shares of n rows times D, rounded down or up."""
+    strata = np.array(values)
+    order = sampling.stratified(
+        np.arange(len(values)), strata, seeds.generator(seed, "subset", repeat)
+    )
+    assert sorted(order) == list(range(len(values)))
+    for size in range(1, len(values) + 1):
+        for value, count in Counter(values).items():
+            exact = Fraction(size * count, len(values))
+            taken = int((strata[order[:size]] == value).sum())
+            assert math.floor(exact) <= taken <= math.ceil(exact)
+
+
+def test_strata_are_in_proportion_in_all_that_is_drawn():
+    strata = pd.Series(["rare"] * 20 + ["often"] * 180)
+    split = pd.Series([""] * 200)
+    settings = {"validation": 20, "test": 40, "seed": 0}
+    drawn = sampling.roles(split, strata, **settings, repeat=0)
+    counts = {r: int((strata[rows(drawn, r)] == "rare").sum()) for r in ("test", "validation")}
+    assert counts == {"test": 4, "validation": 2}
+    train = rows(drawn, "train")
+    assert [int((strata[train[:d]] == "rare").sum()) for d in (10, 50, 100)] == [1, 5, 10]
+    again = sampling.roles(split, strata, **settings, repeat=1)
+    assert rows(again, "test") == rows(drawn, "test")
+    assert rows(again, "train") != train
+
+
+def test_a_stratum_for_every_row_is_a_sentence():
+    strata = pd.Series(map(str, range(30)))
+    with pytest.raises(DataError, match="another value in almost every example"):
+        sampling.roles(pd.Series([""] * 30), strata, validation=2, test=2, seed=0, repeat=0)
+
+
+def test_a_validation_set_of_its_own_is_neither_drawn_from_nor_trained_on():
+    split = pd.Series([""] * 30 + ["validation"] * 8)
+    drawn = sampling.roles(split, validation=5, test=6, seed=0, repeat=0)
+    assert set(rows(drawn, "validation")) <= set(range(30, 38))
+    assert set(rows(drawn, "test") + rows(drawn, "train")) == set(range(30))
+    with pytest.raises(DataError, match=r"8 validation examples, data.validation_examples asks"):
+        sampling.roles(split, validation=9, test=6, seed=0, repeat=0)
+
+
+def test_sizes_beyond_what_is_kept_are_a_sentence():
+    sampling.check_sizes(1000, [50, 100], kept=100)
+    with pytest.raises(DataError, match=r"trains on 200 .* 100 of 1,000 are kept; set data.keep"):
+        sampling.check_sizes(1000, [50, 200], kept=100)
 
 
 def test_sizes_beyond_the_data_are_a_sentence():

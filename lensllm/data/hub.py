@@ -1,0 +1,131 @@
+"""Data sets of the Hugging Face hub, or a copy of one in a folder, by the datasets library."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from lensllm.data import checksum
+from lensllm.data.readers import Rows, Table
+from lensllm.errors import DataError
+
+PREFIX = "hub:"
+_BATCH = 1000  # rows in memory at a time
+_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_ADVICE = (
+    "check the name; a gated one wants hf auth login and its licence accepted; without network, "
+    "fetch it where there is one (hf download --repo-type dataset) and give hub: and the folder"
+)
+
+
+def is_hub(source: str) -> bool:
+    """Whether ``source`` is ``hub:…`` or reads like ``org/name`` and is nothing here."""
+    if source.startswith(PREFIX):
+        return True
+    return bool(_ID.fullmatch(source)) and not Path(source).suffix and not Path(source).exists()
+
+
+def identity(source: str, config: str | None, split: str, revision: str | None) -> dict[str, Any]:
+    """What the rows are determined by: the commit, or the checksum of a folder's files."""
+    name = source.removeprefix(PREFIX)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if revision:
+            raise DataError(f"data.revision: {folder} is a folder and has no revisions; leave it")
+        version = {"files": checksum.of_files(_files(folder), folder)}
+    else:
+        version = {"commit": _commit(name, revision)}
+    return {**version, "config": config, "split": split}
+
+
+def open_table(source: str, config: str | None, split: str, revision: str | None) -> Table:
+    """One split. Raises ``DataError`` when there is no such data set, configuration or split."""
+    name = source.removeprefix(PREFIX)
+    folder = Path(name).expanduser()
+    rows = _load(name, folder, config, split, revision)
+    if not len(rows):
+        raise DataError(f"{source}: the split '{split}' is empty")
+
+    def read(columns: Collection[str]) -> Rows:
+        number = 0
+        for batch in rows.select_columns(sorted(columns)).iter(_BATCH):
+            for values in zip(*batch.values(), strict=True):
+                number += 1
+                yield number, dict(zip(batch, values, strict=True))
+
+    label = f"{folder.name if folder.is_dir() else name}:{split}"
+    return Table(f"{name}, split {split}", label, tuple(rows.column_names), read)
+
+
+def _load(name: str, folder: Path, config: str | None, split: str, revision: str | None) -> Any:
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+            return _saved(datasets.load_from_disk(folder), name, split)
+        if folder.is_dir():
+            return datasets.load_dataset(str(folder), config, split=split)
+        commit = _commit(name, revision)
+        return datasets.load_dataset(name, config, split=split, revision=commit)
+    except DataError:
+        raise
+    except Exception as error:  # the library and its readers each raise their own
+        raise DataError(f"data.source: {name}: {_first_line(error)}; {_hint(error)}") from None
+
+
+def _saved(found: Any, name: str, split: str) -> Any:
+    """A split of what ``save_to_disk`` wrote."""
+    if not isinstance(found, dict):
+        return found
+    if split not in found:
+        raise DataError(f"data.split: {name} has no split '{split}'; it has {', '.join(found)}")
+    return found[split]
+
+
+def _commit(name: str, revision: str | None) -> str:
+    """The commit that ``revision`` is now, from the hub or, without network, from its cache."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    if not _ID.fullmatch(name):
+        raise DataError(f"data.source: {name} is neither a folder here nor org/name of a data set")
+    if revision and re.fullmatch("[0-9a-f]{40}", revision):
+        return revision
+    try:
+        info = HfApi().dataset_info(name, revision=revision, timeout=10)
+        return str(info.sha)
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        if status is not None and status < 500:
+            raise DataError(f"data.source: {name}: {_first_line(error)}; {_ADVICE}") from None
+    except (OfflineModeIsEnabled, OSError, RuntimeError, ValueError):
+        pass  # no network: the cache may know
+    except Exception as error:  # the client's own network errors
+        if "onnect" not in type(error).__name__ and "imeout" not in type(error).__name__:
+            raise
+    cache = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
+    known = cache / "refs" / (revision or "main")
+    if known.is_file():
+        return known.read_text().strip()
+    raise DataError(
+        f"data.source: {name} is no folder here, the hub cannot be reached, and the cache does "
+        f"not have it; {_ADVICE}"
+    )
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and ".cache" not in p.parts)
+
+
+def _hint(error: Exception) -> str:
+    said = str(error).lower()
+    if "config" in said:
+        return "set data.config"
+    return "set data.split" if "split" in said else _ADVICE
+
+
+def _first_line(error: Exception) -> str:
+    return str(error.__cause__ or error).strip().split("\n", 1)[0].rstrip(".")
