@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-NAMES = ("laws", "replay", "checks", "loop", "kernel", "curvature", "ablation", "probes",
+NAMES = ("laws", "replay", "checks", "finetune", "kernel", "curvature", "ablation", "probes",
          "data")  # fmt: skip
 
 

@@ -10,14 +10,22 @@ from lensllm.processes import cores
 
 
 def slots_of(engine: Engine) -> tuple[int, int, tuple[str, ...]]:
-    """(slots, threads per worker, GPU names); by default a slot per GPU, else one per core.
+    """(slots, threads per process, GPU names); by default a slot per GPU, else one per core. A cell
+    of several processes has as many GPUs or cores.
 
     Two workers of one thread beat one of two on small models, and threads beyond the cores
     collapse.
     """
-    gpus = () if engine.device in ("cpu", "mps") else _gpus()
-    slots = (len(gpus) or cores()) if engine.slots == "auto" else engine.slots
-    return slots, max(1, cores() // slots), gpus
+    each = engine.processes
+    names = () if engine.device in ("cpu", "mps") else _gpus()
+    # Fewer than a cell needs are one slot's, which says so when it starts.
+    gpus = tuple(
+        ",".join(names[i : i + each])
+        for i in range(0, max(len(names) - each + 1, 1), each)
+        if names
+    )
+    slots = (len(gpus) or max(1, cores() // each)) if engine.slots == "auto" else engine.slots
+    return slots, max(1, cores() // (slots * each)), gpus
 
 
 def _gpus() -> tuple[str, ...]:

@@ -174,6 +174,9 @@ class FineTune(Section):
 
     learning_rate: float = Field(1e-3, gt=0)
     """Peak of the schedule, of AdamW."""
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """Peaks to choose from for each candidate, by the validation loss of its cells of the smallest
+    size; of the adapters with ``method: lora``. Takes the place of the one above."""
     weight_decay: float = Field(0.01, ge=0)
     """Of AdamW, on every weight."""
     batch_size: int = Field(16, ge=1)
@@ -190,10 +193,33 @@ class FineTune(Section):
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """``auto`` takes PyTorch's fused attention where the architecture has it and says why."""
 
-    def describe(self) -> dict[str, Any]:
-        """What a result depends on: nothing of the adapters where there are none."""
-        unread = {"lora"} if self.method == "full" else {"lora": {"learning_rate"}}
+    @property
+    def peak(self) -> float:
+        """Of the learning rate, with this method."""
+        return self.lora.learning_rate if self.method == "lora" else self.learning_rate
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What a cell trained by this recipe depends on, as JSON values: one learning rate, and
+        settings of adapters only where there are some."""
+        unread = {"learning_rates", "learning_rate" if self.method == "lora" else "lora"}
         return self.model_dump(mode="json", exclude=unread)
+
+    def at(self, rate: float) -> FineTune:
+        """This recipe with ``rate`` as its only learning rate."""
+        plain = self.model_copy(update={"learning_rates": ()})
+        if self.method == "full":
+            return plain.model_copy(update={"learning_rate": rate})
+        return plain.model_copy(
+            update={"lora": self.lora.model_copy(update={"learning_rate": rate})}
+        )
+
+    @field_validator("learning_rates", mode="after")
+    @classmethod
+    def _a_choice(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        if len(rates) == 1 or len(set(rates)) < len(rates):
+            raise ValueError("name at least two learning rates to choose from, each once")
+        return tuple(sorted(rates))
 
 
 class Kernel(Section):
@@ -274,7 +300,15 @@ class Engine(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """``auto`` takes CUDA, then Apple's MPS, then the CPU."""
     cell_timeout_minutes: float = Field(720.0, gt=0)
-    """A cell that takes longer is stopped and reported as failed."""
+    """A cell that takes longer is stopped and reported as failed; run again, it goes on."""
+    checkpoint_minutes: float = Field(5.0, gt=0)
+    """A cell that takes longer keeps where it is this often, and goes on from there when it was
+    interrupted."""
+    memory_gib: Annotated[float, Field(gt=0)] | None = None
+    """What the cell of a slot may allocate, on a CPU beside the worker's own; nothing: as much as
+    there is. Batches are taken in parts that fit."""
+    processes: int = Field(1, ge=1)
+    """Processes of one cell, each on a GPU of its own: for models that do not fit on one."""
 
 
 class Tracking(Section):
@@ -317,14 +351,10 @@ class Pipeline(Section):
     schedule: Schedule = Schedule()
 
     def recipe(self, candidate: Candidate) -> FineTune:
-        """The recipe of ``candidate``: ``finetune`` with what the candidate has otherwise. With
-        adapters its learning rate is theirs."""
+        """The recipe of ``candidate``: ``finetune`` with what the candidate has otherwise."""
         shared, own = self.finetune.model_dump(), candidate.finetune
         both = {**shared, **own, "lora": {**shared["lora"], **own.get("lora", {})}}
-        recipe = FineTune.model_validate(both)
-        if recipe.method == "full":
-            return recipe
-        return recipe.model_copy(update={"learning_rate": recipe.lora.learning_rate})
+        return FineTune.model_validate(both)
 
     @field_validator("candidates", mode="before")
     @classmethod
@@ -347,6 +377,11 @@ class Pipeline(Section):
             raise ValueError(
                 f"curvature.sizes: {stray[0]} is not a size of the sweep; "
                 f"choose from {', '.join(map(str, self.sweep.sizes))}"
+            )
+        if self.curvature.sizes and self.engine.processes > 1:
+            raise ValueError(
+                "curvature.sizes: the curvature of a cell needs all of its weights in one process; "
+                "leave it out with engine.processes above 1"
             )
         return self
 

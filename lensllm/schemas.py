@@ -106,6 +106,8 @@ TABLES: dict[str, pa.Schema] = {
         ("truncated_examples", _i),  # among subset, validation and test
         ("steps", _i),
         ("epochs", _i),
+        ("batch_size", _i),  # examples of an optimiser step
+        ("learning_rate", _f),  # peak of the schedule
         ("best_epoch", _i),  # 0 when no epoch beats the pretrained model
         (
             "learning_rate_integral",
@@ -115,8 +117,11 @@ TABLES: dict[str, pa.Schema] = {
         ("trainable_parameters", _i),  # all of them, or the adapters'
         ("train_flops", _f),
         ("evaluation_flops", _f),
-        ("seconds", _f),
+        ("seconds", _f),  # of all attempts, where earlier ones were interrupted
         ("peak_memory_bytes", _i),
+        ("micro_batch", _i),  # examples at a time of an optimiser step, as memory allowed
+        ("gradient_checkpointing", _b),  # whether activations were computed again, to save memory
+        ("processes", _i),  # that the cell ran on
         ("precision", _s),  # of matrix products, and why
         ("attention", _s),  # its implementation, and why
         ("versions", _s),  # JSON: python, lensllm and the libraries that compute
@@ -142,6 +147,14 @@ TABLES: dict[str, pa.Schema] = {
         ("load_seconds", _f),  # of model and examples, once in every cell
         ("seconds", _f),  # of the probe itself
         ("peak_memory_bytes", _i),
+    ),
+    "rate/rates": _schema(  # of one candidate, where learning rates are chosen
+        ("learning_rate", _f),
+        ("size", _i),  # of the cells compared, the smallest
+        ("validation_nats_per_token", _f),  # infinite where training diverged
+        ("best_epoch", _i),
+        ("seconds", _f),
+        ("chosen", _b),  # lowest validation loss
     ),
     # --- kernel and curvature ----------------------------------------------------------------
     "kernel/spectrum": _schema(

@@ -114,6 +114,11 @@ class Store:
     def path(self, ref: Ref) -> Path:
         return self.root / ref.stage / ref.key
 
+    def partial(self, ref: Ref) -> Path:
+        """Where the maker of an artefact keeps what an interrupted build goes on from; it goes when
+        the artefact is there."""
+        return self.root / ".partial" / f"{ref.stage}-{ref.key}"
+
     def has(self, ref: Ref) -> bool:
         """Whether ``ref`` is there and undamaged; a damaged artefact is named in a warning."""
         if ref in self._verified:
@@ -180,6 +185,7 @@ class Store:
             try:
                 build(folder)
                 self._publish(folder, recipe)
+                shutil.rmtree(self.partial(ref), ignore_errors=True)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
         self._verified.add(ref)
@@ -239,6 +245,17 @@ class Store:
             with self._lock(Ref(stage, key), wait=False) as free:
                 if free:
                     shutil.rmtree(self.root / ".tmp" / name, ignore_errors=True)
+        for ref in self._partials():
+            if self.path(ref).is_dir():  # its maker died between publishing and cleaning up
+                with self._lock(ref, wait=False) as free:
+                    if free:
+                        shutil.rmtree(self.partial(ref), ignore_errors=True)
+
+    def _partials(self) -> list[Ref]:
+        """What interrupted builds would go on from."""
+        folder = self.root / ".partial"
+        names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+        return [Ref(stage, key) for stage, _, key in (name.rpartition("-") for name in names)]
 
     def _discard(self, folder: Path) -> None:
         """Remove an artefact so that no reader ever sees half of it."""
@@ -249,11 +266,12 @@ class Store:
             shutil.rmtree(grave, ignore_errors=True)
 
     def unreferenced(self, wanted: set[Ref]) -> list[Ref]:
-        """Artefacts that none of ``wanted`` names, for ``lensllm gc``."""
+        """Artefacts, begun ones too, that none of ``wanted`` names, for ``lensllm gc``."""
         present = [
             Ref(manifest.parent.parent.name, manifest.parent.name)
             for manifest in sorted(self.root.glob(f"*/*/{MANIFEST}"))
         ]
+        present += [ref for ref in self._partials() if ref not in present]
         return [ref for ref in present if ref not in wanted]
 
     def refuse_while_used(self) -> None:
@@ -270,12 +288,14 @@ class Store:
         """Delete an artefact; the bytes freed."""
         with self._lock(ref):
             freed = self.size_bytes(ref)
+            shutil.rmtree(self.partial(ref), ignore_errors=True)
             self._discard(self.path(ref))
             self._verified.discard(ref)
         return freed
 
     def size_bytes(self, ref: Ref) -> int:
-        return sum(p.stat().st_size for p in self.path(ref).rglob("*") if p.is_file())
+        folders = (self.path(ref), self.partial(ref))
+        return sum(p.stat().st_size for f in folders for p in f.rglob("*") if p.is_file())
 
 
 def _fault(folder: Path) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lensllm.store import Recipe, Ref, Store
+from tasks import spread, training
 from tasks.stage import Step, Work
-from tasks.training import train
 
 VERSION = 1
 FILE = "weights.safetensors"
@@ -24,16 +24,21 @@ def step(cell: Step) -> Step:
     return Step(
         cell.label.replace("finetune", "delta", 1),
         _recipe(cell.ref),
-        {name: cell.hints[name] for name in ("candidate", "model", "device")},
+        cell.hints,
         timeout_seconds=cell.timeout_seconds,
         weight=cell.weight,
     )
 
 
 def build(work: Work) -> None:
+    spread.run(work, train_again)
+
+
+def train_again(work: Work, ranks: Any) -> None:
+    """Train the cell and keep what it moved; one process has all of its weights."""
     cell = work.store.manifest(work.upstream["cell"])
     upstream = {role: Ref(*ref) for role, ref in cell["upstream"].items()}
-    trained = train(work.store, cell["params"], upstream, work.hints)
+    trained = training.train(work, cell["params"], upstream, ranks)
     _save(work.folder, trained.model, work.hints)
 
 

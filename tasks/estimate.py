@@ -123,7 +123,7 @@ def minutes(plans: Sequence[Plan], store: Store, slots: int) -> float:
     for plan in plans:
         for model in plan.models:
             outlook = _Outlook(plan, store, model, usual)
-            seconds |= {ref: outlook.seconds(cell.size) for cell, ref in outlook.to_train.items()}
+            seconds |= {ref: outlook.seconds(size) for ref, size in outlook.to_train.items()}
     return sum(seconds.values()) / slots / 60
 
 
@@ -140,16 +140,18 @@ class _Outlook:
     def forecast(self) -> CandidateForecast:
         cells = {c: s for c, s in self.plan.cells.items() if c.candidate == self.model.name}
         paid = sum(self.flops(c.size) for c in cells if c.size <= self.plan.config.sweep.max)
+        trials = self.plan.trials.get(self.model.name, {})
+        paid += max(len(trials) - 1, 0) * self.flops(self.plan.observed[0])
         return CandidateForecast(
             name=self.model.name,
             parameters=self.parameters,
             cells=len(cells),
             cached=sum(self.store.has(step.ref) for step in cells.values()),
-            flops_to_run=sum(self.flops(cell.size) for cell in self.to_train),
+            flops_to_run=sum(map(self.flops, self.to_train.values())),
             flops_sweep=paid + self._beside(),
             flops_full=self.flops(self.plan.target),
             runs_with=self._runs_with(),
-            seconds_to_run=sum(self.seconds(cell.size) for cell in self.to_train),
+            seconds_to_run=sum(map(self.seconds, self.to_train.values())),
             peak_bytes=self.pace.peak_memory_bytes,
             pace=self.source,
         )
@@ -166,13 +168,19 @@ class _Outlook:
         return finetune.seen(self.plan.config.data, self.model.recipe.epochs, size)
 
     @cached_property
-    def to_train(self) -> dict[Cell, Ref]:
-        """The cells not there, and those whose weights nobody kept for their curvature."""
-        plan, store = self.plan, self.store
-        deltas = {cell: step for cell, step in plan.deltas.items() if not store.has(step.ref)}
-        missing = {cell: step for cell, step in plan.cells.items() if not store.has(step.ref)}
-        mine = {c: s for c, s in (deltas | missing).items() if c.candidate == self.model.name}
-        return {cell: step.ref for cell, step in mine.items()}
+    def to_train(self) -> dict[Ref, int]:
+        """Sizes of what is not there: cells, those that choose a learning rate, and those whose
+        weights nobody kept for their curvature."""
+        plan, name = self.plan, self.model.name
+        deltas = {cell: step for cell, step in plan.deltas.items() if not self.store.has(step.ref)}
+        steps = {c: s for c, s in (plan.cells | deltas).items() if c.candidate == name}
+        trials = plan.trials.get(name, {})
+        smallest = plan.observed[0]
+        if trials and Cell(name, smallest, 0) not in deltas:
+            del steps[Cell(name, smallest, 0)]  # is the chosen one of the trials
+        sizes = {step.ref: cell.size for cell, step in steps.items()}
+        sizes |= {step.ref: smallest for step in trials.values()}
+        return {ref: size for ref, size in sizes.items() if not self.store.has(ref)}
 
     @cached_property
     def _settings(self) -> Any:

@@ -35,6 +35,7 @@ from tasks import (
     past,
     probe,
     ranking,
+    rate,
     report,
     sample,
     tokens,
@@ -57,6 +58,8 @@ class Plan:
     drift: Step
     tokens: dict[str, Step]  # by candidate
     probes: dict[str, Step]  # by candidate that has cells to train, or was measured already
+    trials: dict[str, dict[float, Step]]  # by candidate and learning rate, where one is chosen
+    rates: dict[str, Step]  # the choice, by candidate
     cells: dict[Cell, Step]  # all that a policy may ask for
     kernels: dict[str, Step]  # by candidate; empty when switched off
     overlaps: dict[str, Step]  # by candidate of whose pretraining text something is known
@@ -91,6 +94,8 @@ class Plan:
         making = [s for m in sorted(self.models, key=lambda m: -m.work) for s in m.steps]
         order = [self.dataset, *self.samples, *making, *self.tokens.values(), self.drift]
         order += self.probes.values()
+        order += [step for steps in self.trials.values() for step in steps.values()]
+        order += self.rates.values()
         order += [*self.kernels.values(), *self.heavy_tails.values(), *self.overlaps.values()]
         return list({step.ref: step for step in order}.values())
 
@@ -160,9 +165,22 @@ def make_plan(config: Pipeline, store: Store) -> Plan:
     target = _target(config, store, data, samples[0])
     sizes = _sizes(config, target)
     token_steps = {m.name: tokens.step(config, m, data.ref) for m in found}
+    by_name = {m.name: m for m in found}
+    trials = {
+        m.name: finetune.trials(config, m, token_steps[m.name].ref, samples[0].ref)
+        for m in sorted(found, key=lambda m: -m.work)
+        if m.recipe.learning_rates
+    }
+    rates = {name: rate.step(by_name[name], tried) for name, tried in trials.items()}
     cells = {
         Cell(m.name, size, repeat): finetune.step(
-            config, m, size, repeat, token_steps[m.name].ref, samples[repeat].ref
+            config,
+            m,
+            size,
+            repeat,
+            token_steps[m.name].ref,
+            samples[repeat].ref,
+            rates[m.name].ref if size and m.name in rates else None,
         )
         for size in sizes
         for m in sorted(found, key=lambda m: -m.work)
@@ -173,7 +191,6 @@ def make_plan(config: Pipeline, store: Store) -> Plan:
         for cell, step in cells.items()
         if cell.size in config.curvature.sizes
     }
-    by_name = {m.name: m for m in found}
     curvatures = {
         cell: curvature.step(
             config,
@@ -195,6 +212,8 @@ def make_plan(config: Pipeline, store: Store) -> Plan:
         drift=drift.step(config.sweep.sizes, data.ref, samples[0].ref),
         tokens=token_steps,
         probes=_probes(config, store, found, cells, token_steps, samples[0]),
+        trials=trials,
+        rates=rates,
         cells=cells,
         kernels={
             m.name: kernel.step(config, m, token_steps[m.name].ref, samples[0].ref)
@@ -247,7 +266,7 @@ def conclude(
     evidence = {**kernels, **overlaps, **bounds, **drifts, **made("cell", cells)}
     paces = {n: probe.at_hand(store, step) for n, step in plan.probes.items()}
     evidence |= made("probe", {name: step for name, step in paces.items() if step})
-    evidence |= {"inspection": looked.ref}
+    evidence |= {"inspection": looked.ref} | made("rate", plan.rates)
     beside = (crossing.step(goal, {"law": laws.ref, **bounds}),) if bounds else ()
     evidence |= {step.stage: step.ref for step in beside}
     before = (curves, looked)

@@ -108,6 +108,7 @@ def _load_once(
 
     begin = time.perf_counter()
     ready = prepare(Path(work.hints["model"]), recipe, 0, device)
+    ready.model.to(device)
     tokens = work.store.table(work.upstream["tokens"], "examples")
     examples = select(tokens, sample.rows(work.store, work.upstream["sample"], "train"))
     return ready, examples, time.perf_counter() - begin

@@ -26,7 +26,7 @@ _MACHINE = ["candidate", "size", "seed", "seconds", "peak_memory_bytes"]
 
 def step(goal: Goal, upstream: Mapping[str, Ref], failed: Sequence[tuple[str, str]]) -> Step:
     """``upstream`` has curve, law, ranking, checks and, where there are, drift, losses, simulation,
-    crossing, and cell:…, probe:…, kernel:…, overlap:…, curvature:…, decision:… by label."""
+    crossing, and rate:…, cell:…, probe:…, kernel:…, overlap:…, curvature:…, decision:… by label."""
     params = {
         "pipeline": goal.name,
         "target": goal.target,
@@ -95,6 +95,7 @@ def build(work: Work) -> None:
         failed=[(label, reason) for label, reason in params["failed"]],
         config=params["config"],
         versions=_versions(cells),
+        rates=tables("rate", "rates"),
     )
     (work.folder / "report.html").write_text(page.render(data), encoding="utf-8")
     figure.save_png(figure.curves(data), work.folder / "curves.png")

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensllm.config import FineTune
-from lensllm.store import Ref, Store
-from tasks import sample
+from lensllm import measure
+from lensllm.config import Engine, FineTune
+from lensllm.store import Ref
+from tasks import rate, sample
+from tasks.models import Model
+from tasks.stage import Work
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from lensllm.finetune import Tuned
+    from lensllm.finetune import HeldOut, Tuned
+    from lensllm.finetune.memory import Fitting
+    from lensllm.finetune.ranks import Ranks
     from lensllm.models.batch import Example
 
 ROLES = ("train", "validation", "test")
+FITS = ".fits"  # folder of the store: what fits where, by candidate; hints, not artefacts
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,7 @@ class Trained:
 
     model: Any
     tuned: Tuned | None  # None of the pretrained model, D = 0
+    diverged: bool
     recipe: FineTune
     device: torch.device
     dtype: torch.dtype
@@ -35,49 +44,107 @@ class Trained:
     tokens: pd.DataFrame  # tokens/examples
     rows: dict[str, list[int]]  # of ``tokens``, by role
     examples: dict[str, list[Example]]  # by role
+    fitting: Fitting
+    ranks: Ranks
+    seconds_before: float  # of attempts that were interrupted
+
+    def evaluate(self, examples: list[Example]) -> HeldOut:
+        """The loss of ``examples`` under the model."""
+        from lensllm.finetune import evaluate
+
+        return evaluate(
+            self.model,
+            examples,
+            device=self.device,
+            dtype=self.dtype,
+            fitting=self.fitting,
+            ranks=self.ranks,
+        )
+
+
+def hints(model: Model, engine: Engine, longest: int) -> dict[str, Any]:
+    """What training needs and its result does not depend on; ``longest`` example in tokens."""
+    identity = {
+        "model": dict(model.params),
+        "upstream": {role: ref.key for role, ref in model.upstream.items()},
+        "method": model.recipe.method,
+        "longest": longest,
+        "processes": engine.processes,
+    }
+    text = json.dumps(identity, sort_keys=True)
+    return {
+        "candidate": model.name,
+        "model": str(model.folder),
+        "device": engine.device,
+        "memory_gib": engine.memory_gib,
+        "processes": engine.processes,
+        "checkpoint_minutes": engine.checkpoint_minutes,
+        "fits": hashlib.sha256(text.encode()).hexdigest()[:16],
+    }
 
 
 def train(
-    store: Store, params: Mapping[str, Any], upstream: Mapping[str, Ref], hints: Mapping[str, Any]
+    work: Work, params: Mapping[str, Any], upstream: Mapping[str, Ref], ranks: Ranks
 ) -> Trained:
     """Fine-tune as the recipe of a cell says; the same bits at every call on one CPU."""
     from lensllm import finetune, seeds
     from lensllm.data.tokens import select
+    from lensllm.finetune import memory, resume
+    from lensllm.finetune.ranks import shard
     from lensllm.models import load
     from lensllm.models.prepare import prepare
 
-    recipe = FineTune.model_validate(params["recipe"])
-    device = load.choose_device(hints["device"])
-    seed = seeds.integer(params["seed"], "cell", params["repeat"])
-    ready = prepare(Path(hints["model"]), recipe, seeds.integer(seed, "adapters"), device)
-    model, dtype = ready.model, ready.dtype
+    store, told = work.store, work.hints
+    recipe = recipe_of(work, params, upstream)
+    device = load.choose_device(told["device"])
+    fitting = memory.Fitting(
+        store.root / FITS / f"{told['fits']}-{memory.device_name(device, told['memory_gib'])}.json"
+    )
     tokens = store.table(upstream["tokens"], "examples")
     rows = {role: sample.rows(store, upstream["sample"], role) for role in ROLES}
     rows["train"] = rows["train"][: params["size"]]
     examples = {role: select(tokens, chosen) for role, chosen in rows.items()}
+    folder, seed = Path(told["model"]), seeds.integer(params["seed"], "cell", params["repeat"])
+    ready = prepare(folder, recipe, seeds.integer(seed, "adapters"), device)
     seen = (*examples["train"], *examples["test"])
     largest = max(max((*e.prompt, *e.completion)) for e in seen)
-    load.check_vocabulary(model, largest, Path(hints["model"]))
-    tuned = None
+    load.check_vocabulary(ready.model, largest, folder)
+    with memory.explained(ready.model, examples["train"] or examples["test"], device):
+        model = shard(ready.model, ranks, device)
+    tuned, before, diverged = None, 0.0, False
     if examples["train"]:
-        tuned = finetune.fine_tune(
-            model,
-            examples["train"],
-            examples["validation"],
-            recipe,
-            seed=seed,
-            device=device,
-            dtype=dtype,
+        checkpoints = resume.Checkpoints(
+            store.partial(work.ref),
+            60 * told["checkpoint_minutes"],
+            {**measure.versions(), "device": device.type, "dtype": str(ready.dtype)},
+            ranks,
         )
+        before = checkpoints.seconds_before
+        try:
+            tuned = finetune.fine_tune(
+                model,
+                examples["train"],
+                examples["validation"],
+                recipe,
+                seed=seed,
+                device=device,
+                dtype=ready.dtype,
+                fitting=fitting,
+                checkpoints=checkpoints,
+                ranks=ranks,
+            )
+        except finetune.Diverged as error:
+            if not params.get("trial"):
+                raise
+            # that this learning rate is too high is what was to be found out
+            tuned, diverged = error.tuned, True
     return Trained(
-        model,
-        tuned,
-        recipe,
-        device,
-        dtype,
-        ready.precision,
-        ready.attention,
-        tokens,
-        rows,
-        examples,
-    )
+        model, tuned, diverged, recipe, device, ready.dtype, ready.precision, ready.attention,
+        tokens, rows, examples, fitting, ranks, before,
+    )  # fmt: skip
+
+
+def recipe_of(work: Work, params: Mapping[str, Any], upstream: Mapping[str, Ref]) -> FineTune:
+    """The recipe of a cell, with the learning rate that was chosen for its candidate."""
+    recipe = FineTune.model_validate(params["recipe"])
+    return recipe.at(rate.chosen(work.store, upstream["rate"])) if "rate" in upstream else recipe

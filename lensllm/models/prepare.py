@@ -14,7 +14,7 @@ from lensllm.models import adapters, attention, load
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model on its device, in evaluation mode."""
+    """A model on the CPU, in evaluation mode."""
 
     model: Any
     dtype: torch.dtype  # of matrix products; trainable weights are float32
@@ -43,7 +43,8 @@ def choose(config: Any, weights: int, recipe: FineTune, device: torch.device) ->
 
 
 def prepare(folder: Path, recipe: FineTune, seed: int, device: torch.device) -> Prepared:
-    """The model in ``folder`` to be fine-tuned; ``seed`` is that of the adapters' first weights.
+    """The model in ``folder`` to be fine-tuned on ``device``, still on the CPU; ``seed`` is that of
+    the adapters' first weights.
 
     Weights that are trained are float32. Those below adapters are never updated, so the bfloat16
     that every product would round them to anyway is all that is kept of them.
@@ -56,4 +57,4 @@ def prepare(folder: Path, recipe: FineTune, seed: int, device: torch.device) -> 
     model = load.load_model(folder, attention=chosen.implementation, dtype=frozen)
     if recipe.method == "lora":
         model = adapters.add(model, recipe.lora, seed)
-    return Prepared(model.to(device), chosen.dtype, chosen.precision, chosen.attention)
+    return Prepared(model, chosen.dtype, chosen.precision, chosen.attention)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -77,6 +77,7 @@ class ReportData:
     failed: Sequence[tuple[str, str]]  # (cell, reason)
     config: Mapping[str, object]  # resolved, without secrets
     versions: Mapping[str, str]
+    rates: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # candidate → rate/rates
 
     def __post_init__(self) -> None:
         """Refuse what no part of the report could draw."""

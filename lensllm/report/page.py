@@ -24,6 +24,7 @@ from lensllm.report import (
     forecast_tables,
     kernel_share,
     predictor_tables,
+    recipe_tables,
     style,
     sweep_tables,
     tables,
@@ -92,6 +93,9 @@ def _diagnostics(data: ReportData) -> dict[str, Any]:
     spent = tables.cost(data)
     first, others = tables.laws(data)
     return {
+        "rate_choices": recipe_tables.choices(data),
+        "unequal": recipe_tables.unequal(data.config),
+        "infinity": math.inf,
         "laws": first,
         "other_laws": others,
         "kernels": diagnostic_tables.kernels(data),

@@ -141,7 +141,7 @@ def test_a_recipe_tells_only_what_a_result_depends_on(
 ):
     def described(*more: str) -> dict[str, object]:
         loaded = configfile.load(file, "p", [f"finetune.method={method}", *more])
-        return loaded.recipe(loaded.candidates[0]).describe()
+        return loaded.recipe(loaded.candidates[0]).content
 
     value = "eager" if key == "attention" else 3
     assert (described() != described(f"finetune.{key}={value}")) == differs

@@ -100,7 +100,7 @@ def run(store: Store, config: Pipeline) -> tuple[Plan, list[Step]]:
     plan = make_plan(config, store)
     ending = finish(store, plan, play(store, plan))
     others = [*_embedded(store), *_decisions(store, config), *_replayed(store)]
-    others += _ablated(store, config, ending)
+    others += [*_ablated(store, config, ending), *_rated(store, config)]
     return plan, [*plan.steps, *ending.steps, *others]
 
 
@@ -120,6 +120,16 @@ def _decisions(store: Store, config: Pipeline) -> list[Step]:
     sizes = {"min": 2, "max": 64, "target": 96, "measure_target": False, "policy": "halving"}
     played = play(store, make_plan(changed(config, sweep=sizes), store))
     return [step for step in played.steps if step.stage == "decision"]
+
+
+def _rated(store: Store, config: Pipeline) -> list[Step]:
+    """A learning rate chosen for one candidate."""
+    rates = changed(config, finetune={"learning_rates": [1e-3, 1e-2]}, curvature={"sizes": []})
+    plan = make_plan(rates, store)
+    name = plan.models[0].name
+    make_all(store, plan.trials[name].values())
+    make_all(store, [plan.rates[name]])
+    return [plan.rates[name]]
 
 
 def _ablated(store: Store, config: Pipeline, ending: Conclusion) -> list[Step]:

@@ -28,6 +28,7 @@ def test_a_pretrained_model_whose_loss_is_not_finite_is_no_cell(tmp_path: Path):
     store.prepare()
     plan = make_plan(config, store)
     pretrained = plan.cells[Cell("narrow", 0, 0)]
+    project.make_all(store, [step for step in plan.groundwork if step.stage != "probe"])
     with pytest.raises(ModelError, match="the loss of this cell's model is not finite"):
-        project.make_all(store, [*plan.groundwork, pretrained])
+        project.make_all(store, [pretrained])
     assert not store.has(pretrained.ref)

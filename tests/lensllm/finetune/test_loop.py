@@ -8,52 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
-from lensllm import finetune, seeds
+from lensllm import finetune
 from lensllm.config import FineTune
 from lensllm.errors import ModelError
-from lensllm.models.batch import Example
-
-CPU, FLOAT = torch.device("cpu"), torch.float32
-
-
-def tiny(kind: str = "gpt2"):
-    torch.manual_seed(0)
-    if kind == "gpt2":
-        config = GPT2Config(
-            vocab_size=50,
-            n_embd=16,
-            n_layer=1,
-            n_head=2,
-            n_positions=32,
-            bos_token_id=0,
-            eos_token_id=0,
-        )
-        return GPT2LMHeadModel(config).eval()
-    config = T5Config(
-        vocab_size=50,
-        d_model=16,
-        d_kv=8,
-        d_ff=32,
-        num_layers=1,
-        num_heads=2,
-        decoder_start_token_id=0,
-    )
-    return T5ForConditionalGeneration(config).eval()
-
-
-def examples(count: int, purpose: str) -> list[Example]:
-    """Completions that repeat the prompt's first token: easy to learn."""
-    draw = seeds.generator(0, purpose)
-    made = []
-    for _ in range(count):
-        prompt = draw.integers(1, 50, draw.integers(1, 9)).tolist()
-        made.append(Example(prompt, [prompt[0]] * int(draw.integers(1, 5)) + [0]))
-    return made
-
-
-TRAIN, VALIDATION = examples(40, "train"), examples(12, "validation")
+from tests.lensllm.finetune.cells import CPU, FLOAT, TRAIN, VALIDATION, tiny
 
 
 def tune(model, **settings):

@@ -1,0 +1,117 @@
+"""A cell on several processes: each holds a share of the weights and takes a share of each batch.
+
+Weights, gradients and optimiser are sharded by torch's ``fully_shard`` (FSDP2), block by block; a
+block's whole weights exist only while it computes. Every rank runs the same program; what a rank
+must know of the others goes through the few methods of ``Ranks``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+# A rank that waits this long for another gives up: longer than any one step or evaluation batch.
+_PATIENCE = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which process this is of how many; one by default."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process decides, writes and reports."""
+        return self.rank == 0
+
+    @property
+    def alone(self) -> bool:
+        return self.size == 1
+
+    def share(self, items: Sequence[T]) -> tuple[list[T], int]:
+        """This rank's items, and how many of them count: all ranks get equally many, so the last
+        may be one that another has."""
+        mine = list(items[self.rank :: self.size])
+        count = len(mine)
+        return mine + list(items[:1]) * (math.ceil(len(items) / self.size) - count), count
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Over all ranks."""
+        if not self.alone:
+            dist.all_reduce(value)
+        return value
+
+    def decided(self, value: bool) -> bool:
+        """What the first rank says."""
+        if self.alone:
+            return value
+        said = [value]
+        dist.broadcast_object_list(said, src=0)
+        return said[0]
+
+    def interleaved(self, mine: list[T]) -> list[T]:
+        """The items of all ranks in the order that ``share`` took them from."""
+        if self.alone:
+            return mine
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, mine)
+        longest = max(map(len, found))
+        return [part[i] for i in range(longest) for part in found if i < len(part)]
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if not self.alone:
+            dist.barrier()
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def joined(rank: int, size: int, meeting: Path, device: torch.device) -> Iterator[Ranks]:
+    """Be one of ``size`` ranks that meet at the file ``meeting``; gloo on CPUs, NCCL on GPUs."""
+    if device.type == "cuda":
+        torch.cuda.set_device(rank)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=f"file://{meeting}",
+        rank=rank,
+        world_size=size,
+        timeout=_PATIENCE,
+    )
+    try:
+        yield Ranks(rank, size)
+    finally:
+        dist.destroy_process_group()
+
+
+def shard(model: Any, ranks: Ranks, device: torch.device) -> Any:
+    """``model`` on ``device``, its weights spread over the ranks: each block a unit of its own."""
+    if ranks.alone:
+        return model.to(device)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (ranks.size,))
+    blocks = set(model._no_split_modules or ())  # transformers' own word for a block
+    for module in list(model.modules()):
+        if type(module).__name__ in blocks:
+            fully_shard(module, mesh=mesh)
+    return fully_shard(model, mesh=mesh).to(device)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's share of a sharded tensor; any other tensor as it is."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
