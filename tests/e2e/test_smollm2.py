@@ -46,6 +46,6 @@ def test_smollm2_is_ranked_beside_the_zoo_by_bits_per_byte(file: Path, tmp_path:
     (table,) = (artifacts / "curve").glob("*/cells.parquet")
     cells = pd.read_parquet(table).set_index(["candidate", "size"])
     zero_shot = cells.xs(0, level="size")["bits_per_byte"]
-    # It has read two trillion tokens and they half a million at most: none of them comes near.
+    # It has read two trillion tokens, they about a hundred thousand: none of them comes near.
     assert zero_shot[REAL] < zero_shot.drop(REAL).min() - 0.5
     assert cells.loc[REAL, "parameters"].iloc[0] == 134_515_008

@@ -159,6 +159,6 @@ def test_text_ranks_with_adapters_of_one_and_a_grid_of_rates_of_another(project:
 
 def test_chats_rank_and_models_without_a_template_are_named(project: Path):
     _, said, screen = run(project, "chats")
-    found = {row["candidate"] for row in said["checks"] if row["code"] == "LENS307"}
-    assert found == set(MODELS) - {"llama"}
+    (message,) = (row["message"] for row in said["checks"] if row["code"] == "LENS307")
+    assert {name for name in MODELS if name in message} == set(MODELS) - {"llama"}
     assert screen.index("LENS307") < screen.index("D=8 ")
