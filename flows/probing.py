@@ -14,19 +14,23 @@ from lensllm.workers import Workers
 from tasks.plan import Plan
 from tasks.stage import Step, make, remark
 
+# What is fetched or converted to be probed; embedded candidates take minutes of pretraining.
+_FETCHED = ("download", "dequantise")
+
 
 def measure(plan: Plan, store: Store, console: Console) -> None:
-    """Make the probes of ``plan`` that are not there, and the samples and tokens they need.
+    """Make the probes of ``plan`` that are not there, and the weights and tokens they need.
 
     Embedded candidates that are not pretrained yet are left out: ``lensllm run`` pretrains them.
     Raises ``LensError`` where a candidate cannot be probed.
     """
     absent = {name: step for name, step in plan.probes.items() if not store.has(step.ref)}
-    waiting = [
-        m.name
+    lacking = {
+        m.name: [s for s in m.steps if not store.has(s.ref)]
         for m in plan.models
-        if m.name in absent and not all(store.has(s.ref) for s in m.steps)
-    ]
+        if m.name in absent
+    }
+    waiting = [n for n, steps in lacking.items() if any(s.stage not in _FETCHED for s in steps)]
     if waiting:
         console.print(
             f"Not probed, because lensllm run pretrains them first: {escape(', '.join(waiting))}."
@@ -34,22 +38,25 @@ def measure(plan: Plan, store: Store, console: Console) -> None:
     wanted = [step for name, step in absent.items() if name not in waiting]
     if not wanted:
         return
+    fetched = {s.ref: s for name, steps in lacking.items() if name not in waiting for s in steps}
     needs = {ref for step in wanted for ref in step.recipe.upstream.values()}
-    with console.status("reading the data …"):
-        for step in (plan.dataset, *plan.samples, *plan.tokens.values()):
-            if step is plan.dataset or step.ref in needs:
-                make(store.root, step.recipe, step.hints)
     workers = Workers(*slots_of(plan.config.engine))
     try:
+        with console.status("fetching the weights …"):
+            _perform(workers, store, [*fetched.values()], console)
+        with console.status("reading the data …"):
+            for step in (plan.dataset, *plan.samples, *plan.tokens.values()):
+                if step is plan.dataset or step.ref in needs:
+                    make(store.root, step.recipe, step.hints)
         with console.status("probing …"):
-            _probe(workers, store, wanted, console)
+            _perform(workers, store, wanted, console)
     except BaseException:
         workers.close(kill=True)
         raise
     workers.close()
 
 
-def _probe(workers: Workers, store: Store, wanted: Sequence[Step], console: Console) -> None:
+def _perform(workers: Workers, store: Store, steps: Sequence[Step], console: Console) -> None:
     def perform(step: Step) -> Step:
         workers.call(
             make,
@@ -61,6 +68,7 @@ def _probe(workers: Workers, store: Store, wanted: Sequence[Step], console: Cons
         )
         return step
 
-    with ThreadPoolExecutor(len(wanted)) as threads:  # the workers' slots are the limit
-        for step in threads.map(perform, wanted):
-            console.print(f"{step.label}: {remark(store, step)}", soft_wrap=True)
+    with ThreadPoolExecutor(max(len(steps), 1)) as threads:  # the workers' slots are the limit
+        for step in threads.map(perform, steps):
+            if said := remark(store, step):
+                console.print(f"{step.label}: {said}", soft_wrap=True)

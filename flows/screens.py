@@ -14,6 +14,7 @@ from rich.text import Text
 from flows.progress import clock
 from flows.summary import Garbage, Grid, Summary
 from lensllm.checks import check
+from lensllm.report.text import memory
 
 if TYPE_CHECKING:
     from tasks.estimate import Forecast
@@ -313,7 +314,7 @@ def _effort(forecast: Forecast) -> str:
     if forecast.to_pretrain:
         text += f" {forecast.to_pretrain} embedded candidates are pretrained first (minutes)."
     if forecast.to_download_bytes:
-        text += f" {forecast.to_download_bytes / 1e9:.2g} GB of weights are downloaded first."
+        text += f" {memory(forecast.to_download_bytes)} of weights are downloaded first."
     return text
 
 

@@ -14,7 +14,7 @@ from lensllm.models import adapters, cost, load, memory, prepare, zoo
 from lensllm.models.batch import Example
 from lensllm.pace import Pace
 from lensllm.store import Ref, Store
-from tasks import finetune, probe
+from tasks import download, finetune, probe
 from tasks.cell import Cell
 from tasks.models import Model
 from tasks.plan import Plan
@@ -103,7 +103,9 @@ def forecast(plan: Plan, store: Store, slots: int) -> Forecast:
         slots=slots,
         peak_bytes=at_once * max((c.peak_bytes for c in to_run), default=0.0),
         to_pretrain=len(_to_make("pretrain", plan, store)),
-        to_download_bytes=sum(s.weight for s in _to_make("download", plan, store)),
+        to_download_bytes=sum(
+            s.weight for s in _to_make("download", plan, store) if s.weight > download.THERE
+        ),
         at_most=plan.config.sweep.policy != "all",
         uncounted=sum(not store.has(step.ref) for step in plan.curvatures.values()),
     )

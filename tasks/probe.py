@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 VERSION = 1
 # What a step costs does not depend on these.
 _INDIFFERENT = {"learning_rate", "learning_rates", "weight_decay", "epochs", "warmup", "clip"}
-# The first load of an architecture imports its code, once in a process: worth a second one.
+# The first load in a process takes longer than later ones: worth a second one where it is short.
 _QUICK_LOAD_SECONDS = 5.0
 
 
@@ -92,12 +92,23 @@ def _load(
     work: Work, recipe: FineTune, device: torch.device
 ) -> tuple[Prepared, list[Example], float]:
     """As a cell does it: the model, its training examples, and the seconds that both take."""
+    _import_code(Path(work.hints["model"]))
     ready, examples, seconds = _load_once(work, recipe, device)
     if seconds < _QUICK_LOAD_SECONDS:
         del ready
         ready, examples, again = _load_once(work, recipe, device)
         seconds = min(seconds, again)
     return ready, examples, seconds
+
+
+def _import_code(folder: Path) -> None:
+    """Of the architecture, once in a process; on a busy machine it takes longer than all else."""
+    import torch
+
+    from lensllm.models import load
+
+    with torch.device("meta"):
+        load.from_config(load.load_config(folder))
 
 
 def _load_once(

@@ -37,7 +37,7 @@ class Snapshot:
     commit: str
     folder: Path  # in the cache; configuration and tokenizer are there
     weights: tuple[str, ...]
-    weight_bytes: int  # 0: not known
+    weight_bytes: int
 
     @property
     def complete(self) -> bool:
@@ -138,7 +138,9 @@ def _cached(repo: str, asked: str, why: str) -> Snapshot:
         ) from None
     folder = Path(found).parent
     weights = _weights(folder, [path.name for path in folder.iterdir()])
-    snapshot = Snapshot(repo, folder.name, folder, weights, 0)
+    there = [folder / name for name in weights if (folder / name).is_file()]
+    size = sum(path.stat().st_size for path in there)
+    snapshot = Snapshot(repo, folder.name, folder, weights, size)
     if not weights or not snapshot.complete:
         raise ModelError(
             f"candidates: {place} has {repo}@{asked} without all its weights, and {said}; "

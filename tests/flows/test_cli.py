@@ -10,9 +10,11 @@ import pytest
 import yaml
 
 from flows import cli
+from tests.hub_server import Hub, Repository, hub_of_our_own
 from tests.tasks import project
 
 ROOT = Path(__file__).parents[2]
+hub = pytest.fixture(hub_of_our_own)
 
 
 @pytest.fixture
@@ -276,6 +278,22 @@ def _planned(command, file: Path, *more: str):
     code, out, _ = command("plan", "mine", "--file", file, "--json", *more)
     assert code == 0
     return json.loads(out)
+
+
+@pytest.mark.slow
+def test_weights_on_the_hub_are_downloaded_to_be_probed(
+    command, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)  # workers are processes of their own
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    file = _own_pipeline(tmp_path)
+    repository = hub.repositories["org/remote"] = Repository()
+    repository.commit(tmp_path / "narrow")
+    there = ("--set", "candidates=[org/remote]")
+    assert _planned(command, file, *there)["to_download_bytes"] > 0
+    told = _planned(command, file, *there, "--probe")
+    assert [c["pace"] for c in told["candidates"]] == ["probe"]
+    assert told["to_download_bytes"] == 0
 
 
 def test_candidates_without_weights_are_not_probed(command, tmp_path: Path):

@@ -7,6 +7,7 @@ import pytest
 
 from lensllm.config import Pipeline
 from lensllm.errors import DataError
+from lensllm.models import tokenizer
 from lensllm.store import Store
 from tasks.look import leading_to, look
 from tasks.plan import check, make_plan
@@ -102,3 +103,35 @@ def test_a_column_that_is_not_there_is_known_before_anything_is_made(
 ):
     with pytest.raises(DataError, match="no column 'topic'"):
         check(changed(config, data={"stratify": "topic"}), store)
+
+
+def _write_chats(path: Path, rows: list[tuple[str, str]]) -> None:
+    chats = [
+        [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+        for asked, answer in rows
+    ]
+    path.write_text("\n".join(json.dumps({"messages": chat}) for chat in chats))
+
+
+def test_files_as_people_have_them_meet_every_check(store: Store, tmp_path: Path):
+    config = write_inputs(tmp_path, {"narrow": 16, "other": 16})
+    spelt = tokenizer.train(["0123456789"] * 10, vocabulary=300)  # a token per letter
+    spelt.pad_token = None
+    spelt.save_pretrained(tmp_path / "other")
+    tested = [(f"round {i}", "red green blue small large round") for i in range(30)]
+    trained = [(f"small {i}", "large blue green red round small") for i in range(60)]
+    trained += [tested[0], ("Round  1", tested[1][1].upper()), ("and this?", "")]
+    _write_chats(tmp_path / "train.jsonl", trained)
+    _write_chats(tmp_path / "test.jsonl", tested)
+    places = {
+        key: str(tmp_path / f"{name}.jsonl")
+        for key, name in (("source", "train"), ("test_source", "test"))
+    }
+    sweep = {"target": "full", "measure_target": False}
+    messy = changed(config, data={**places, "max_tokens": 16}, sweep=sweep)
+    found = dict(look(make_plan(messy, store), store).findings)
+    assert list(found) == [f"LENS30{i}" for i in range(1, 8)]
+    for code, who in (("LENS301", "other"), ("LENS305", "other"), ("LENS306", "other")):
+        assert who in found[code]
+    assert "line 63 of train.jsonl" in found["LENS302"]
+    assert "train.jsonl" in found["LENS303"]

@@ -213,6 +213,10 @@ def test_a_plan_says_what_candidates_run_with_and_what_is_downloaded(
     assert (found.to_download_bytes, found.to_pretrain) == (size, 0)
     project.make_all(store, plan.models[0].steps)
     assert forecast(plan, store, slots=1).to_download_bytes == 0
+    other = Store(store.root.parent / "other")  # nothing made, and the cache is full
+    other.prepare()
+    hub._known.clear()
+    assert forecast(make_plan(remote, other), other, slots=1).to_download_bytes == 0
 
 
 @pytest.mark.parametrize("hosted", [False, True])

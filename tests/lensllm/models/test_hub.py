@@ -93,6 +93,7 @@ def test_without_the_hub_the_cache_serves(
     for revision in (None, "main", commit):
         found = hub.resolve("org/tiny", revision)
         assert (found.commit, found.folder, found.complete) == (commit, before.folder, True)
+        assert found.weight_bytes == before.weight_bytes
 
 
 @pytest.mark.parametrize(
