@@ -121,7 +121,7 @@ def test_a_candidate_has_its_own_recipe_down_to_single_keys(file: Path):
     first, second = (loaded.recipe(candidate) for candidate in loaded.candidates)
     assert (first.method, first.lora.rank, first.lora.alpha, first.epochs) == ("lora", 4, 7, 5)
     assert (second.method, second.learning_rate) == ("full", 1e-3)
-    assert first.learning_rate == first.lora.learning_rate == 2e-4
+    assert first.peak == first.lora.learning_rate == 2e-4
 
 
 @pytest.mark.parametrize(
