@@ -245,7 +245,7 @@ def test_decisions_of_a_pipeline_are_no_garbage(swept: tuple[Store, Pipeline], t
     def stages(settings: Pipeline) -> list[str]:
         file = tmp_path / "pipelines.yaml"
         file.write_text(yaml.safe_dump({"pipelines": {"tiny": settings.model_dump(mode="json")}}))
-        return [ref.stage for ref in garbage(file, store).refs]
+        return [ref.stage for ref in garbage([file], store).refs]
 
     assert stages(config) == []
     left = stages(project.changed(config, sweep={"policy": "all"}))
