@@ -158,6 +158,8 @@ def listener(port: int | None) -> socket.socket:
             f"Port {port} of 127.0.0.1 cannot be used ({error.strerror}): "
             "choose another one, or leave it out to get a free one."
         ) from error
+    # Its connections inherit this: a dead server's do not keep its successor from the port.
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     return bound
 
 
