@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from rich.console import Console
 
 from flows.progress import Tally, Terminal
-from flows.server import embedded_server
+from flows.server import embedded_server, server_home
 from lensllm.store import Store
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def launch(
     """
     store.require_space(_LEAST_SPACE_BYTES)
     threading.Thread(target=_import_ahead, daemon=True).start()
-    home = store.root / "prefect"
+    home = server_home(store)
     with console.status("starting the Prefect server …") as waiting, embedded_server(home) as url:
         # Only now: Prefect reads its settings, the server's address among them, when imported.
         from prefect import tags

@@ -11,6 +11,7 @@ to end takes it down (``flows.server_child``). The files in ``home``:
 """
 
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +34,7 @@ from flows import recorder
 from lensllm import locks
 from lensllm.errors import ConfigError, LensError
 from lensllm.processes import alive, started
+from lensllm.store import Store
 
 _START_SECONDS = 180.0  # 4-8 s on an idle machine; the first start also builds the database
 _STOP_SECONDS = 15.0
@@ -73,7 +76,7 @@ def embedded_server(home: Path, port: int | None = None) -> Iterator[str]:
         yield named
         return
     home = home.resolve()
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (home / "server.users").open("a") as users:
         with (home / "server.turn").open("a") as turn:
             locks.take(turn, fcntl.LOCK_EX)
@@ -140,6 +143,15 @@ class _Kept:
         if server is None:
             raise ServerError(last_line(self._home / "server.log"))
         self._server = server
+
+
+def server_home(store: Store) -> Path:
+    """Where the server of an artifacts folder keeps its files: in it; where that has no locks,
+    which the server and its database need, in this machine's temporary folder."""
+    if store.lockable:
+        return store.root / "prefect"
+    name = hashlib.sha256(str(store.root.resolve()).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"lensllm-{os.getuid()}" / name
 
 
 def listener(port: int | None) -> socket.socket:
