@@ -34,6 +34,7 @@ from flows import recorder
 from lensllm import locks
 from lensllm.errors import ConfigError, LensError
 from lensllm.processes import alive, started
+from lensllm.sqlite import set_damaged_aside
 from lensllm.store import Store
 
 _START_SECONDS = 180.0  # 4-8 s on an idle machine; the first start also builds the database
@@ -211,6 +212,7 @@ def _running(home: Path) -> Server | None:
 def _start(home: Path, bound: socket.socket) -> subprocess.Popen[bytes]:
     """Start the child and note it at once: whoever comes next, even if we die now, finds it."""
     host, port = bound.getsockname()
+    set_damaged_aside(home / "prefect.db")
     with bound, (home / "server.log").open("ab") as log:
         child = subprocess.Popen(
             [

@@ -17,6 +17,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lensllm import locks
+from lensllm.sqlite import set_damaged_aside
 
 if TYPE_CHECKING:  # importing MLflow takes 2 s; only the writing thread pays them
     from mlflow import MlflowClient
@@ -257,4 +258,5 @@ def _sole_creator(uri: str) -> Iterator[None]:
     database.parent.mkdir(parents=True, exist_ok=True)
     with database.with_name(database.name + ".lock").open("a") as lock:
         locks.take(lock, fcntl.LOCK_EX)
+        set_damaged_aside(database)
         yield
