@@ -1,15 +1,18 @@
-# make demo | test | lint | bench: each sets up its environment first.
+# make demo | test | test-all | lint | bench: each sets up its environment first.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-all lint bench clean
 
 demo: $(READY)
 	$(BIN)/lensllm run demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -m "full or not full"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The command line: ``lensllm plan|run|ablate|replay|status|report|ui|gc``.
+"""The command line: ``lensllm plan|run|ablate|replay|status|report|ui|verify|gc``.
 
 Every command has ``--help`` with an example and, but for ``ui``, ``--json`` for machines. A mistake
 the user can mend is one sentence and exit code 2; cells that failed while others went on, exit
@@ -306,22 +306,45 @@ def ui(
 
 
 @app.command()
+def verify(
+    artifacts: Artifacts = ARTIFACTS,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove what is damaged; otherwise only list.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check every artefact: its files, its key and its tables. Exit code 1 if any is damaged.
+
+    Example: [cyan]lensllm verify --repair[/cyan]
+    """
+    from flows import verify as checking
+
+    store = Store(artifacts.absolute())
+    store.prepare()
+    with err.status("reading every artefact …"):
+        found = checking.verify(store, repair=repair)
+    _print(as_json, lambda: found.as_dict, lambda: checking.screen(found))
+    raise typer.Exit(1 if found.damaged and not repair else 0)
+
+
+@app.command()
 def gc(
-    file: File = FILE,
+    files: Annotated[
+        list[Path], typer.Option("--file", "-f", help="Configuration file; may be repeated.")
+    ] = [FILE],  # noqa: B006
     artifacts: Artifacts = ARTIFACTS,
     delete: Annotated[bool, typer.Option(help="Delete; otherwise only list.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List (or --delete) artefacts that no pipeline of the configuration file refers to.
+    """List (or --delete) artefacts that no pipeline of the configuration files refers to.
 
-    Example: [cyan]lensllm gc --delete[/cyan]
+    Example: [cyan]lensllm gc --file pipelines.yaml --file mine.yaml --delete[/cyan]
     """
     from flows import screens
     from flows.summary import garbage
 
-    store = Store(artifacts)
-    store.prepare()
-    found = garbage(file, store)
+    store = _store(artifacts)
+    found = garbage(files, store)
     if delete:
         store.refuse_while_used()
         for ref in found.refs:

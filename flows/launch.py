@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from rich.console import Console
 
 from flows.progress import Tally, Terminal
-from flows.server import embedded_server
+from flows.server import embedded_server, server_home
 from lensllm.store import Store
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def launch(
     """
     store.require_space(_LEAST_SPACE_BYTES)
     threading.Thread(target=_import_ahead, daemon=True).start()
-    home = store.root / "prefect"
+    home = server_home(store)
     with console.status("starting the Prefect server …") as waiting, embedded_server(home) as url:
         # Only now: Prefect reads its settings, the server's address among them, when imported.
         from prefect import tags
@@ -64,6 +65,13 @@ def _import_ahead() -> None:
             importlib.import_module(name)
 
 
+class _Aloud(logging.Handler):
+    """Our own warnings on standard error: Prefect takes the root logger, and we silence it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)  # looked up now: a live screen's
+
+
 def _quiet_console() -> None:
     """Prefect prints a traceback for what we say in a sentence; its pages still show it."""
     from prefect.logging.handlers import PrefectConsoleHandler
@@ -72,3 +80,9 @@ def _quiet_console() -> None:
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, PrefectConsoleHandler):
                 handler.setLevel(logging.CRITICAL + 1)
+    ours = logging.getLogger("lensllm")
+    ours.propagate = False
+    if not ours.handlers:
+        ours.addHandler(_Aloud(logging.WARNING))
+    # Its worker for events tells each event it could not send, a page long, while a server is away.
+    logging.getLogger("prefect._internal.concurrency").setLevel(logging.CRITICAL + 1)

@@ -11,11 +11,16 @@ to end takes it down (``flows.server_child``). The files in ``home``:
 """
 
 import fcntl
+import hashlib
 import json
+import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,11 +31,17 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from flows import recorder
+from lensllm import locks
 from lensllm.errors import ConfigError, LensError
 from lensllm.processes import alive, started
+from lensllm.sqlite import set_damaged_aside
+from lensllm.store import Store
 
 _START_SECONDS = 180.0  # 4-8 s on an idle machine; the first start also builds the database
 _STOP_SECONDS = 15.0
+_LOOK_SECONDS = 1.0  # how late a server's death may be noticed
+
+log = logging.getLogger("lensllm.server")
 
 
 class ServerError(LensError):
@@ -43,7 +54,7 @@ class Server:
 
     url: str  # of the API, ending in /api
     pid: int
-    start: float  # seconds since 1970, tells it from a later process with the same number
+    start: float  # as processes.started says, tells it from a later one of the same number
 
 
 @contextmanager
@@ -66,21 +77,82 @@ def embedded_server(home: Path, port: int | None = None) -> Iterator[str]:
         yield named
         return
     home = home.resolve()
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (home / "server.users").open("a") as users:
         with (home / "server.turn").open("a") as turn:
-            fcntl.flock(turn, fcntl.LOCK_EX)
-            fcntl.flock(users, fcntl.LOCK_SH)  # waits for a server that is just going down
+            locks.take(turn, fcntl.LOCK_EX)
+            locks.take(users, fcntl.LOCK_SH)  # waits for a server that is just going down
             server = _running(home)
             child = None if server else _start(home, listener(port))
             server = server or _running(home)
         if server is None:
             raise ServerError(f"The Prefect server did not start; {last_line(home / 'server.log')}")
+        kept = _Kept(home, server, child)
         try:
-            with _announced(server.url):
+            with kept, _announced(server.url):
                 yield server.url
         finally:
-            _leave(users, server, child)
+            _leave(users, server, kept.child)
+
+
+class _Kept:
+    """Within the context a server that dies is started again at the same address.
+
+    Cells do not need it, but Prefect asks it before each of them and tries again for about a
+    minute: a run without its server would crawl. What it was told and had not written is lost; the
+    next command marks such task runs as crashed.
+    """
+
+    def __init__(self, home: Path, server: Server, child: subprocess.Popen[bytes] | None) -> None:
+        self.child = child  # whom we started, to be seen off
+        self._home, self._server = home, server
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="lensllm-server", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(_LOOK_SECONDS):
+            if not alive(self._server.pid, self._server.start):
+                try:
+                    self._restart()
+                except (LensError, OSError) as error:
+                    log.error(
+                        "The Prefect server is gone and cannot be started again (%s), so this "
+                        "command ends.",
+                        error,
+                    )
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
+
+    def _restart(self) -> None:
+        """Whichever of the commands comes first starts one; the others find it."""
+        if self.child is not None:
+            self.child.poll()  # else a dead child stays a zombie
+        with (self._home / "server.turn").open("a") as turn:
+            locks.take(turn, fcntl.LOCK_EX)
+            server = _running(self._home)
+            if server is None:
+                log.warning("The Prefect server is gone; another one is started in its place.")
+                self.child = _start(self._home, listener(urlsplit(self._server.url).port))
+                server = _running(self._home)
+        if server is None:
+            raise ServerError(last_line(self._home / "server.log"))
+        self._server = server
+
+
+def server_home(store: Store) -> Path:
+    """Where the server of an artifacts folder keeps its files: in it; where that has no locks,
+    which the server and its database need, in this machine's temporary folder."""
+    if store.lockable:
+        return store.root / "prefect"
+    name = hashlib.sha256(str(store.root.resolve()).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"lensllm-{os.getuid()}" / name
 
 
 def listener(port: int | None) -> socket.socket:
@@ -99,6 +171,8 @@ def listener(port: int | None) -> socket.socket:
             f"Port {port} of 127.0.0.1 cannot be used ({error.strerror}): "
             "choose another one, or leave it out to get a free one."
         ) from error
+    # Its connections inherit this: a dead server's do not keep its successor from the port.
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     return bound
 
 
@@ -138,6 +212,7 @@ def _running(home: Path) -> Server | None:
 def _start(home: Path, bound: socket.socket) -> subprocess.Popen[bytes]:
     """Start the child and note it at once: whoever comes next, even if we die now, finds it."""
     host, port = bound.getsockname()
+    set_damaged_aside(home / "prefect.db")
     with bound, (home / "server.log").open("ab") as log:
         child = subprocess.Popen(
             [
@@ -209,7 +284,7 @@ def _leave(users: IO[str], server: Server, child: subprocess.Popen[bytes] | None
     If another command is the last one, the server notices by itself.
     """
     try:
-        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locks.take(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return
     recorder.wait_until_written(server.url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -269,15 +270,38 @@ class Garbage:
         }
 
 
-def garbage(file: Path, store: Store) -> Garbage:
-    """What ``gc`` may delete: everything that no pipeline of ``file`` is made of."""
+def garbage(files: Sequence[Path], store: Store) -> Garbage:
+    """What ``gc`` may delete: everything that no pipeline of ``files`` is made of."""
     wanted: set[Ref] = set()
-    for name in configfile.names(file):
-        plan = make_plan(configfile.load(file, name), store)
-        wanted |= {step.ref for step in plan.steps}
-        now = as_left(plan, store)
-        wanted |= {step.ref for step in now.steps}
-        ending = conclude(name, plan, store, [], now.cells, now.decisions)
-        wanted |= {step.ref for step in ending.steps}
+    for file in files:
+        for name in configfile.names(file):
+            wanted |= _belonging(name, configfile.load(file, name), store)
     refs = store.unreferenced(wanted)
     return Garbage(refs, [store.size_bytes(ref) for ref in refs])
+
+
+def _belonging(name: str, settings: Pipeline, store: Store) -> set[Ref]:
+    """All that a pipeline is made of, as far as it is."""
+    plan = make_plan(settings, store)
+    now = as_left(plan, store)
+    ending = conclude(name, plan, store, [], now.cells, now.decisions)
+    wanted = {step.ref for step in (*plan.steps, *now.steps, *ending.steps)}
+    # Pages name what failed, and probes of other machines, neither of which is in the plan.
+    pages = {ref for ref in store.present() if ref.stage == "report"}
+    ranking = [ending.ranking.ref.stage, ending.ranking.ref.key]
+    mine = {ref for ref in pages if _upstream(store, ref).get("ranking") == ranking}
+    return wanted | _ancestry(store, {*mine, *plan.past.values()})
+
+
+def _ancestry(store: Store, refs: set[Ref]) -> set[Ref]:
+    """``refs`` and all that they were made from."""
+    found: set[Ref] = set()
+    while refs:
+        found |= refs
+        refs = {Ref(*up) for ref in refs for up in _upstream(store, ref).values()} - found
+    return found
+
+
+def _upstream(store: Store, ref: Ref) -> dict[str, list[str]]:
+    upstream: dict[str, list[str]] = store.manifest(ref)["upstream"] if store.has(ref) else {}
+    return upstream

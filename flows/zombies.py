@@ -30,7 +30,7 @@ from lensllm.processes import alive, started
 T = TypeVar("T")
 
 _HOST = "lensllm:host="
-_PROCESS = "lensllm:process="  # number and start in seconds since 1970: 4711@1764000000.25
+_PROCESS = "lensllm:process="  # number and start (processes.started): 4711@1764000000.25
 _PAGE = 200  # the most the server gives in one answer
 _UNFINISHED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 

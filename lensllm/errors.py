@@ -28,6 +28,10 @@ class StoreError(LensError):
     """The artifacts folder cannot be written or read."""
 
 
+class DiskFullError(StoreError):
+    """No space is left: whatever comes next would fail as well."""
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the nearest known spelling, or nothing."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

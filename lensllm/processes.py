@@ -1,20 +1,23 @@
 """Processes of this machine: who may outlive whom, who is still alive, on how many cores."""
 
 import ctypes
+import functools
 import os
 import signal
 import sys
 import threading
 import time
+import zlib
+from pathlib import Path
 
 import psutil
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _WATCH_SECONDS = 0.5  # how late the portable watchdog may notice; Linux notices at once
 
-# A start time is derived from the system clock, which time servers nudge; a reused process
-# number whose owner started within this many seconds of the dead one does not occur in practice.
-_START_TOLERANCE_SECONDS = 5.0
+# How precisely the kernel tells when a process started, with room for the rounding of a note.
+_TICK_SECONDS = 0.02
+_LONGEST_UPTIME_SECONDS = 1e9  # 30 years: apart from each other by more than any uptime
 
 
 def die_with_parent(parent: int) -> None:
@@ -46,21 +49,41 @@ def _watch(parent: int) -> None:
 
 
 def started(pid: int) -> float | None:
-    """When process ``pid`` started, in seconds since 1970; None if it is no more (or a zombie)."""
+    """When process ``pid`` started; None if it is no more (or a zombie).
+
+    On Linux seconds since the machine's start, plus a number drawn from that start: the system's
+    clock, which may jump, is not asked, and a note from before a restart fits no process after it.
+    Elsewhere seconds since 1970, as the kernel noted them.
+    """
+    if sys.platform != "linux":
+        try:
+            process = psutil.Process(pid)
+            return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+        except psutil.Error:
+            return None
     try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except psutil.Error:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
         return None
+    state, *fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
+    ticks = int(fields[18])  # proc(5): starttime is the 22nd field, state the third
+    return None if state in "ZX" else _boot() + ticks / os.sysconf("SC_CLK_TCK")
+
+
+@functools.cache
+def _boot() -> float:
+    """A number that each start of the machine has for itself."""
+    name = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    return zlib.crc32(name) % 10_000 * _LONGEST_UPTIME_SECONDS
 
 
 def alive(pid: int, start: float) -> bool:
     """Whether the process that had number ``pid`` and began at ``start`` still runs.
 
-    The start time tells it from a later process that was given the same number.
+    The start tells it from a later process that was given the same number.
     """
     now = started(pid)
-    return now is not None and abs(now - start) < _START_TOLERANCE_SECONDS
+    return now is not None and abs(now - start) < _TICK_SECONDS
 
 
 def cores() -> int:

@@ -3,7 +3,8 @@
 An artefact's key is the SHA-256 of its *recipe*: stage, stage version, the parameters that matter
 and the keys it was made from. It is published by renaming a complete directory, so it exists whole
 or not at all; a manifest's checksums are verified on the first read; a kernel lock per key keeps
-two processes from computing the same thing, and is freed by the kernel when its holder dies.
+two processes from computing the same thing, and is freed by the kernel when its holder dies. On a
+file system without locks two processes may compute the same thing, and the first one's counts.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,8 +28,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lensllm import schemas
-from lensllm.errors import StoreError
+from lensllm import locks, schemas
+from lensllm.errors import DiskFullError, StoreError
+from lensllm.processes import alive, started
 
 log = logging.getLogger("lensllm.store")
 MANIFEST = "manifest.json"
@@ -65,8 +68,12 @@ class Recipe:
 
     @cached_property
     def ref(self) -> Ref:
-        text = json.dumps(self.describe(), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return Ref(self.stage, hashlib.sha256(text.encode()).hexdigest()[:32])
+        return Ref(self.stage, _key(self.describe()))
+
+
+def _key(described: Mapping[str, Any]) -> str:
+    text = json.dumps(described, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def write_table(folder: Path, table: str, rows: pd.DataFrame | list[dict[str, Any]]) -> None:
@@ -99,7 +106,18 @@ class Store:
             probe = self.root / ".tmp" / f".writable-{os.getpid()}"
             probe.touch()
             probe.unlink()
+            if not self.lockable:
+                log.warning(
+                    "artifacts folder %s: its file system has no locks, so two commands on it may "
+                    "compute the same thing twice; the results are right all the same",
+                    self.root,
+                )
             self._collect_leftovers()
+
+    @cached_property
+    def lockable(self) -> bool:
+        """Whether the file system has locks."""
+        return locks.supported(self.root / ".tmp")
 
     def require_space(self, needed_bytes: int) -> None:
         """Raise ``StoreError`` when the disk has less than ``needed_bytes`` free."""
@@ -166,6 +184,24 @@ class Store:
         if not self.has(ref):
             raise StoreError(f"artefact {ref} is missing or damaged; run the pipeline again")
 
+    def fault(self, ref: Ref) -> str:
+        """What is wrong with an artefact that is there, "" if nothing: its files by the manifest,
+        the manifest by the key, the tables by their schema. Reads all of it, every time."""
+        folder = self.path(ref)
+        if fault := _fault(folder):
+            return fault
+        content = json.loads((folder / MANIFEST).read_text())
+        listed = content.pop("files")
+        if content.get("stage") != ref.stage or _key(content) != ref.key:
+            return "its manifest is not of this key"
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            name = path.relative_to(folder).as_posix()
+            if name != MANIFEST and name not in listed:
+                return f"{name} is not in its manifest"
+            if path.suffix == ".parquet" and (fault := _fault_of_table(path, ref.stage)):
+                return f"{name} {fault}"
+        return ""
+
     # --- writing ---------------------------------------------------------------------------
     def make(self, recipe: Recipe, build: Callable[[Path], None]) -> bool:
         """Make the artefact unless it is there; True when it was. ``build`` fills a fresh folder.
@@ -179,7 +215,7 @@ class Store:
             if self.has(ref):
                 return True
             self._discard(self.path(ref))
-            folder = self.root / ".tmp" / f"{ref.stage}-{ref.key}"
+            folder = self.root / ".tmp" / self._draft(ref)
             shutil.rmtree(folder, ignore_errors=True)  # ours by the lock: its maker is dead
             folder.mkdir(parents=True)
             try:
@@ -205,7 +241,11 @@ class Store:
         _fsync(folder)
         final = self.path(recipe.ref)
         final.parent.mkdir(exist_ok=True)
-        folder.rename(final)
+        try:
+            folder.rename(final)
+        except OSError as error:  # without locks somebody else may have been first
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
         _fsync(final.parent)
 
     # --- locks and leftovers -----------------------------------------------------------------
@@ -221,7 +261,7 @@ class Store:
         while True:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                locks.take(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 os.close(handle)
                 yield False
@@ -235,12 +275,22 @@ class Store:
             path.unlink(missing_ok=True)
             os.close(handle)
 
+    def _draft(self, ref: Ref) -> str:
+        """The name of a folder that is being filled; without locks it has its maker in it."""
+        name = f"{ref.stage}-{ref.key}"
+        if self.lockable:
+            return name
+        return f"{name}@{socket.gethostname()}@{os.getpid()}@{started(os.getpid()):.2f}"
+
     def _collect_leftovers(self) -> None:
         """Remove temporary folders and lock files whose makers are dead (their lock is free)."""
+        self._collect_unlocked()
+        if not self.lockable:
+            return
         names = {p.name for sub in (".tmp", ".locks") for p in (self.root / sub).iterdir()}
         for name in names:
             stage, _, key = name.rpartition("-")
-            if not stage or stage.startswith("."):
+            if not stage or stage.startswith(".") or "@" in name:
                 continue
             with self._lock(Ref(stage, key), wait=False) as free:
                 if free:
@@ -251,6 +301,13 @@ class Store:
                     if free:
                         shutil.rmtree(self.partial(ref), ignore_errors=True)
 
+    def _collect_unlocked(self) -> None:
+        """Remove what dead processes of this machine were filling without a lock."""
+        for folder in (self.root / ".tmp").glob(f"*@{socket.gethostname()}@*@*"):
+            _, _, pid, start = folder.name.rsplit("@", 3)
+            if not alive(int(pid), float(start)):
+                shutil.rmtree(folder, ignore_errors=True)
+
     def _partials(self) -> list[Ref]:
         """What interrupted builds would go on from."""
         folder = self.root / ".partial"
@@ -260,29 +317,39 @@ class Store:
     def _discard(self, folder: Path) -> None:
         """Remove an artefact so that no reader ever sees half of it."""
         if folder.exists():
-            grave = self.root / ".tmp" / f"{folder.parent.name}-{folder.name}"
+            grave = self.root / ".tmp" / self._draft(Ref(folder.parent.name, folder.name))
             shutil.rmtree(grave, ignore_errors=True)
             folder.rename(grave)
             shutil.rmtree(grave, ignore_errors=True)
 
     def unreferenced(self, wanted: set[Ref]) -> list[Ref]:
         """Artefacts, begun ones too, that none of ``wanted`` names, for ``lensllm gc``."""
-        present = [
-            Ref(manifest.parent.parent.name, manifest.parent.name)
-            for manifest in sorted(self.root.glob(f"*/*/{MANIFEST}"))
-        ]
+        present = self.present()
         present += [ref for ref in self._partials() if ref not in present]
         return [ref for ref in present if ref not in wanted]
 
+    def present(self) -> list[Ref]:
+        """Every artefact, damaged or not, by stage and key."""
+        return [
+            Ref(folder.parent.name, folder.name)
+            for folder in sorted(self.root.glob("*/" + "[0-9a-f]" * 32))
+            if folder.is_dir() and not folder.parent.name.startswith(".")
+        ]
+
+    def being_made(self) -> list[Ref]:
+        """What some process, this one included, is making now."""
+        folder = self.root / ".locks"
+        names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+        refs = [Ref(stage, key) for stage, _, key in (name.rpartition("-") for name in names)]
+        return [ref for ref in refs if self.in_progress(ref)]
+
     def refuse_while_used(self) -> None:
         """Raise ``StoreError`` when some process is making an artefact now."""
-        for path in (self.root / ".locks").iterdir():
-            stage, _, key = path.name.rpartition("-")
-            if self.in_progress(Ref(stage, key)):
-                raise StoreError(
-                    f"artifacts folder {self.root}: a command is making {Ref(stage, key)}; "
-                    "delete when it has ended"
-                )
+        if made := self.being_made():
+            raise StoreError(
+                f"artifacts folder {self.root}: a command is making {made[0]}; "
+                "delete when it has ended"
+            )
 
     def remove(self, ref: Ref) -> int:
         """Delete an artefact; the bytes freed."""
@@ -292,6 +359,13 @@ class Store:
             self._discard(self.path(ref))
             self._verified.discard(ref)
         return freed
+
+    def remove_damaged(self, ref: Ref) -> None:
+        """Delete an artefact unless somebody has mended it meanwhile."""
+        with self._lock(ref):
+            if self.path(ref).is_dir() and self.fault(ref):
+                self._discard(self.path(ref))
+                self._verified.discard(ref)
 
     def size_bytes(self, ref: Ref) -> int:
         folders = (self.path(ref), self.partial(ref))
@@ -313,6 +387,18 @@ def _fault(folder: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "its manifest cannot be read"
     return ""
+
+
+def _fault_of_table(path: Path, stage: str) -> str:
+    """Whether a table has the columns of its schema, if it was written by this version of it."""
+    try:
+        found = pq.read_schema(path)
+    except (OSError, pa.ArrowException):
+        return "cannot be read as a table"
+    documented = schemas.TABLES.get(f"{stage}/{path.stem}")
+    if documented is None or found.metadata != documented.metadata:
+        return ""
+    return "" if found.equals(documented) else "has not the columns of its schema"
 
 
 def _sha256(path: Path) -> str:
@@ -348,8 +434,11 @@ def _explained(root: Path, *more: int) -> Iterator[None]:
         if elsewhere:
             raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            reason = "no space is left on its disk; free some and run the same command again"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, *more):
+            raise DiskFullError(
+                f"artifacts folder {root}: no space is left on its disk; free some and run the "
+                "same command again"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, *more):
             reason = "it cannot be written; choose another with --artifacts or change its mode"
         elif error.errno in (errno.ENOTDIR, errno.EEXIST):
             reason = "it is not a folder; choose another with --artifacts"

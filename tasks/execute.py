@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import random
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed, State
 
-from lensllm.errors import LensError
+from lensllm.errors import DiskFullError, LensError
 from lensllm.store import Ref, Store
-from lensllm.workers import Workers
+from lensllm.workers import WorkerError, Workers
 from tasks.stage import Step, make, remark
 
 log = logging.getLogger("lensllm.run")
@@ -41,6 +42,7 @@ class Run:
         self.observers = observers
         self.failures: dict[Ref, tuple[str, str]] = {}  # label and reason, in order of failing
         self.skipped: set[Ref] = set()  # for want of something that failed
+        self.halted = ""  # why nothing more is begun
 
     def tell(self, event: str, *args: Any, **kwargs: Any) -> None:
         for observer in self.observers:
@@ -53,6 +55,10 @@ class Run:
         """Whether this run will not make ``ref`` any more."""
         return ref in self.failures or ref in self.skipped
 
+    def skip(self, step: Step) -> None:
+        self.skipped.add(step.ref)
+        self.tell("skipped", step)
+
     def fail(self, step: Step, reason: str) -> None:
         self.failures[step.ref] = (step.label, reason)
         self.tell("failed", step, reason)
@@ -64,9 +70,16 @@ def _perform(run: Run, step: Step) -> State[Ref]:
     if run.store.has(step.ref):
         run.tell("finished", step, 0.0, cached=True)
         return Completed(name="Cached", message=f"artefact {step.ref}", data=step.ref)
+    if run.halted:
+        run.skip(step)
+        return Failed(message=f"not begun: {run.halted}")
     run.tell("started", step)
     try:
         cached = _make(run, step)
+    except DiskFullError as error:  # every later artefact would be made in vain
+        run.halted = str(error)
+        run.fail(step, str(error))
+        return Failed(message=str(error))
     except LensError as error:
         run.fail(step, str(error))
         return Failed(message=str(error))
@@ -84,11 +97,16 @@ def _perform(run: Run, step: Step) -> State[Ref]:
 def _make(run: Run, step: Step) -> bool:
     """Make the artefact; True when another process made it meanwhile."""
     arguments = (run.store.root, step.recipe, dict(step.hints))
-    if step.in_worker:
+    if not step.in_worker:
+        return make(*arguments)
+    try:
         return run.workers.call(
             make, *arguments, timeout_seconds=step.timeout_seconds, label=step.label
         )
-    return make(*arguments)
+    except WorkerError:
+        if run.store.has(step.ref):  # it died when all was done
+            return True
+        raise
 
 
 def stage_task(stage: str) -> Task[..., Any]:
@@ -109,8 +127,13 @@ def run_steps(
 
     Must be called inside a flow. A step whose upstream failed is not submitted but
     skipped. ``earlier`` are futures of earlier calls, so that the UI can draw the whole graph.
+    Beside another command steps come in an order of our own, so that both seldom want the same.
+    Raises ``LensError`` when the disk is full.
     """
-    waiting = {step.ref: step for step in steps if step.ref not in earlier}
+    order = list(steps)
+    if run.store.being_made():
+        random.shuffle(order)
+    waiting = {step.ref: step for step in order if step.ref not in earlier}
     run.tell("planned", list(waiting.values()))
     tasks = {stage: stage_task(stage) for stage in {step.stage for step in steps}}
     futures = dict(earlier)
@@ -122,8 +145,7 @@ def run_steps(
             needs = set(step.recipe.upstream.values())
             if any(run.is_lost(ref) for ref in needs):
                 del waiting[step.ref]
-                run.skipped.add(step.ref)
-                run.tell("skipped", step)
+                run.skip(step)
             elif not any(
                 ref in waiting or (ref in futures and ref not in finished) for ref in needs
             ):
@@ -137,4 +159,6 @@ def run_steps(
         if pending:
             finished.add(done.get().ref)
             pending -= 1
+    if run.halted:
+        raise LensError(run.halted)
     return futures

@@ -16,6 +16,9 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lensllm import locks
+from lensllm.sqlite import set_damaged_aside
+
 if TYPE_CHECKING:  # importing MLflow takes 2 s; only the writing thread pays them
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param, Run
@@ -254,5 +257,6 @@ def _sole_creator(uri: str) -> Iterator[None]:
     database = Path(uri.removeprefix(_SQLITE))
     database.parent.mkdir(parents=True, exist_ok=True)
     with database.with_name(database.name + ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        locks.take(lock, fcntl.LOCK_EX)
+        set_damaged_aside(database)
         yield

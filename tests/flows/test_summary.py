@@ -15,14 +15,14 @@ from rich.console import Console
 from flows import screens
 from flows.ending import Outcome
 from flows.progress import Tally
-from flows.summary import Summary, garbage, grid, reread, summarise
+from flows.summary import Summary, as_left, garbage, grid, reread, summarise
 from lensllm import configfile
 from lensllm.checks.check import split
 from lensllm.config import Pipeline
 from lensllm.errors import LensError
-from lensllm.store import Store
+from lensllm.store import Recipe, Store
 from tasks import losses, replay
-from tasks.plan import make_plan
+from tasks.plan import conclude, make_plan
 from tests.tasks import project
 
 SCORES = (
@@ -245,12 +245,44 @@ def test_decisions_of_a_pipeline_are_no_garbage(swept: tuple[Store, Pipeline], t
     def stages(settings: Pipeline) -> list[str]:
         file = tmp_path / "pipelines.yaml"
         file.write_text(yaml.safe_dump({"pipelines": {"tiny": settings.model_dump(mode="json")}}))
-        return [ref.stage for ref in garbage(file, store).refs]
+        return [ref.stage for ref in garbage([file], store).refs]
 
     assert stages(config) == []
     left = stages(project.changed(config, sweep={"policy": "all"}))
     assert left.count("decision") == 2
     assert "finetune" not in left
+
+
+def test_the_page_of_a_run_with_failures_is_no_garbage(
+    swept: tuple[Store, Pipeline], tmp_path: Path
+):
+    store, config = swept
+    shutil.copytree(store.root, tmp_path / "artifacts")
+    store = Store(tmp_path / "artifacts")
+    file = tmp_path / "pipelines.yaml"
+    file.write_text(yaml.safe_dump({"pipelines": {"tiny": config.model_dump(mode="json")}}))
+    plan = make_plan(config, store)
+    now = as_left(plan, store)
+    failed = [("finetune of another", "it died")]
+    page = conclude("tiny", plan, store, failed, now.cells, now.decisions).report
+    project.make_all(store, [page])
+    assert garbage([file], store).refs == []
+    other = Recipe("report", page.recipe.version, page.recipe.params, {})  # of no ranking of ours
+    store.make(other, lambda folder: None)
+    assert garbage([file], store).refs == [other.ref]
+
+
+def test_what_any_of_several_files_says_is_no_garbage(
+    swept: tuple[Store, Pipeline], tmp_path: Path
+):
+    store, config = swept
+    files = []
+    for policy in ("all", "halving"):
+        changed = project.changed(config, sweep={"policy": policy}).model_dump(mode="json")
+        files.append(tmp_path / f"{policy}.yaml")
+        files[-1].write_text(yaml.safe_dump({"pipelines": {"tiny": changed}}))
+    assert garbage(files[:1], store).refs
+    assert garbage(files, store).refs == []
 
 
 def test_a_finding_about_many_candidates_is_cut_on_the_screen():

@@ -1,5 +1,6 @@
 """The store: keys, atomic publication, damage, locks, leftovers."""
 
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -246,3 +248,64 @@ def test_a_read_only_disk_is_a_sentence(small_disk: Path):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(StoreError, match="cannot be written; choose another with --artifacts"):
         Store(small_disk / "artifacts").prepare()
+
+
+@pytest.fixture
+def rows(store: Store) -> Recipe:
+    """An artefact with a documented table."""
+    recipe = Recipe("sample", 1, {"d": 3})
+    table = [{"row": 4, "role": "train", "rank": 0}]
+    store.make(recipe, lambda folder: write_table(folder, "sample/roles", table))
+    return recipe
+
+
+def forge(store: Store, recipe: Recipe) -> None:
+    """Write the manifest anew, so that sizes and checksums fit whatever is there."""
+    folder = store.path(recipe.ref)
+    files = {
+        p.name: {"bytes": p.stat().st_size, "sha256": hashlib.sha256(p.read_bytes()).hexdigest()}
+        for p in folder.glob("*.parquet")
+    }
+    (folder / MANIFEST).write_text(json.dumps({**recipe.describe(), "files": files}))
+
+
+def test_a_fault_is_found_however_often_it_was_read_before(store: Store, rows: Recipe):
+    assert store.fault(rows.ref) == ""
+    path = store.file(rows.ref, "roles.parquet")  # verified, so no longer looked at by has()
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    assert store.has(rows.ref)
+    assert store.fault(rows.ref) == "roles.parquet does not match its checksum"
+
+
+def test_what_checksums_do_not_tell_is_a_fault_too(store: Store, rows: Recipe):
+    table = store.path(rows.ref) / "roles.parquet"
+    (table.parent / "stray.txt").write_text("x")
+    assert store.fault(rows.ref) == "stray.txt is not in its manifest"
+    (table.parent / "stray.txt").unlink()
+
+    manifest = table.with_name(MANIFEST)
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "params": {"d": 4}}))
+    assert store.fault(rows.ref) == "its manifest is not of this key"
+
+    frame = pq.read_table(table)
+    other = frame.rename_columns(["row", "part", "rank"])
+    pq.write_table(other.replace_schema_metadata(frame.schema.metadata), table)
+    forge(store, rows)
+    assert store.fault(rows.ref) == "roles.parquet has not the columns of its schema"
+    table.write_text("no table")
+    forge(store, rows)
+    assert store.fault(rows.ref) == "roles.parquet cannot be read as a table"
+
+
+def test_everything_present_is_listed_and_only_the_damaged_is_removed(store: Store, rows: Recipe):
+    whole = Recipe("s", 1)
+    store.make(whole, note("x"))
+    (store.path(rows.ref) / MANIFEST).unlink()
+    assert set(store.present()) == {whole.ref, rows.ref}
+    assert store.unreferenced({whole.ref}) == [rows.ref]
+    for ref in store.present():
+        store.remove_damaged(ref)
+    assert store.present() == [whole.ref]
