@@ -92,6 +92,15 @@ class Tracker:
         """Close the parent run with its results. Nothing new since it was closed: no writes."""
         self._later(self._finish, parent, metrics, files)
 
+    def page(self, parent: str) -> str | None:
+        """Where the tracking server shows a parent run; None for a file, or when it failed."""
+        if not self._uri.startswith("http"):
+            return None
+        opened = self._parents[parent].result()
+        if opened is None:
+            return None
+        return f"{self._uri.rstrip('/')}/#/experiments/{self._experiment_id}/runs/{opened.run_id}"
+
     def close(self) -> None:
         """Wait for the writes that are still to be done."""
         self._writer.shutdown()
