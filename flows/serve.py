@@ -66,13 +66,13 @@ def _run_until_stopped(found: Sequence[Deployment]) -> None:
 async def _start(runner: Runner, found: Sequence[Deployment]) -> None:
     from prefect.client.schemas.objects import ConcurrencyLimitConfig
     from prefect.schedules import Cron
+    from prefect.types.entrypoint import EntrypointType
 
     from flows.scheduled import scheduled
 
     for d in found:
         cron = d.schedule.cron
-        await runner.aadd_flow(
-            scheduled,
+        made = await scheduled.ato_deployment(
             name=d.pipeline,
             description=d.description,
             parameters=d.parameters,
@@ -80,5 +80,9 @@ async def _start(runner: Runner, found: Sequence[Deployment]) -> None:
             schedule=Cron(cron, timezone=d.schedule.timezone) if cron else None,
             concurrency_limit=ConcurrencyLimitConfig(**d.concurrency),
             paused=False,  # the last serve paused it when it ended
+            entrypoint_type=EntrypointType.MODULE_PATH,  # every run imports it anew
         )
+        # as Runner.add_flow does: a pool that lensllm deploy gave it would wait for a worker
+        made.work_pool_name = made.work_queue_name = None
+        await runner.aadd_deployment(made)
     await runner.start()

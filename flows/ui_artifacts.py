@@ -14,7 +14,6 @@ from uuid import UUID
 import pandas as pd
 from markupsafe import escape
 from prefect.artifacts import (
-    create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -175,8 +174,8 @@ def show_decisions(store: Store, decisions: Sequence[Ref], *, over: bool) -> Non
 
 
 def show_conclusion(store: Store, conclusion: Conclusion, folder: Path, page: str | None) -> None:
-    """Ranking, verdict and links to the report and to MLflow's ``page``, by the pipeline's name, so
-    that the pages show one after the other of a schedule."""
+    """Ranking, and verdict with links to the report and to MLflow's ``page``. Their keys have the
+    pipeline's name, so that the pages show one after the other of a schedule."""
     name = conclusion.goal.name
     sentence = conclusion.verdict(store)
     create_table_artifact(
@@ -186,13 +185,11 @@ def show_conclusion(store: Store, conclusion: Conclusion, folder: Path, page: st
     )
     report = folder / "report.html"
     served = reports_address(store.root, report)
-    lines = [sentence, f"Report: [{report.name}]({served})" if served else f"Report: `{report}`"]
+    lines = [f"Report: [{report.name}]({served})" if served else f"Report: `{report}`"]
     lines += [f"MLflow: [its run]({page})" if page else "MLflow: `lensllm ui` serves its page."]
-    create_markdown_artifact(key=_key("verdict", name), markdown="\n\n".join(lines))
-    if served:
-        create_link_artifact(key=_key("report", name), link=served, link_text="report")
-    if page:
-        create_link_artifact(key=_key("mlflow", name), link=page, link_text="MLflow")
+    create_markdown_artifact(
+        key=_key("verdict", name), markdown="\n\n".join(lines), description=sentence
+    )
 
 
 def _key(kind: str, name: str) -> str:
