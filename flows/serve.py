@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from uuid import UUID
 
 from rich.console import Console
 
 from flows.deploy import TAG, Deployment, remove_others
 from flows.server import embedded_server
 from lensllm.store import Store
-
-if TYPE_CHECKING:
-    from prefect.runner import Runner
 
 # How often the server is asked for runs that are due: a run starts at most this late.
 _SECONDS_BETWEEN_LOOKS = 5.0
@@ -46,30 +46,47 @@ def serve(
         for deployment in found:
             console.print(f"{deployment.pipeline}: {deployment.when}", soft_wrap=True)
         console.print("Ctrl-C ends server and runs.")
-        _run_until_stopped(found)
+        with suppress(asyncio.CancelledError):
+            asyncio.run(_serve(found))
 
 
-def _run_until_stopped(found: Sequence[Deployment]) -> None:
-    from prefect.runner import Runner
+async def _forget_overdue(deployment: UUID) -> None:
+    """Cancel runs that were due, or waited for another, when serve was last stopped."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import (
+        DeploymentFilter,
+        DeploymentFilterId,
+        FlowRunFilter,
+        FlowRunFilterExpectedStartTime,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import StateType
+    from prefect.states import Cancelled
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+    overdue = FlowRunFilter(
+        expected_start_time=FlowRunFilterExpectedStartTime(before_=datetime.now(UTC)),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+    )
+    async with get_client() as client:
+        for run in await client.read_flow_runs(
+            flow_run_filter=overdue,
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
+        ):
+            missed = Cancelled(message="It was due while lensllm serve was off.")
+            await client.set_flow_run_state(run.id, missed, force=True)
 
-    signal.signal(signal.SIGINT, stop)
-    runner = Runner(name="lensllm serve", query_seconds=_SECONDS_BETWEEN_LOOKS)
-    try:
-        asyncio.run(_start(runner, found))
-    except KeyboardInterrupt:
-        return
 
-
-async def _start(runner: Runner, found: Sequence[Deployment]) -> None:
+async def _serve(found: Sequence[Deployment]) -> None:
+    """Register ``found`` and start what is due until Ctrl-C or SIGTERM cancels it."""
     from prefect.client.schemas.objects import ConcurrencyLimitConfig
+    from prefect.runner import Runner
     from prefect.schedules import Cron
     from prefect.types.entrypoint import EntrypointType
 
     from flows.scheduled import scheduled
 
+    runner = Runner(name="lensllm serve", query_seconds=_SECONDS_BETWEEN_LOOKS)
     for d in found:
         cron = d.schedule.cron
         made = await scheduled.ato_deployment(
@@ -84,5 +101,14 @@ async def _start(runner: Runner, found: Sequence[Deployment]) -> None:
         )
         # as Runner.add_flow does: a pool that lensllm deploy gave it would wait for a worker
         made.work_pool_name = made.work_queue_name = None
-        await runner.aadd_deployment(made)
-    await runner.start()
+        await _forget_overdue(await runner.aadd_deployment(made))
+    running = asyncio.create_task(runner.start())
+    await asyncio.sleep(0)  # it sets a handler of its own, which would leave in the middle
+
+    def stop() -> None:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of what is cancelled beside it
+        running.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    await running
