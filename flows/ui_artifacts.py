@@ -12,7 +12,6 @@ from typing import Any
 from uuid import UUID
 
 import pandas as pd
-from markupsafe import escape
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -128,7 +127,7 @@ class Cells:
             return ""
         rows = [["cells of", *states], ["---", *("---:" for _ in states)]]
         rows += [
-            [escape(candidate), *(f"{counts[state]:,}" for state in states)]
+            [candidate, *(f"{counts[state]:,}" for state in states)]
             for candidate, counts in self._counts.items()
         ]
         return "\n".join("| " + " | ".join(row) + " |" for row in rows)

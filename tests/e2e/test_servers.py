@@ -3,14 +3,18 @@ what was deployed."""
 
 import json
 import os
+import queue
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -117,6 +121,7 @@ def rows(address: str, query: str) -> list[tuple[Any, ...]]:
 # --- many at once ---------------------------------------------------------------------------------
 _WRITER = """
 import sys
+from tasks.tracking import Tracker
 
 uri, writer, runs, metrics = sys.argv[1], *map(int, sys.argv[2:])
 from mlflow import MlflowClient  # before the start: it takes seconds
@@ -165,7 +170,7 @@ def test_eight_processes_that_log_at_once_lose_no_metric(
     assert len({key for key, _ in found}) == _WRITERS * _RUNS
     stored = rows(
         databases["mlflow"],
-        "SELECT count(*), sum(value) FROM metrics JOIN runs USING (run_uuid) "
+        "SELECT count(*), sum(metrics.value) FROM metrics JOIN runs USING (run_uuid) "
         f"JOIN tags USING (run_uuid) WHERE tags.key = 'artefact.key' AND {live}",
     )
     each = sum(range(_METRICS))
@@ -335,3 +340,45 @@ def test_a_worker_runs_what_was_deployed(
     del content["pipelines"]["hourly"]["schedule"]
     file.write_text(yaml.safe_dump(content))
     assert json.loads(lensllm(prefect, "deploy", *where, "--json"))["removed"] == ["hourly"]
+
+
+# --- messages -------------------------------------------------------------------------------------
+_SCHEDULED = """
+from prefect import flow
+from prefect.states import Completed
+
+@flow(name="scheduled", flow_run_name="{name}", persist_result=False)
+def scheduled(name, state):
+    return Completed(name=state, message=f"as {name} has it")
+
+scheduled("quiet", "Unchanged")
+scheduled("tickets", "Incomplete")
+"""
+
+
+@pytest.mark.full
+def test_the_guides_message_arrives(prefect: str) -> None:
+    """The guide's own lines, with another address: told of what is new, not of what is not."""
+    received: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    class Chat(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.put(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    chat = ThreadingHTTPServer(("127.0.0.1", 0), Chat)
+    threading.Thread(target=chat.serve_forever, daemon=True).start()
+    guide = (ROOT / "docs" / "guides" / "server.md").read_text()
+    (lines,) = (b for b in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "Webhook" in b)
+    there = f"http://127.0.0.1:{chat.server_port}/hook"
+    assert "https://chat.example/hook" in lines
+    env = environment() | {"PREFECT_API_URL": prefect, "PREFECT_LOGGING_LEVEL": "ERROR"}
+    for text in (lines.replace("https://chat.example/hook", there), _SCHEDULED):
+        subprocess.run([sys.executable, "-c", text], env=env, check=True, timeout=120)
+    assert "tickets: Incomplete. as tickets has it" in received.get(timeout=90)
+    chat.shutdown()
+    assert received.empty()
