@@ -16,6 +16,7 @@ from rich.console import Console
 
 from flows.deploy import TAG, Deployment, remove_others
 from flows.server import embedded_server
+from lensllm.errors import ConfigError
 from lensllm.store import Store
 
 # How often the server is asked for runs that are due: a run starts at most this late.
@@ -28,8 +29,14 @@ def serve(
     """Keep a server up and run ``found`` when they are due; returns on Ctrl-C or SIGTERM.
 
     The server's deployments are made anew at every start and are paused at the end, so runs that
-    were due meanwhile are not made up for.
+    were due meanwhile are not made up for. Raises ``ConfigError`` when the user names a server:
+    others may have deployed the same pipelines there, to workers.
     """
+    if named := os.environ.get("PREFECT_API_URL"):
+        raise ConfigError(
+            f"PREFECT_API_URL names {named}, where lensllm deploy and workers run pipelines; "
+            "unset it to serve them here, on a server of our own"
+        )
     home: Path = store.root / "prefect"
     with (
         console.status("starting the Prefect server …") as waiting,

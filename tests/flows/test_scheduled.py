@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 def pipelines(tmp_path: Path) -> Path:
     config = project.write_inputs(tmp_path, rows=160).model_dump(mode="json")
     del config["curvature"], config["heavy_tails"]
-    config["sweep"] |= {"max": 8, "measure_target": False}
+    config["sweep"] |= {"max": 16, "measure_target": False}
     config["kernel"] = {"enabled": False}
     config["tracking"] = {"enabled": False}
     config["engine"] = {"slots": 1}
@@ -50,7 +50,7 @@ def test_a_change_recomputes_what_depends_on_it(pipelines: Path, server: str) ->
     name, said, cells = again()
     assert name == "Completed"
     assert said == (
-        "computed checks 1, curve 1, dataset 1, drift 1, finetune 6, inspection 1, law 1, "
+        "computed checks 1, curve 1, dataset 1, drift 1, finetune 8, inspection 1, law 1, "
         "probe 2, ranking 1, report 1, sample 1, tokens 1"
     )
     name, said, same = again()
@@ -65,9 +65,9 @@ def test_a_change_recomputes_what_depends_on_it(pipelines: Path, server: str) ->
     name, said, more = again()
     assert (name, said) == (
         "Completed",
-        "computed checks 1, curve 1, finetune 3, law 1, probe 1, ranking 1, report 1",
+        "computed checks 1, curve 1, finetune 4, law 1, probe 1, ranking 1, report 1",
     )
-    assert (cells < more, len(more - cells)) == (True, 3)
+    assert (cells < more, len(more - cells)) == (True, 4)
 
     # new rows: everything that is made of the data
     with (pipelines.with_name("rows.jsonl")).open("a") as rows:
@@ -75,7 +75,7 @@ def test_a_change_recomputes_what_depends_on_it(pipelines: Path, server: str) ->
     name, said, _ = again()
     assert (name, said) == (
         "Completed",
-        "computed checks 1, curve 1, dataset 1, drift 1, finetune 6, inspection 1, law 1, "
+        "computed checks 1, curve 1, dataset 1, drift 1, finetune 8, inspection 1, law 1, "
         "probe 2, ranking 1, report 1, sample 1, tokens 1",
     )
 

@@ -26,7 +26,7 @@ def serving(tmp_path: Path) -> Callable[[], subprocess.Popen[str]]:
     """Starts the command; its pipeline is due every minute."""
     config = project.write_inputs(tmp_path, rows=160).model_dump(mode="json")
     del config["curvature"], config["heavy_tails"]
-    config["sweep"] |= {"max": 8, "measure_target": False}
+    config["sweep"] |= {"max": 16, "measure_target": False}
     config["tracking"], config["engine"] = {"enabled": False}, {"slots": 1}
     config["schedule"] = {"cron": "* * * * *"}
     (tmp_path / "pipelines.yaml").write_text(yaml.safe_dump({"pipelines": {"often": config}}))
