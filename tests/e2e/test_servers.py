@@ -31,7 +31,7 @@ psycopg2 = pytest.importorskip("psycopg2", reason="MLflow on PostgreSQL needs ps
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
 
 _WRITERS = 8
-_RUNS, _METRICS = 25, 20  # of each writer; of each run
+_RUNS, _METRICS = 10, 20  # of each writer; of each run
 _START_SECONDS = 120.0
 
 
@@ -230,6 +230,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
     folder = tmp_path_factory.mktemp("checkout")
     config = project.write_inputs(folder, rows=160).model_dump(mode="json")
     del config["curvature"], config["heavy_tails"]
+    config["sweep"] |= {"max": 16, "measure_target": False}
+    config["kernel"] = {"enabled": False}
     config["tracking"] = {"uri": request.getfixturevalue("mlflow")}
     nightly = config | {"schedule": {"cron": "0 2 * * *", "timezone": "Europe/Berlin"}}
     hourly = config | {"seed": 1, "schedule": {"cron": "5 * * * *", "overlap": "cancel"}}
