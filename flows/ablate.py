@@ -107,7 +107,10 @@ def _conclude(name: str, config: Pipeline, tried: Sequence[Tried], store: Store)
     if not any(point.conclusion for point in tried):
         raise LensError(f"every point failed; {grid.label(tried[0].settings)}: {tried[0].failed}")
     step = ablation.step(name, tried, public(config))
-    with running(name, Tracking(enabled=False), {}, Engine(slots=1), store) as (run, _):
+    with running(f"{name}-ablation", Tracking(enabled=False), {}, Engine(slots=1), store) as (
+        run,
+        _,
+    ):
         run_steps(run, [step], {})
         stop_on_failure(run)
     failures = []

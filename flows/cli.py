@@ -1,8 +1,8 @@
-"""The command line: ``lensllm plan|run|ablate|replay|status|report|ui|verify|gc``.
+"""The command line: ``lensllm plan|run|ablate|replay|status|report|ui|deploy|serve|verify|gc``.
 
-Every command has ``--help`` with an example and, but for ``ui``, ``--json`` for machines. A mistake
-the user can mend is one sentence and exit code 2; cells that failed while others went on, exit
-code 1; an interruption, 130.
+Every command has ``--help`` with an example and, but for those that serve, ``--json`` for machines.
+A mistake the user can mend is one sentence and exit code 2; cells that failed while others went on,
+exit code 1; an interruption, 130.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ out = Console(highlight=False, width=_width)
 err = Console(stderr=True, highlight=False)
 
 Name = Annotated[str, typer.Argument(help="A pipeline of the configuration file.")]
+Names = Annotated[
+    list[str], typer.Argument(help="Pipelines; none: all that have a schedule.", show_default=False)
+]
 File = Annotated[Path, typer.Option("--file", "-f", help="Configuration file.")]
 Artifacts = Annotated[Path, typer.Option(envvar="LENSLLM_ARTIFACTS", help="Folder of all results.")]
 Overrides = Annotated[
@@ -258,13 +261,14 @@ def status(
 
     Example: [cyan]lensllm status demo[/cyan]
     """
-    from flows import screens
-    from flows.summary import grid
+    from flows import journal
+    from flows import status as states
     from tasks.plan import make_plan
 
     settings, store = _open(file, name, overrides, artifacts)
-    cells = grid(make_plan(settings, store), store)
-    _print(as_json, lambda: cells.as_dict, lambda: screens.status(name, cells))
+    told = journal.read(store, name)
+    cells = states.grid(make_plan(settings, store), store, told)
+    _print(as_json, lambda: cells.as_dict, lambda: states.screen(name, cells, out.width))
 
 
 @app.command()
@@ -303,6 +307,66 @@ def ui(
     from flows.ui import serve
 
     serve(artifacts, prefect_port, mlflow_port)
+
+
+@app.command()
+def deploy(
+    names: Names = [],  # noqa: B006
+    file: File = FILE,
+    artifacts: Artifacts = ARTIFACTS,
+    pool: Annotated[
+        str, typer.Option(help="Work pool whose workers run the pipelines; made if missing.")
+    ] = "lensllm",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the deployments and register none.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Register the pipelines that have a schedule, or those named, with your Prefect server.
+
+    Example: [cyan]lensllm deploy demo --dry-run[/cyan]
+    """
+    from flows import deploy as deploying
+
+    store = _store(artifacts)
+    found = deploying.deployments(file, store, names)
+    if dry_run:
+        print(deploying.prefect_yaml(found, pool, store), end="")
+        return
+    deploying.require_server()
+    path = deploying.write(found, pool, store)
+    deploying.register(path, pool)
+    gone = [] if names else deploying.remove_others(found)
+    machine = {
+        "file": str(path),
+        "pool": pool,
+        "deployments": [{"pipeline": d.pipeline, **d.schedule.model_dump()} for d in found],
+        "removed": gone,
+    }
+    lines = [f"{d.pipeline}: {d.when}" for d in found]
+    lines += [f"{name}: has no schedule any more, removed" for name in gone]
+    lines += [f"Their runs wait for a worker: prefect worker start --pool {pool} --type process"]
+    _print(as_json, lambda: machine, lambda: "\n".join(map(escape, lines)))
+
+
+@app.command()
+def serve(
+    names: Names = [],  # noqa: B006
+    file: File = FILE,
+    artifacts: Artifacts = ARTIFACTS,
+    prefect_port: Annotated[int | None, typer.Option(help="Default: a free port.")] = None,
+) -> None:
+    """Run the pipelines that have a schedule, or those named, on this machine until Ctrl-C.
+
+    Example: [cyan]lensllm serve --prefect-port 4200[/cyan]
+    """
+    from flows import deploy as deploying
+
+    store = _store(artifacts)
+    found = deploying.deployments(file, store, names)
+    from flows.serve import serve as start
+
+    start(found, store, out, prefect_port)
 
 
 @app.command()

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.context import TagsContext
 from prefect.futures import PrefectFuture
 from threadpoolctl import threadpool_limits
 
+from flows.journal import Journal
 from flows.progress import Terminal
 from flows.slots import slots_of
-from flows.ui_artifacts import ProgressArtifact, ranking_rows
+from flows.ui_artifacts import ProgressArtifact, show_conclusion
 from lensllm.config import Engine, Tracking
 from lensllm.errors import LensError
 from lensllm.store import Ref, Store
@@ -50,14 +50,19 @@ def running(
 ) -> Iterator[tuple[Run, MlflowProjection]]:
     """A run that is watched by the terminal, the Prefect pages and MLflow, with ``shared`` workers
     or its own."""
+    slots = slots_of(engine)[0]
     with (
         threadpool_limits(1),  # of this process: its matrices are small, more threads only spin
         TagsContext(current_tags=frozenset()),  # the process's tags are the flow run's alone
         MlflowProjection(name, tracking, settings, store) as mlflow,
+        Journal(store, name, slots) as journal,
         # inside: stopped first when the run is interrupted
         nullcontext(shared) if shared else workers_of(engine) as workers,
     ):
-        yield Run(store, workers, (*observers.get(), ProgressArtifact(), mlflow)), mlflow
+        yield (
+            Run(store, workers, (*observers.get(), ProgressArtifact(slots), journal, mlflow)),
+            mlflow,
+        )
 
 
 @contextmanager
@@ -98,7 +103,7 @@ def finish(
     stop_on_failure(run, after=len(failures))
     folder = _publish(run.store, conclusion)
     mlflow.conclude(conclusion, [folder / "curves.png", folder / "report.html"])
-    _show_in_ui(run.store, conclusion, folder)
+    show_conclusion(run.store, conclusion, folder, mlflow.page)
     return Outcome(conclusion, failures, folder)
 
 
@@ -111,15 +116,3 @@ def _publish(store: Store, conclusion: Conclusion) -> Path:
     table = store.table(conclusion.ranking.ref, "predictions")
     table.to_csv(folder / "predictions.csv", index=False)
     return folder
-
-
-def _show_in_ui(store: Store, conclusion: Conclusion, folder: Path) -> None:
-    sentence = conclusion.verdict(store)
-    create_table_artifact(
-        key="ranking",
-        table=ranking_rows(conclusion.predictions(store), conclusion.goal.ranking.predictor),
-        description=sentence,
-    )
-    create_markdown_artifact(
-        key="verdict", markdown=f"{sentence}\n\nReport: `{folder / 'report.html'}`"
-    )

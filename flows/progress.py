@@ -19,7 +19,7 @@ from tasks.stage import Step
 
 @dataclass
 class Tally:
-    """Counts of one run; safe to update from many threads."""
+    """Counts of one run, kept by the events of an observer; whoever has it holds a lock."""
 
     planned: dict[str, Step] = field(default_factory=dict)  # by key, not yet settled
     running: dict[str, tuple[Step, float]] = field(default_factory=dict)  # step and when it began
@@ -30,9 +30,37 @@ class Tally:
     seconds: Counter[str] = field(default_factory=Counter)  # spent computing, by stage
     work: Counter[str] = field(default_factory=Counter)  # weights of what was computed, by stage
 
+    def plan(self, steps: Sequence[Step]) -> None:
+        """Steps that are to come."""
+        self.planned |= {step.ref.key: step for step in steps}
+
+    def start(self, step: Step) -> None:
+        """A step that is not cached begins."""
+        self.planned.pop(step.ref.key, None)
+        self.running[step.ref.key] = (step, time.monotonic())
+
+    def finish(self, step: Step, seconds: float, *, cached: bool) -> None:
+        """A step is there."""
+        self.settle(step, self.cached if cached else self.computed)
+        if not cached:
+            # From start to finish includes waiting for a slot; with more threads than slots
+            # that would inflate the pace, so there are as many threads as slots.
+            self.seconds[step.stage] += seconds
+            self.work[step.stage] += step.weight
+
+    def settle(self, step: Step, outcome: Counter[str]) -> None:
+        """A step is over, with one of the outcomes above."""
+        self.planned.pop(step.ref.key, None)
+        self.running.pop(step.ref.key, None)
+        outcome[step.stage] += 1
+
     @property
     def settled(self) -> int:
         return sum(map(Counter.total, (self.cached, self.computed, self.failed, self.skipped)))
+
+    @property
+    def total(self) -> int:
+        return self.settled + len(self.planned) + len(self.running)
 
     def seconds_left(self, slots: int) -> float | None:
         """From the pace of each stage so far; None before a stage still to come has a pace."""
@@ -78,47 +106,30 @@ class Terminal:
     # --- Observer ----------------------------------------------------------------------------
     def planned(self, steps: Sequence[Step]) -> None:
         with self._lock:
-            self.tally.planned |= {step.ref.key: step for step in steps}
+            self.tally.plan(steps)
 
     def started(self, step: Step) -> None:
         with self._lock:
-            self.tally.planned.pop(step.ref.key, None)
-            self.tally.running[step.ref.key] = (step, time.monotonic())
+            self.tally.start(step)
 
     def finished(self, step: Step, seconds: float, *, cached: bool, remark: str = "") -> None:
         with self._lock:
-            self._settle(step)
-            (self.tally.cached if cached else self.tally.computed)[step.stage] += 1
-            if not cached:
-                # From start to finish includes waiting for a slot; with more threads than slots
-                # that would inflate the pace, so there are as many threads as slots.
-                self.tally.seconds[step.stage] += seconds
-                self.tally.work[step.stage] += step.weight
-                if step.in_worker:
-                    said = f" {remark}" if remark else ""
-                    self._line(f"{self._place()} {step.label} ({seconds:.1f} s){said}")
+            self.tally.finish(step, seconds, cached=cached)
+            if step.in_worker and not cached:
+                said = f" {remark}" if remark else ""
+                self._line(f"{self._place()} {step.label} ({seconds:.1f} s){said}")
 
     def failed(self, step: Step, reason: str) -> None:
         with self._lock:
-            self._settle(step)
-            self.tally.failed[step.stage] += 1
+            self.tally.settle(step, self.tally.failed)
         self._console.print(Text(f"failed: {step.label}: {reason}", style="red"), soft_wrap=True)
 
     def skipped(self, step: Step) -> None:
         with self._lock:
-            self._settle(step)
-            self.tally.skipped[step.stage] += 1
-
-    def _settle(self, step: Step) -> None:
-        self.tally.planned.pop(step.ref.key, None)
-        self.tally.running.pop(step.ref.key, None)
+            self.tally.settle(step, self.tally.skipped)
 
     def _place(self) -> str:
-        return f"[{self.tally.settled}/{self._total}]"
-
-    @property
-    def _total(self) -> int:
-        return self.tally.settled + len(self.tally.planned) + len(self.tally.running)
+        return f"[{self.tally.settled}/{self.tally.total}]"
 
     def _line(self, text: str) -> None:
         if not self._live:
@@ -134,8 +145,8 @@ class Terminal:
                 counts += f" · [red]{tally.failed.total()} failed[/red]"
             head = Table.grid(padding=(0, 1))
             head.add_row(
-                ProgressBar(total=max(1, self._total), completed=tally.settled, width=32),
-                f"{tally.settled}/{self._total}",
+                ProgressBar(total=max(1, tally.total), completed=tally.settled, width=32),
+                f"{tally.settled}/{tally.total}",
                 counts,
                 f"{clock(time.monotonic() - self._begin)} so far"
                 + (f", about {clock(left)} left" if left is not None and tally.planned else ""),

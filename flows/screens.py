@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.progress import clock
-from flows.summary import Garbage, Grid, Summary
+from flows.summary import Garbage, Summary
 from lensllm.checks import check
 from lensllm.report.text import memory
 
@@ -24,12 +24,6 @@ _UNITS = {"bits_per_byte": "bits per byte", "nats_per_token": "nats per token"}
 _WIDE = 96  # columns, from which there is room for bars
 _NAMED = 3  # candidates in a finding about many
 _MOST_ROWS = 12  # of a ranking on a terminal; the report has all
-_MARKS = {
-    "done": "[green]●[/green]",
-    "running": "[cyan]◐[/cyan]",
-    "to come": "[dim]○[/dim]",
-    "dropped": "[dim]–[/dim]",
-}
 
 
 def ranking(summary: Summary, width: int) -> RenderableType:
@@ -324,30 +318,6 @@ def _source(paces: set[str]) -> str:
         return "as probed on this machine"
     words = "the pace of finished cells" if "cells" in paces else "an assumed pace"
     return f"at {words}{' where not probed' if 'probe' in paces else ''} (--probe measures it)"
-
-
-def status(name: str, grid: Grid) -> RenderableType:
-    """Every cell's state."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-    done = sum(state == "done" for state in grid.states.values())
-    table.title = f"[bold]{escape(name)}[/bold]: {done} of {len(grid.states)} cells done"
-    table.add_column("candidate", overflow="fold")
-    for size in grid.sizes:
-        label = f"D={size:,}" + (" (target)" if size == grid.target else "")
-        table.add_column(label, justify="center")
-    for candidate in dict.fromkeys(cell.candidate for cell in grid.states):
-        marks = [
-            " ".join(
-                _MARKS[state]
-                for cell, state in grid.states.items()
-                if (cell.candidate, cell.size) == (candidate, size)
-            )
-            for size in grid.sizes
-        ]
-        table.add_row(escape(candidate), *marks)
-    legend = "  ".join(f"{mark} {state}" for state, mark in _MARKS.items())
-    others = ", ".join(f"{stage} {done}/{made}" for stage, (made, done) in grid.others.items())
-    return Group(Text(""), table, Text.from_markup(legend), Text(f"Other artefacts: {others}."))
 
 
 def garbage(found: Garbage, *, deleted: bool) -> RenderableType:

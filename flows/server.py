@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import IO
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from flows import recorder
 from lensllm import locks
@@ -153,6 +153,18 @@ def server_home(store: Store) -> Path:
         return store.root / "prefect"
     name = hashlib.sha256(str(store.root.resolve()).encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"lensllm-{os.getuid()}" / name
+
+
+def reports_address(artifacts: Path, file: Path) -> str | None:
+    """Where the embedded server shows a file of ``artifacts/reports``, on whatever port it is: a
+    link from one of its own pages. None when another server is used."""
+    try:
+        noted = json.loads((artifacts / "prefect" / "server.json").read_text())["url"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if noted != os.environ.get("PREFECT_API_URL"):
+        return None
+    return quote(f"/reports/{file.relative_to(artifacts / 'reports').as_posix()}")
 
 
 def listener(port: int | None) -> socket.socket:

@@ -12,9 +12,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
+from starlette.responses import Response
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
 
 from flows.recorder import wait_until_written
 
@@ -25,8 +31,9 @@ _GRACE_SECONDS = 10.0  # for open requests and the background services; SQLite n
 def main() -> None:
     """Serve until the last user is gone, or SIGTERM."""
     listener = socket.socket(fileno=int(sys.argv[1]))
+    users = Path(sys.argv[2])
     config = uvicorn.Config(
-        "prefect.server.api.server:create_app",
+        partial(_app, users.parent.parent / "reports"),
         factory=True,
         log_level="warning",
         timeout_graceful_shutdown=2,  # web pages keep sockets open for ever
@@ -39,9 +46,28 @@ def main() -> None:
         wait_until_written(f"http://{host}:{port}/api")
         server.should_exit = True
 
-    watch = threading.Thread(target=_when_unused, args=(Path(sys.argv[2]), stop), daemon=True)
+    watch = threading.Thread(target=_when_unused, args=(users, stop), daemon=True)
     watch.start()
     server.run(sockets=[listener])
+
+
+def _app(reports: Path) -> FastAPI:
+    """Prefect's pages and API, and the reports that its artifacts link to.
+
+    A report is shown as a page of no origin: were one to carry a script of a stranger's, it could
+    not talk to the API beside it.
+    """
+    from prefect.server.api.server import create_app
+
+    class Reports(StaticFiles):
+        def file_response(self, *args: Any, **kwargs: Any) -> Response:
+            response = super().file_response(*args, **kwargs)
+            response.headers["Content-Security-Policy"] = "sandbox allow-scripts allow-popups"
+            return response
+
+    app = create_app()
+    app.router.routes.insert(0, Mount("/reports", Reports(directory=reports, check_dir=False)))
+    return app
 
 
 def _when_unused(users: Path, stop: Callable[[], None]) -> None:

@@ -17,7 +17,7 @@ from lensllm.ranking import choice
 from lensllm.store import Ref, Store
 from tasks import decision
 from tasks.goal import Goal
-from tasks.plan import Cell, Conclusion, Plan, conclude, make_plan
+from tasks.plan import Conclusion, Plan, conclude, make_plan
 from tasks.rounds import Sweep, sweep
 
 if TYPE_CHECKING:
@@ -200,54 +200,6 @@ def json_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _totals(cost: pd.DataFrame) -> dict[str, float]:
     return {c: float(cost[c].sum()) for c in ("spent_flops", "full_flops")}
-
-
-# --- status ------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Grid:
-    """The state of every cell: done, running, to come, or not wanted by the policy."""
-
-    sizes: tuple[int, ...]
-    target: int
-    states: dict[Cell, str]
-    others: dict[str, tuple[int, int]]  # stage → (artefacts, of which done)
-
-    @property
-    def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return {
-            "target": self.target,
-            "cells": [{**vars(cell), "state": state} for cell, state in self.states.items()],
-            "stages": {s: {"artefacts": n, "done": d} for s, (n, d) in self.others.items()},
-        }
-
-
-def grid(plan: Plan, store: Store) -> Grid:
-    """Look every artefact of the plan up; what another process computes holds its lock."""
-    others: dict[str, tuple[int, int]] = {}
-    for step in plan.steps:
-        if step.stage != "finetune":
-            made, done = others.get(step.stage, (0, 0))
-            others[step.stage] = (made + 1, done + store.has(step.ref))
-    now = sweep(plan, store, lost=lambda ref: False)
-    wanted = set(now.cells)
-    reached = max(cell.size for cell in wanted if cell.size != plan.target)
-    racing = {cell.candidate for cell in wanted if cell.size == reached}
-
-    def state(cell: Cell, ref: Ref) -> str:
-        if cell not in wanted:
-            out = cell.candidate not in racing and cell.size != plan.target
-            return "dropped" if now.over or out else "to come"
-        if store.has(ref):
-            return "done"
-        return "running" if store.in_progress(ref) else "to come"
-
-    return Grid(
-        sizes=tuple(sorted({cell.size for cell in plan.cells})),
-        target=plan.target,
-        states={cell: state(cell, step.ref) for cell, step in plan.cells.items()},
-        others=others,
-    )
 
 
 # --- gc ----------------------------------------------------------------------------------------

@@ -7,11 +7,17 @@ refused.
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Annotated, Any, Literal, Self
+from zoneinfo import available_timezones
 
+from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from lensllm.errors import suggestion
+
 Policy = Literal["all", "adaptive", "halving"]
+_CRON_FIELDS = 5  # a sixth would be seconds
 
 
 class Section(BaseModel):
@@ -321,12 +327,37 @@ class Tracking(Section):
 
 
 class Schedule(Section):
-    """When a deployed pipeline runs again."""
+    """When a deployed pipeline runs again, by ``lensllm deploy`` or ``lensllm serve``."""
 
     cron: str | None = None
-    """Five fields; nothing: only by hand."""
+    """Minute, hour, day of month, month, day of week: ``0 2 * * *`` is every night at two. Nothing:
+    only by hand."""
     timezone: str = "UTC"
-    """Of the times in ``cron``."""
+    """Of the times in ``cron``, as ``Europe/Berlin``."""
+    overlap: Literal["wait", "cancel"] = "wait"
+    """When a run is due while the one before still goes on: it waits for it, or is cancelled."""
+
+    @field_validator("cron")
+    @classmethod
+    def _fires(cls, cron: str | None) -> str | None:
+        how = "write minute, hour, day of month, month, day of week, e.g. '0 2 * * *'"
+        if cron is not None and len(cron.split()) != _CRON_FIELDS:
+            raise ValueError(f"'{cron}' has not five fields; {how}")
+        try:
+            _ = cron and next(CronSim(cron, datetime.now()))
+        except (CronSimError, StopIteration) as error:
+            what = str(error).lower() or "no such day"
+            raise ValueError(f"'{cron}' never comes ({what}); {how}") from None
+        return cron
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, timezone: str) -> str:
+        zones = available_timezones()
+        if timezone not in zones:
+            hint = suggestion(timezone, zones)
+            raise ValueError(f"no time zone '{timezone}'{hint}; e.g. UTC or Europe/Berlin")
+        return timezone
 
 
 class Pipeline(Section):

@@ -151,7 +151,7 @@ def run_steps(
             ):
                 del waiting[step.ref]
                 parents = [futures[ref] for ref in needs if ref in futures]
-                with tags(*filter(None, [step.hints.get("candidate")])):
+                with tags(*filter(None, [step.stage, step.hints.get("candidate")])):
                     future = tasks[step.stage].submit(run, step, wait_for=parents)
                 futures[step.ref] = future
                 future.add_done_callback(lambda _, step=step: done.put(step))

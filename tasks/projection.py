@@ -50,6 +50,11 @@ class MlflowProjection:
         if self._tracker:
             self._tracker.close()
 
+    @property
+    def page(self) -> str | None:
+        """Where a tracking server shows the parent run; None without one."""
+        return self._tracker.page(self._parent) if self._tracker else None
+
     def planned(self, steps: Sequence[Step]) -> None:
         """Nothing to log yet."""
 

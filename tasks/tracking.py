@@ -21,7 +21,7 @@ from lensllm.sqlite import set_damaged_aside
 
 if TYPE_CHECKING:  # importing MLflow takes 2 s; only the writing thread pays them
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param, Run
+    from mlflow.entities import Experiment, Metric, Param, Run
 
 T = TypeVar("T")
 log = logging.getLogger("lensllm.tracking")
@@ -95,6 +95,15 @@ class Tracker:
         """Close the parent run with its results. Nothing new since it was closed: no writes."""
         self._later(self._finish, parent, metrics, files)
 
+    def page(self, parent: str) -> str | None:
+        """Where the tracking server shows a parent run; None for a file, or when it failed."""
+        if not self._uri.startswith("http"):
+            return None
+        opened = self._parents[parent].result()
+        if opened is None:
+            return None
+        return f"{self._uri.rstrip('/')}/#/experiments/{self._experiment_id}/runs/{opened.run_id}"
+
     def close(self) -> None:
         """Wait for the writes that are still to be done."""
         self._writer.shutdown()
@@ -130,20 +139,34 @@ class Tracker:
                 client = MlflowClient(self._uri)
                 found = client.get_experiment_by_name(self._experiment)
                 if found is None:
-                    figures = _artifact_location(self._uri)
-                    self._experiment_id = client.create_experiment(self._experiment, figures)
-                else:
-                    self._experiment_id = found.experiment_id
-                    if found.lifecycle_stage == "deleted":
-                        client.restore_experiment(found.experiment_id)
+                    found = self._created(client)
+                elif found.lifecycle_stage == "deleted":
+                    client.restore_experiment(found.experiment_id)
+                self._experiment_id = found.experiment_id
             self._client = client
         return self._client
 
+    def _created(self, client: "MlflowClient") -> "Experiment":
+        """The experiment, made by us or, on a server, at the same moment by somebody else."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            made = client.create_experiment(self._experiment, _artifact_location(self._uri))
+            return client.get_experiment(made)
+        except MlflowException:
+            found = client.get_experiment_by_name(self._experiment)
+            if found is None:
+                raise
+            return found
+
     def _open(self, run_key: str, name: str, params: Mapping[str, Any]) -> _Parent:
         client = self._connected()
-        run = next(self._tagged(_RUN_KEY, run_key), None)
+        run = self._first(run_key)
         if run is None:
-            run = client.create_run(self._experiment_id, tags={_RUN_KEY: run_key}, run_name=name)
+            ours = client.create_run(self._experiment_id, tags={_RUN_KEY: run_key}, run_name=name)
+            run = self._first(run_key) or ours
+            if run.info.run_id != ours.info.run_id:  # another process made one at the same moment
+                client.delete_run(ours.info.run_id)
         if not run.data.params:  # new, or we were killed right here
             self._log(run.info.run_id, params, {}, None)
         opened = _Parent(run.info.run_id, run.info.status == "FINISHED", dict(run.data.metrics))
@@ -154,6 +177,11 @@ class Tracker:
             else:
                 opened.broken[key] = child.info.run_id
         return opened
+
+    def _first(self, run_key: str) -> "Run | None":
+        """Of several processes that open a parent at once all agree on this one."""
+        there = self._tagged(_RUN_KEY, run_key)
+        return min(there, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
 
     def _write_child(
         self,

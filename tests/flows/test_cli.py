@@ -64,6 +64,10 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
             r"stack needs 3 subset sizes and the sweep has 2",
         ),
         (["plan", "demo", "--file", "nowhere.yaml"], r"nowhere.yaml: no such file; name one"),
+        (["deploy"], r"no pipeline has a schedule; give one"),
+        (["deploy", "demo"], r"PREFECT_API_URL names no Prefect server to deploy to"),
+        (["serve"], r"no pipeline has a schedule"),
+        (["serve", "dmeo"], r"no pipeline 'dmeo' \(did you mean 'demo'"),
         (["report", "demo"], r"'demo' has no ranking with these settings yet; lensllm run demo"),
         (["run", "demo", "--artifacts", "pyproject.toml"], r"pyproject.toml: it is not a folder"),
         (["run", "demo", "--artifacts", "/proc/lensllm"], r"/proc/lensllm: it cannot be written"),
@@ -245,7 +249,8 @@ def test_gc_lists_and_only_deletes_when_told(command, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "name", ["plan", "run", "ablate", "replay", "status", "report", "ui", "gc"]
+    "name",
+    ["plan", "run", "ablate", "replay", "status", "report", "ui", "deploy", "serve", "gc"],
 )
 def test_help_has_an_example(command, name: str):
     code, out, _ = command(name, "--help")

@@ -15,7 +15,8 @@ from rich.console import Console
 from flows import screens
 from flows.ending import Outcome
 from flows.progress import Tally
-from flows.summary import Summary, as_left, garbage, grid, reread, summarise
+from flows.status import grid, screen
+from flows.summary import Summary, as_left, garbage, reread, summarise
 from lensllm import configfile
 from lensllm.checks.check import split
 from lensllm.config import Pipeline
@@ -178,7 +179,7 @@ def test_the_grid_shows_who_was_dropped(swept: tuple[Store, Pipeline]):
     assert by_size[128] == ["dropped"] * 4  # one was left before it
     cells = grid(make_plan(config, store), store)
     assert len(strict(cells.as_dict)["cells"]) == len(found)
-    drawn = shown(screens.status("tiny", cells))
+    drawn = shown(screen("tiny", cells, 110))
     assert "30 of 36 cells done" in drawn
     assert drawn.count("–") == 6 + 1  # and the legend's
 

@@ -79,6 +79,13 @@ def test_sizes_ascend_within_the_budget(low: int, more: int, growth: float):
         ("p", ["curvature.sizes=[150]"], r"150 is not a size of the sweep; choose from 100, 200"),
         ("p", ["sweep.max"], r"write it as KEY.PATH=VALUE"),
         ("p", ["sweep.max={"], r"the value is not YAML"),
+        ("p", ["schedule.cron=0 2 * *"], r"'0 2 \* \*' has not five fields; write minute, hour"),
+        ("p", ["schedule.cron='@daily'"], r"'@daily' has not five fields"),
+        ("p", ["schedule.cron=0 25 * * *"], r"schedule.cron: '0 25 .*' never comes \(bad hour\)"),
+        ("p", ["schedule.cron=0 0 30 2 *"], r"never comes \(bad day-of-month\)"),
+        ("p", ["schedule.timezone=Berlin"], r"no time zone 'Berlin'.*e.g. UTC or Europe/Berlin"),
+        ("p", ["schedule.timezone=Europe/Berln"], r"did you mean 'Europe/Berlin'\?"),
+        ("p", ["schedule.overlap=skip"], r"'schedule.overlap'.*'wait' or 'cancel', not 'skip'"),
         (
             "p",
             ["ranking.metric=accuracy"],

@@ -1,0 +1,81 @@
+"""What a deployment runs: the main flow, in a process that a Prefect worker or ``serve`` starts.
+
+The flow run's state says in a word how it went: *Unchanged* when everything was cached, *Completed*
+with what was made again, *Incomplete* when a part failed and the ranking is made without it, and
+*Failed*. Prefect's automations can be told apart by these names.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prefect import flow, get_client, tags
+from prefect.context import FlowRunContext
+from prefect.states import Completed, State
+from prefect.task_runners import ThreadPoolTaskRunner
+from rich.console import Console
+
+from flows.ending import Outcome, observers
+from flows.progress import Tally, Terminal
+from flows.rank import rank
+from flows.slots import slots_of
+from flows.zombies import mark_zombies, tags_of_this_process
+from lensllm import configfile
+from lensllm.processes import die_with_parent
+from lensllm.store import Ref, Store
+
+# Set by ``lensllm serve`` to its process number: the runs it starts do not outlive it.
+SERVER_PROCESS = "LENSLLM_SERVE_PROCESS"
+_WIDTH = 110  # columns of what a worker's log gets
+
+
+@flow(name="scheduled", flow_run_name="{pipeline}", persist_result=False)
+def scheduled(pipeline: str, file: str, artifacts: str) -> State[None]:
+    """Rank the candidates of ``pipeline`` again, as far as anything changed."""
+    if server := os.environ.get(SERVER_PROCESS):
+        die_with_parent(int(server))
+    store = Store(Path(artifacts))
+    store.prepare()
+    _name_process()
+    mark_zombies()
+    slots = slots_of(configfile.load(Path(file), pipeline).engine)[0]
+    begin = datetime.now(UTC)
+    with Terminal(Console(width=_WIDTH, highlight=False), slots) as terminal:
+        observers.set((terminal,))
+        main = rank.with_options(task_runner=ThreadPoolTaskRunner(max_workers=slots))
+        with tags(*tags_of_this_process()):
+            outcome = main(pipeline, file, artifacts)
+    state = ended(outcome, terminal.tally, _made(store, outcome.conclusion.report.ref), begin)
+    print(f"{pipeline}: {state.message}", flush=True)
+    return state
+
+
+def ended(outcome: Outcome, tally: Tally, reported: datetime, begin: datetime) -> State[None]:
+    """How a run went that began at ``begin``; its report was ``reported`` then or before."""
+    if outcome.failures:
+        failed = "; ".join(f"{label}: {reason}" for label, reason in outcome.failures)
+        return Completed(name="Incomplete", message=f"{_made_again(tally)}; failed: {failed}")
+    if not tally.computed and reported < begin:
+        since = f"nothing changed since {reported:%Y-%m-%d %H:%M} UTC: everything cached"
+        return Completed(name="Unchanged", message=f"{since} ({tally.cached.total()} artefacts)")
+    return Completed(message=_made_again(tally))
+
+
+def _made_again(tally: Tally) -> str:
+    stages = ", ".join(f"{stage} {count}" for stage, count in sorted(tally.computed.items()))
+    return f"computed {stages or 'nothing'}; {tally.cached.total()} artefacts were cached"
+
+
+def _made(store: Store, ref: Ref) -> datetime:
+    return datetime.fromtimestamp(store.path(ref).stat().st_mtime, UTC)
+
+
+def _name_process() -> None:
+    """Tag this flow run, which was there before its process, so that a dead one is recognised."""
+    context = FlowRunContext.get()
+    if context and context.flow_run:
+        with get_client(sync_client=True) as client:
+            named = [*context.flow_run.tags, *tags_of_this_process()]
+            client.update_flow_run(context.flow_run.id, tags=named)

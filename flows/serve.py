@@ -1,0 +1,121 @@
+"""Scheduled pipelines on one machine: a Prefect server and what starts their runs, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+from rich.console import Console
+
+from flows.deploy import TAG, Deployment, remove_others
+from flows.server import embedded_server
+from lensllm.errors import ConfigError
+from lensllm.store import Store
+
+# How often the server is asked for runs that are due: a run starts at most this late.
+_SECONDS_BETWEEN_LOOKS = 5.0
+
+
+def serve(
+    found: Sequence[Deployment], store: Store, console: Console, port: int | None = None
+) -> None:
+    """Keep a server up and run ``found`` when they are due; returns on Ctrl-C or SIGTERM.
+
+    The server's deployments are made anew at every start and are paused at the end, so runs that
+    were due meanwhile are not made up for. Raises ``ConfigError`` when the user names a server:
+    others may have deployed the same pipelines there, to workers.
+    """
+    if named := os.environ.get("PREFECT_API_URL"):
+        raise ConfigError(
+            f"PREFECT_API_URL names {named}, where lensllm deploy and workers run pipelines; "
+            "unset it to serve them here, on a server of our own"
+        )
+    home: Path = store.root / "prefect"
+    with (
+        console.status("starting the Prefect server …") as waiting,
+        embedded_server(home, port) as url,
+    ):
+        from flows.scheduled import SERVER_PROCESS
+        from flows.zombies import mark_zombies
+
+        mark_zombies()
+        remove_others(found)
+        waiting.stop()
+        os.environ[SERVER_PROCESS] = str(os.getpid())
+        console.print(f"Prefect UI: {url.removesuffix('/api')}", soft_wrap=True)
+        for deployment in found:
+            console.print(f"{deployment.pipeline}: {deployment.when}", soft_wrap=True)
+        console.print("Ctrl-C ends server and runs.")
+        with suppress(asyncio.CancelledError):
+            asyncio.run(_serve(found))
+
+
+async def _forget_overdue(deployment: UUID) -> None:
+    """Cancel runs that were due, or waited for another, when serve was last stopped."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import (
+        DeploymentFilter,
+        DeploymentFilterId,
+        FlowRunFilter,
+        FlowRunFilterExpectedStartTime,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import StateType
+    from prefect.states import Cancelled
+
+    overdue = FlowRunFilter(
+        expected_start_time=FlowRunFilterExpectedStartTime(before_=datetime.now(UTC)),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+    )
+    async with get_client() as client:
+        for run in await client.read_flow_runs(
+            flow_run_filter=overdue,
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
+        ):
+            missed = Cancelled(message="It was due while lensllm serve was off.")
+            await client.set_flow_run_state(run.id, missed, force=True)
+
+
+async def _serve(found: Sequence[Deployment]) -> None:
+    """Register ``found`` and start what is due until Ctrl-C or SIGTERM cancels it."""
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig
+    from prefect.runner import Runner
+    from prefect.schedules import Cron
+    from prefect.types.entrypoint import EntrypointType
+
+    from flows.scheduled import scheduled
+
+    runner = Runner(name="lensllm serve", query_seconds=_SECONDS_BETWEEN_LOOKS)
+    for d in found:
+        cron = d.schedule.cron
+        made = await scheduled.ato_deployment(
+            name=d.pipeline,
+            description=d.description,
+            parameters=d.parameters,
+            tags=[TAG],
+            schedule=Cron(cron, timezone=d.schedule.timezone) if cron else None,
+            concurrency_limit=ConcurrencyLimitConfig(**d.concurrency),
+            paused=False,  # the last serve paused it when it ended
+            entrypoint_type=EntrypointType.MODULE_PATH,  # every run imports it anew
+        )
+        # as Runner.add_flow does: a pool that lensllm deploy gave it would wait for a worker
+        made.work_pool_name = made.work_queue_name = None
+        await _forget_overdue(await runner.aadd_deployment(made))
+    running = asyncio.create_task(runner.start())
+    await asyncio.sleep(0)  # it sets a handler of its own, which would leave in the middle
+
+    def stop() -> None:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of what is cancelled beside it
+        running.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    await running
