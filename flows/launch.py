@@ -84,5 +84,3 @@ def _quiet_console() -> None:
     ours.propagate = False
     if not ours.handlers:
         ours.addHandler(_Aloud(logging.WARNING))
-    # Its worker for events tells each event it could not send, a page long, while a server is away.
-    logging.getLogger("prefect._internal.concurrency").setLevel(logging.CRITICAL + 1)
