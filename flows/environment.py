@@ -23,6 +23,8 @@ def settings(artifacts: Path) -> dict[str, str]:
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
         # The console is ours; states still reach the web page, which does not read logs for them.
         "PREFECT_LOGGING_LEVEL": "WARNING",
+        # While a server is away each event that could not be sent would be told, a page long.
+        "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for every cell
         # A tracking server that does not answer costs seconds, not the default's minutes.

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import importlib
 import logging
+import shutil
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 
 from flows.progress import Tally, Terminal
 from flows.server import embedded_server, server_home
+from lensllm.errors import DiskFullError, LensError
 from lensllm.store import Store
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ T = TypeVar("T")
 
 # For the server's and MLflow's databases and a few small cells; they fail in obscure ways without.
 _LEAST_SPACE_BYTES = 100_000_000
+_NO_SPACE_BYTES = 5_000_000  # a failure with less than this free is put down to it
 # nothing that imports Prefect, which must not be loaded before its server's address is known
 _NEEDED_LATER = ("tasks.plan", "lensllm.report.page", "tasks.tracking", "mlflow.tracking.client",
                  "mlflow.store.tracking.sqlalchemy_store", "mlflow.artifacts")  # fmt: skip
@@ -53,7 +56,7 @@ def launch(
         console.print(f"Prefect UI while this runs: {url.removesuffix('/api')}", soft_wrap=True)
         with Terminal(console, slots) as terminal:
             observers.set((terminal,))
-            with tags(*tags_of_this_process()):
+            with tags(*tags_of_this_process()), _explained(store):
                 outcome = start(ThreadPoolTaskRunner(max_workers=slots))
     return outcome, terminal.tally
 
@@ -63,6 +66,22 @@ def _import_ahead() -> None:
     for name in _NEEDED_LATER:
         with suppress(Exception):  # whoever needs it will say so
             importlib.import_module(name)
+
+
+@contextmanager
+def _explained(store: Store) -> Iterator[None]:
+    """On a full disk Prefect's server fails as well, and what it says tells nobody why."""
+    try:
+        yield
+    except LensError:
+        raise
+    except Exception as error:
+        if shutil.disk_usage(store.root).free >= _NO_SPACE_BYTES:
+            raise
+        raise DiskFullError(
+            f"artifacts folder {store.root}: no space is left on its disk; free some and run the "
+            "same command again"
+        ) from error
 
 
 class _Aloud(logging.Handler):
@@ -84,5 +103,3 @@ def _quiet_console() -> None:
     ours.propagate = False
     if not ours.handlers:
         ours.addHandler(_Aloud(logging.WARNING))
-    # Its worker for events tells each event it could not send, a page long, while a server is away.
-    logging.getLogger("prefect._internal.concurrency").setLevel(logging.CRITICAL + 1)

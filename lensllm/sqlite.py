@@ -19,7 +19,7 @@ def fault(database: Path) -> str:
         return ""
     except sqlite3.DatabaseError as error:
         return str(error)
-    return "" if said == "ok" else said.splitlines()[0]
+    return "" if said == "ok" else " ".join(said.split())
 
 
 def set_damaged_aside(database: Path) -> None:

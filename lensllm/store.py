@@ -35,6 +35,7 @@ from lensllm.processes import alive, started
 log = logging.getLogger("lensllm.store")
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
+_NO_STAGES = {"prefect", "reports"}
 
 
 @dataclass(frozen=True)
@@ -329,11 +330,13 @@ class Store:
         return [ref for ref in present if ref not in wanted]
 
     def present(self) -> list[Ref]:
-        """Every artefact, damaged or not, by stage and key."""
+        """Every artefact, damaged or not, by stage and key; a stage is a module's name, and what
+        MLflow and reports keep beside them are none."""
         return [
             Ref(folder.parent.name, folder.name)
             for folder in sorted(self.root.glob("*/" + "[0-9a-f]" * 32))
-            if folder.is_dir() and not folder.parent.name.startswith(".")
+            if folder.is_dir() and folder.parent.name.isidentifier()
+            if folder.parent.name not in _NO_STAGES
         ]
 
     def being_made(self) -> list[Ref]:

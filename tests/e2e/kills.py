@@ -87,8 +87,12 @@ class Siege:
             left = max(1, cells - len(self._cells()))
             self._progress(self.draw.randint(0, max(1, int(1.6 * left / (kills - i + 1)))))
             time.sleep(self.draw.random())  # not always when a cell has just ended
-            if self._kill(victim, way):
-                self.killed[victim, way.name] += 1
+            for _ in range(100):  # a worker, or the server, may not be there at this moment
+                if self._kill(victim, way):
+                    self.killed[victim, way.name] += 1
+                    break
+                self._start()
+                time.sleep(0.2)
         for _ in range(3):  # what a killed worker was at fails that run, and no other
             self._start()
             if self._ended() == 0:

@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,7 @@ def test_broken_databases_are_set_aside_and_filled_again(
     done = run(finished[0], artifacts)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["computed"] == 0
-    assert "prefect.db is damaged (file is not a database)" in done.stderr
+    assert "prefect.db is damaged (" in done.stderr
     assert "mlflow.db is damaged (" in done.stderr
     with sqlite3.connect(artifacts / "mlflow.db") as database:
         runs = database.execute("SELECT status FROM runs").fetchall()
@@ -111,6 +112,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.full  # Prefect's server is on the full disk too, and patient
 def test_a_disk_that_fills_up_ends_the_run_with_a_sentence_and_loses_nothing(
     disk: Path, tmp_path: Path
 ) -> None:
@@ -123,15 +125,10 @@ def test_a_disk_that_fills_up_ends_the_run_with_a_sentence_and_loses_nothing(
         )  # fmt: skip
     wait(lambda: len(list(artifacts.glob("finetune/*/manifest.json"))) >= 8, "eight cells")
     filler = disk / "filler"
-    with filler.open("wb") as stream:
-        stream.truncate(0)
-        try:
-            while True:
-                stream.write(b"x" * 4096)
-                stream.flush()
-        except OSError:
-            pass
-    assert command.wait(200) == 2
+    with filler.open("wb", buffering=0) as stream, suppress(OSError):
+        while True:
+            stream.write(b"x" * 4096)
+    assert command.wait(600) == 2
     said = (tmp_path / "log").read_text()
     assert "no space is left on its disk; free some and run the same command again" in said
     assert said.count("failed: finetune") <= 2  # nothing more is begun

@@ -38,7 +38,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, byte
     """The pipeline's file, and the final tables of an undisturbed run."""
     folder = tmp_path_factory.mktemp("two")
     file = write_pipeline(folder / "project", 3, 4, 4, tracking={"enabled": False})
-    done = lensllm("run", NAME, "--file", file, "--artifacts", folder / "calm")
+    done = lensllm("run", NAME, "--file", file, "--artifacts", folder / "calm", timeout=900)
     assert done.returncode == 0, done.stderr
     return file, final_tables(folder / "calm")
 
@@ -78,7 +78,7 @@ def test_one_is_killed_and_the_other_goes_on(
     first.send_signal(signal.SIGKILL)
     first.wait()
     third = start("third")
-    assert (second.wait(300), third.wait(300)) == (0, 0)
+    assert (second.wait(600), third.wait(600)) == (0, 0)
 
     by = computed(tmp_path)
     assert by["second"]
@@ -99,7 +99,7 @@ def test_without_locks_it_is_said_and_both_end_with_the_same(
         TMPDIR=str(tmp_path),
     )  # fmt: skip
     first, second = start("first"), start("second")
-    assert (first.wait(300), second.wait(300)) == (0, 0)
+    assert (first.wait(600), second.wait(600)) == (0, 0)
     for name in ("first", "second"):
         said = (tmp_path / f"{name}.log").read_text()
         assert said.count("its file system has no locks") == 1

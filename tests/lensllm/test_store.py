@@ -304,6 +304,8 @@ def test_everything_present_is_listed_and_only_the_damaged_is_removed(store: Sto
     whole = Recipe("s", 1)
     store.make(whole, note("x"))
     (store.path(rows.ref) / MANIFEST).unlink()
+    for stranger in ("mlflow-artifacts", "reports", ".tmp"):
+        (store.root / stranger / whole.ref.key).mkdir(parents=True)
     assert set(store.present()) == {whole.ref, rows.ref}
     assert store.unreferenced({whole.ref}) == [rows.ref]
     for ref in store.present():
