@@ -24,6 +24,8 @@ def settings(artifacts: Path) -> dict[str, str]:
         # The console is ours; states still reach the web page, which does not read logs for them.
         "PREFECT_LOGGING_LEVEL": "WARNING",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
+        # With a tracking server it would print addresses into --json.
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         # A tracking server that does not answer costs seconds, not the default's minutes.
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
