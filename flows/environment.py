@@ -26,7 +26,8 @@ def settings(artifacts: Path) -> dict[str, str]:
         # While a server is away each event that could not be sent would be told, a page long.
         "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for every cell
+        # With a tracking server it would print addresses into --json.
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         # A tracking server that does not answer costs seconds, not the default's minutes.
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",

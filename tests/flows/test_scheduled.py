@@ -17,8 +17,6 @@ from flows.server import embedded_server
 from lensllm.store import Ref, Store
 from tests.tasks import project
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def pipelines(tmp_path: Path) -> Path:
@@ -48,6 +46,7 @@ print(state.name, state.message, sep="\\t")
 """
 
 
+@pytest.mark.full
 def test_a_change_recomputes_what_depends_on_it(pipelines: Path, server: str) -> None:
     artifacts = pipelines.parent / "artifacts"
     store = Store(artifacts)
