@@ -25,6 +25,7 @@ from lensllm.ablation import verdict
 from lensllm.config import Curvature, Engine, Pipeline, Tracking, public
 from lensllm.errors import LensError
 from lensllm.grid import Point
+from lensllm.ray_workers import RayWorkers
 from lensllm.store import Ref, Store
 from lensllm.workers import Workers
 from tasks import ablation
@@ -54,7 +55,7 @@ def ablate(
 
     _announce(points, store)
     tried = []
-    with workers_of(points[0].config.engine) as workers:
+    with workers_of(points[0].config.engine, store) as workers:
         for place, here in enumerate(points):
             tell([f"point {place + 1} of {len(points)}: {here.label}"])
             try:
@@ -69,7 +70,7 @@ def _try(
     name: str,
     point: Point,
     store: Store,
-    workers: Workers,
+    workers: Workers | RayWorkers,
     lost: dict[Ref, tuple[str, str]],
     *,
     whole: bool,

@@ -32,6 +32,7 @@ def settings(artifacts: Path) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "RAY_USAGE_STATS_ENABLED": "0",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         # The model libraries: no threads that a fork would break, no progress bars across ours.
         "TOKENIZERS_PARALLELISM": "false",

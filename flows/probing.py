@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from rich.console import Console
 from rich.markup import escape
 
-from flows.slots import slots_of
+from flows.slots import workers_for
+from lensllm.ray_workers import RayWorkers
 from lensllm.store import Store
 from lensllm.workers import Workers
 from tasks.plan import Plan
@@ -39,7 +40,7 @@ def measure(plan: Plan, store: Store, console: Console) -> None:
         for step in (plan.dataset, *plan.samples, *plan.tokens.values()):
             if step is plan.dataset or step.ref in needs:
                 make(store.root, step.recipe, step.hints)
-    workers = Workers(*slots_of(plan.config.engine))
+    workers = workers_for(plan.config.engine, store)
     try:
         with console.status("probing …"):
             _probe(workers, store, wanted, console)
@@ -49,7 +50,9 @@ def measure(plan: Plan, store: Store, console: Console) -> None:
     workers.close()
 
 
-def _probe(workers: Workers, store: Store, wanted: Sequence[Step], console: Console) -> None:
+def _probe(
+    workers: Workers | RayWorkers, store: Store, wanted: Sequence[Step], console: Console
+) -> None:
     def perform(step: Step) -> Step:
         workers.call(
             make,

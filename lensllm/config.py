@@ -269,6 +269,15 @@ class Ranking(Section):
 class Engine(Section):
     """Where cells run."""
 
+    kind: Literal["local", "ray"] = "local"
+    """``local``: processes of this machine. ``ray``: a Ray cluster whose machines share the
+    artifacts folder; needs the extra ``lensllm[ray]``."""
+    ray_address: str = "auto"
+    """Of the cluster, ``host:port``; ``auto``: what RAY_ADDRESS says, or the cluster that this
+    machine belongs to."""
+    gpu_share: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
+    """Of a GPU that a cell in a Ray cluster gets; ``auto``: the half, quarter or eighth that holds
+    what the candidate's probe took, else all of it."""
     slots: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Cells at a time; ``auto`` is one per core, or one per GPU."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -6,7 +6,7 @@ import logging
 import queue
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from prefect import Task, tags, task
@@ -15,6 +15,7 @@ from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed, State
 
 from lensllm.errors import LensError
+from lensllm.ray_workers import RayWorkers
 from lensllm.store import Ref, Store
 from lensllm.workers import Workers
 from tasks.stage import Step, make, remark
@@ -35,10 +36,13 @@ class Observer(Protocol):
 class Run:
     """What every task of one pipeline run shares. A plain class, so Prefect passes it untouched."""
 
-    def __init__(self, store: Store, workers: Workers, observers: Sequence[Observer]) -> None:
+    def __init__(
+        self, store: Store, workers: Workers | RayWorkers, observers: Sequence[Observer]
+    ) -> None:
         self.store = store
         self.workers = workers
         self.observers = observers
+        self.peak_bytes: Callable[[Step], float | None] = lambda step: None  # as far as foreseen
         self.failures: dict[Ref, tuple[str, str]] = {}  # label and reason, in order of failing
         self.skipped: set[Ref] = set()  # for want of something that failed
 
@@ -86,7 +90,11 @@ def _make(run: Run, step: Step) -> bool:
     arguments = (run.store.root, step.recipe, dict(step.hints))
     if step.in_worker:
         return run.workers.call(
-            make, *arguments, timeout_seconds=step.timeout_seconds, label=step.label
+            make,
+            *arguments,
+            timeout_seconds=step.timeout_seconds,
+            label=step.label,
+            memory_bytes=run.peak_bytes(step),
         )
     return make(*arguments)
 
