@@ -19,6 +19,7 @@ from flows.ui_artifacts import show_decisions
 from lensllm import configfile
 from lensllm.config import Pipeline
 from lensllm.errors import LensError
+from lensllm.secrets import mask
 from lensllm.store import Ref, Store
 from tasks import needs
 from tasks.execute import Run, run_steps
@@ -61,7 +62,7 @@ def _inspect(
 
 def settings(config: Pipeline) -> dict[str, Any]:
     """What MLflow shows of a configuration: the settings that results depend on."""
-    content: dict[str, Any] = json.loads(config.model_dump_json(exclude=_ELSEWHERE))
+    content: dict[str, Any] = json.loads(mask(config.model_dump_json(exclude=_ELSEWHERE)))
     return content
 
 

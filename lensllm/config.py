@@ -6,10 +6,13 @@ refused.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from lensllm.secrets import mask
 
 Policy = Literal["all", "adaptive", "halving"]
 
@@ -387,8 +390,6 @@ class Replay(Section):
 
 
 def public(pipeline: Pipeline | Replay) -> dict[str, Any]:
-    """The resolved configuration as plain values, without the credentials of a tracking server."""
-    content = pipeline.model_dump(mode="json")
-    if uri := content["tracking"]["uri"]:
-        content["tracking"]["uri"] = re.sub(r"//[^/@]*@", "//***@", uri)
+    """The resolved configuration as plain values, without credentials."""
+    content: dict[str, Any] = json.loads(mask(pipeline.model_dump_json()))
     return content

@@ -7,6 +7,7 @@ nodes share the artifacts folder, and the store's locks, as processes of one mac
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import pickle
@@ -238,8 +239,11 @@ def _job(
         return
     yield None
     os.umask(umask)
-    settle(threads)
+    _settle(threads)
     yield perform(payload)
+
+
+_settle = functools.cache(settle)  # once in a process, whose later jobs find it warm
 
 
 # --- the folder that all share -------------------------------------------------------------------

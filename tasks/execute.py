@@ -16,6 +16,7 @@ from prefect.states import Completed, Failed, State
 
 from lensllm.errors import LensError
 from lensllm.ray_workers import RayWorkers
+from lensllm.secrets import mask
 from lensllm.store import Ref, Store
 from lensllm.workers import Workers
 from tasks.stage import Step, make, remark
@@ -72,12 +73,12 @@ def _perform(run: Run, step: Step) -> State[Ref]:
     try:
         cached = _make(run, step)
     except LensError as error:
-        run.fail(step, str(error))
-        return Failed(message=str(error))
+        run.fail(step, mask(str(error)))
+        return Failed(message=mask(str(error)))
     except Exception as error:
         notes = "\n".join(getattr(error, "__notes__", ()))
-        run.fail(step, f"{type(error).__name__}: {error}")
-        return Failed(message=f"{traceback.format_exc()}\n{notes}")
+        run.fail(step, mask(f"{type(error).__name__}: {error}"))
+        return Failed(message=mask(f"{traceback.format_exc()}\n{notes}"))
     said = "" if cached else remark(run.store, step)
     run.tell("finished", step, time.perf_counter() - begin, cached=cached, remark=said)
     return Completed(

@@ -16,6 +16,8 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lensllm.secrets import mask
+
 if TYPE_CHECKING:  # importing MLflow takes 2 s; only the writing thread pays them
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param, Run
@@ -112,9 +114,9 @@ class Tracker:
             log.warning(
                 "MLflow at %s cannot be written (%s: %s); the run goes on without it, and the next "
                 "one adds what is missing.",
-                self._uri,
+                mask(self._uri),
                 type(error).__name__,
-                reason,
+                mask(reason),
             )
             return None
 

@@ -81,7 +81,7 @@ def test_a_killed_process_reruns_its_job_and_no_other(workers: RayWorkers, tmp_p
 
 
 def test_a_job_that_always_dies_fails_alone(workers: RayWorkers) -> None:
-    with pytest.raises(WorkerError, match="^dies: its process was lost 3 times"):
+    with pytest.raises(WorkerError, match=r"^dies: its process was lost 3 times"):
         workers.call(signal.raise_signal, signal.SIGKILL, label="dies")
     assert workers.call(abs, -1, label="after") == 1
 
@@ -152,7 +152,9 @@ def test_memory_is_asked_for_and_too_much_is_a_sentence(
     assert workers.call(abs, -1, label="fits", memory_bytes=5e8) == 1
     monkeypatch.setattr(ray_workers, "_PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(ray_workers, "_LOOK_SECONDS", 0.2)
-    with pytest.raises(WorkerError, match=r"^big: no node .* has 1 processors, 9e\+15 bytes of mem"):
+    with pytest.raises(
+        WorkerError, match=r"^big: no node .* has 1 processors, 9e\+15 bytes of mem"
+    ):
         workers.call(abs, -1, label="big", memory_bytes=9e15)
 
 
