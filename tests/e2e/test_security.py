@@ -1,0 +1,213 @@
+"""What a run leaves behind and opens, with secrets planted and names that are traps."""
+
+import http.server
+import shutil
+import stat
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import psutil
+import pytest
+
+from tests.e2e.conftest import COMMAND, ROOT, environment, lensllm
+
+pytestmark = pytest.mark.slow
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+SECRETS = {
+    "HF_TOKEN": "hf_plantedPlantedPlanted",
+    "MLFLOW_TRACKING_USERNAME": "somebody",
+    "MLFLOW_TRACKING_PASSWORD": "planted-mlflow-password",
+    "PREFECT_API_KEY": "pnu_plantedPlantedPlanted",
+    "AWS_SECRET_ACCESS_KEY": "planted/aws+secret",
+}
+PASSWORD = "planted-in-the-address"
+
+
+@pytest.fixture(scope="module")
+def planted(
+    smoke: tuple[Path, dict], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str, set[str]]:
+    """A run with secrets everywhere: its artifacts folder, what it printed, where it listened."""
+    folder = tmp_path_factory.mktemp("planted")
+    artifacts = folder / "artifacts"
+    for stage in ("dataset", "sample", "pretext", "tokenizer", "pretrain", "tokens"):
+        shutil.copytree(smoke[0] / stage, artifacts / stage)
+    file = folder / "pipelines.yaml"
+    smoke_alone = "sweep: {min: 8, max: 32, target: 64}\n    kernel: {enabled: false}"
+    file.write_text(
+        "pipelines:\n  secret:\n    candidates: [builtin:gpt2-nano-docs, builtin:neo-micro-topics]\n"
+        "    data: {packages: [stdlib], validation_examples: 20, test_examples: 40}\n"
+        f"    {smoke_alone}\n"
+        # nobody listens there, so what cannot be written is warned of
+        f"    tracking: {{uri: 'http://somebody:{PASSWORD}@127.0.0.1:9'}}\n"
+    )
+    command = subprocess.Popen(
+        [*COMMAND, "run", "secret", "--file", str(file), "--artifacts", str(artifacts)],
+        cwd=ROOT,
+        env=environment() | SECRETS,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    listened: set[str] = set()
+    watcher = threading.Thread(target=_watch, args=(command, listened), daemon=True)
+    watcher.start()
+    said, _ = command.communicate(timeout=300)
+    assert command.returncode == 0, said
+    return artifacts, said, listened
+
+
+def _watch(command: subprocess.Popen[str], listened: set[str]) -> None:
+    """Note every address that the command or a child of it listens at."""
+    while command.poll() is None:
+        try:
+            family = [root := psutil.Process(command.pid), *root.children(recursive=True)]
+            for process in family:
+                for connection in process.net_connections():
+                    if connection.status == psutil.CONN_LISTEN:
+                        listened.add(connection.laddr.ip)
+        except psutil.Error:
+            continue
+        command_ended.wait(0.2)
+
+
+command_ended = threading.Event()  # never set: a wait that costs no processor
+
+
+def test_no_secret_is_printed_or_written(planted: tuple[Path, str, set[str]]):
+    artifacts, said, _ = planted
+    assert "http://***@127.0.0.1:9 cannot be written" in said
+    wanted = [text.encode() for text in (*SECRETS.values(), PASSWORD) if text != "somebody"]
+    files = [path for path in artifacts.rglob("*") if path.is_file()]
+    assert {"prefect.db", "report.html", "manifest.json"} <= {path.name for path in files}
+    for content, where in [(said.encode(), "output"), *((p.read_bytes(), str(p)) for p in files)]:
+        assert [text for text in wanted if text in content] == [], where
+    assert (
+        b"http://***@127.0.0.1:9" in (artifacts / "reports" / "secret" / "report.html").read_bytes()
+    )
+
+
+def test_every_server_of_a_run_listens_on_loopback_only(planted: tuple[Path, str, set[str]]):
+    assert planted[2]
+    assert planted[2] <= {"127.0.0.1", "::1"}
+
+
+def test_everything_a_run_writes_is_its_users_alone(planted: tuple[Path, str, set[str]]):
+    artifacts = planted[0]
+    copied = {"dataset", "sample", "pretext", "tokenizer", "pretrain", "tokens"}
+    open_to_others = [
+        path
+        for path in artifacts.rglob("*")
+        if not copied & {*path.relative_to(artifacts).parts}
+        and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+    ]
+    assert open_to_others == []
+
+
+# --- names that are traps -------------------------------------------------------------------------
+class _Canary(http.server.BaseHTTPRequestHandler):
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        _Canary.asked.append(self.path)
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on the console."""
+
+
+@pytest.fixture(scope="module")
+def canary() -> Iterator[str]:
+    """Where a script that runs would call."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Canary)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def browse(page: str, profile: Path, wait_ms: int = 3000) -> str:
+    """The page's DOM after its scripts ran."""
+    seen = subprocess.run(
+        [
+            *(str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+            *(f"--user-data-dir={profile}", f"--virtual-time-budget={wait_ms}", "--dump-dom"),
+            page,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return seen.stdout
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_the_browser_would_run_such_a_script(canary: str, tmp_path: Path):
+    page = tmp_path / "trap.html"
+    page.write_text(f"<title>x</title>{_trap(canary, 'control')}")
+    assert "<title>pwned</title>" in browse(page.as_uri(), tmp_path / "profile")
+    assert "/control" in _Canary.asked
+
+
+def _trap(canary: str, name: str) -> str:
+    """Without commas and quotes, so that it can stand in a table and in attributes."""
+    act = f"document.title=`pwned`;fetch(`{canary}/{name}`)"
+    return f"<script>{act}</script><img src=x onerror={act}>"
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_hostile_names_stay_text_in_report_pages_and_terminal(canary: str, tmp_path: Path):
+    sizes = [0, *(100 * 2**k for k in range(8))]
+    lines = ["candidate,size,loss,family"]
+    for i, name in enumerate(
+        (_trap(canary, "name"), "[red]b[/red]\x1b]0;pwned\x07", "../../c", "d")
+    ):
+        family = _trap(canary, "family") if i % 2 else "plain"
+        lines += [f"{name},{d},{(2 + i / 9) * (d + 50) ** -0.1:.6f},{family}" for d in sizes]
+    table = tmp_path / "<b>losses.csv"
+    table.write_text("\n".join(lines))
+    artifacts = tmp_path / "artifacts"
+    done = lensllm("replay", table, "--artifacts", artifacts)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b]" not in done.stdout + done.stderr
+    (report,) = artifacts.glob("reports/*/report.html")
+    text = browse(report.as_uri(), tmp_path / "profile")
+    assert "<title>pwned" not in text
+    assert "&lt;script&gt;document.title" in text
+    assert "&lt;img src=x onerror" in text
+    assert text.count("<script") == 0
+    # the same in Prefect's page of the run's artifacts
+    with _ui(artifacts) as prefect:
+        for key in ("verdict", "ranking"):
+            shown = browse(f"{prefect}/artifacts/key/{key}", tmp_path / "profile", 20_000)
+            assert "document.title" in shown, key  # the page did show the name
+            assert "<title>pwned" not in shown
+    assert [path for path in _Canary.asked if path in ("/name", "/family")] == []
+
+
+class _ui:
+    """``lensllm ui`` of an artifacts folder; the address of Prefect's page."""
+
+    def __init__(self, artifacts: Path) -> None:
+        self.artifacts = artifacts
+
+    def __enter__(self) -> str:
+        self.command = subprocess.Popen(
+            [*COMMAND, "ui", "--artifacts", str(self.artifacts)],
+            cwd=ROOT,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.command.stdout is not None
+        line = self.command.stdout.readline()
+        return line.split()[-1]
+
+    def __exit__(self, *_: object) -> None:
+        self.command.terminate()
+        self.command.wait(30)
