@@ -6,7 +6,7 @@ import sys
 import torch
 
 NAMES = ("laws", "replay", "checks", "loop", "kernel", "curvature", "ablation", "probes",
-         "data")  # fmt: skip
+         "data", "platform")  # fmt: skip
 
 
 def main() -> None:

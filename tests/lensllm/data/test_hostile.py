@@ -11,6 +11,7 @@ import pytest
 
 from lensllm.config import Data
 from lensllm.data import sources
+from lensllm.errors import DataError
 from lensllm.store import Recipe, Store
 
 
@@ -59,8 +60,8 @@ def test_a_copied_hub_data_set_runs_no_script(tmp_path: Path) -> None:
         (folder / name).write_text(script)
     rows = [{"prompt": str(n), "completion": "x"} for n in range(3)]
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    loaded = sources.load(Data(source=f"hub:{folder}"))
-    assert len(loaded.examples) == 3
+    with pytest.raises(DataError, match=r"scripts are no longer supported, but found org\.py"):
+        sources.load(Data(source=f"hub:{folder}"))
     assert not canary.exists()
 
 
