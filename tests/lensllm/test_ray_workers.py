@@ -86,6 +86,7 @@ def test_a_job_that_always_dies_fails_alone(workers: RayWorkers) -> None:
     assert workers.call(abs, -1, label="after") == 1
 
 
+@pytest.mark.full
 def test_a_lost_node_reruns_its_job_on_another(
     cluster: Any, workers: RayWorkers, tmp_path: Path
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_time_limit_counts_from_the_start_and_kills(workers: RayWorkers, tmp_p
     assert soon(lambda: started(int((tmp_path / "pid").read_text())) is None)
 
 
+@pytest.mark.full
 def test_each_job_has_a_gpu_of_its_own_and_small_ones_share(cluster: Any, tmp_path: Path) -> None:
     workers = RayWorkers(tmp_path, cluster.address, threads=1, gpus=None, gpu_bytes=80e9)
     with ThreadPoolExecutor(2) as threads:
