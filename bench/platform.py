@@ -2,10 +2,10 @@
 
     python -m bench platform
 
-It runs the real command in folders of its own, with a server and MLflow as users have them: ``demo``
-once from pretrained candidates, and the sweep of 1,000 cells of ``tests/stress.py`` until it is done
-and then again; a quarter of an hour on two idle cores. The demo's data and candidates are taken from
-``artifacts/``, which ``lensllm run demo`` fills.
+It runs the real command in folders of its own, with server and MLflow as users have them: ``demo``
+once from pretrained candidates, and the sweep of 1,000 cells of ``tests/stress.py`` until it is
+done and then again; a quarter of an hour on two idle cores. Data and candidates of ``demo`` are
+taken from ``artifacts/``, which ``lensllm run demo`` fills.
 """
 
 from __future__ import annotations

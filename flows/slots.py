@@ -45,10 +45,11 @@ def _of_cluster(engine: Engine) -> tuple[int, int]:
     """Slots and threads. Ray knows what fits: where cells share a GPU there are more slots than
     may be filled, and a cell waits in one."""
     ray_cluster.connect(engine.ray_address)
-    nodes = ray_cluster.nodes()
+    gpus = _on_gpus(engine)
+    nodes = [node for node in ray_cluster.nodes() if node.get("GPU") or not gpus]
     processors = [int(node.get("CPU", 0)) for node in nodes]
     at_once = sum(processors)
-    if _on_gpus(engine):
+    if gpus:
         share = 1 / _MOST_PER_GPU if engine.gpu_share == "auto" else engine.gpu_share
         pairs = zip(nodes, processors, strict=True)
         at_once = sum(min(int(node.get("GPU", 0) / share), cores) for node, cores in pairs)

@@ -36,6 +36,9 @@ _METRICS_AT_ONCE = 1000
 _SQLITE = "sqlite:///"
 
 
+Row = tuple[Mapping[str, Any], Mapping[str, float], int | None]  # params, metrics, step
+
+
 @dataclass
 class _Parent:
     """What is known of a parent run: read once when it is opened, kept up to date by the writes."""
@@ -89,6 +92,12 @@ class Tracker:
             step: x of the metrics in MLflow's charts, e.g. the subset's size.
         """
         self._later(self._write_child, parent, artefact_key, name, params, metrics, step)
+
+    def child_of_store(
+        self, parent: str, artefact_key: str, name: str, read: Callable[[], Row]
+    ) -> None:
+        """The same for an artefact that is only read, by ``read``, if it is not there."""
+        self._later(self._read_child, parent, artefact_key, name, read)
 
     def finish(self, parent: str, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
         """Close the parent run with its results. Nothing new since it was closed: no writes."""
@@ -153,6 +162,12 @@ class Tracker:
             else:
                 opened.broken[key] = child.info.run_id
         return opened
+
+    def _read_child(
+        self, parent: str, artefact_key: str, name: str, read: Callable[[], Row]
+    ) -> None:
+        if artefact_key not in self._opened(parent).children:
+            self._write_child(parent, artefact_key, name, *read())
 
     def _write_child(
         self,

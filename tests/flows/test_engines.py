@@ -22,7 +22,7 @@ MANAGER = {"memory": 1e10}  # a head node that is to compute nothing
         ([CPU_NODE, CPU_NODE], {"slots": 1}, 1, 8),  # a cell is on one node
         ([GPU_NODE, GPU_NODE], {"gpu_share": 1.0}, 8, 4),
         ([GPU_NODE, GPU_NODE], {"gpu_share": 0.5}, 16, 2),
-        ([GPU_NODE, CPU_NODE], {"gpu_share": 1.0}, 4, 6),
+        ([GPU_NODE, CPU_NODE], {"gpu_share": 1.0}, 4, 4),
         ([GPU_NODE], {}, 16, 1),  # up to eight share a GPU, and each has a core
         ([GPU_NODE, CPU_NODE], {"device": "cpu"}, 24, 1),
         ([MANAGER], {}, 1, 1),
