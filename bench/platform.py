@@ -115,7 +115,8 @@ def sweep(artifacts: Path, slots: int) -> Sweep:
             database,
         )
     begin, end = (
-        pd.to_datetime(tasks[c]).astype("int64") / 1e9 for c in ("start_time", "end_time")
+        pd.to_datetime(tasks[c]).astype("datetime64[ns]").astype("int64") / 1e9
+        for c in ("start_time", "end_time")
     )
     cells = pd.concat(
         pd.read_parquet(path) for path in (artifacts / "finetune").glob("*/cell.parquet")

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -177,6 +179,28 @@ def test_closing_with_kill_frees_every_caller(cluster: Any, tmp_path: Path) -> N
                 job.result()
     pids = [int(path.read_text()) for path in tmp_path.glob("[abc]")]
     assert soon(lambda: all(started(pid) is None for pid in pids))
+
+
+_COMMAND = """
+import sys, time
+from pathlib import Path
+from lensllm.ray_workers import RayWorkers
+
+workers = RayWorkers(Path(sys.argv[1]), sys.argv[2], threads=1)
+workers.call(eval, "(__import__('pathlib').Path(%r).write_text(str(__import__('os').getpid())), "
+             "__import__('time').sleep(600))" % sys.argv[3], label="x")
+"""
+
+
+@pytest.mark.full
+def test_no_job_survives_kill_9_of_the_command(cluster: Any, tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    with subprocess.Popen(
+        [sys.executable, "-c", _COMMAND, str(tmp_path), cluster.address, str(note)]
+    ) as command:
+        assert soon(lambda: note.exists() and note.read_text() != "", within_seconds=60)
+        command.kill()
+    assert soon(lambda: started(int(note.read_text())) is None)
 
 
 def test_joining_leaves_the_signals_alone(cluster: Any) -> None:
