@@ -42,7 +42,8 @@ class Ran:
     seconds: float = 0.0  # from its start to its end
     until_server: float = 0.0  # of these, until the server's address was told
     peak_bytes: int = 0  # resident, of the command's own process
-    workers_cpu_seconds: float = 0.0  # of its worker processes
+    own_cpu_seconds: float = 0.0  # of the command's own process
+    server_cpu_seconds: float = 0.0  # of the Prefect server that it starts
     load: float = 0.0  # average of the machine over the run
     summary: dict = field(default_factory=dict)
 
@@ -77,6 +78,10 @@ def run(artifacts: Path, *arguments: str) -> Ran:
         loads.append(os.getloadavg()[0])
         try:
             ran.peak_bytes = max(ran.peak_bytes, process.memory_info().rss)
+            ran.own_cpu_seconds = sum(process.cpu_times()[:2])
+            for child in process.children():
+                if "flows.server_child" in child.cmdline():
+                    ran.server_cpu_seconds = sum(child.cpu_times()[:2])
         except psutil.Error:
             break
         time.sleep(0.25)
@@ -166,6 +171,8 @@ def _noop_row(name: str, cells: int, runs: Sequence[Ran]) -> list[str]:
         f"{best.until_server:.1f} s",
         f"{after:.1f} s",
         f"{1000 * after / cells:.1f} ms",
+        f"{best.own_cpu_seconds:.1f} s",
+        f"{best.server_cpu_seconds:.1f} s",
         f"{max(r.peak_bytes for r in runs) / _MEGABYTE:.0f} MB",
         f"{best.load:.1f}",
     ]
@@ -206,6 +213,8 @@ def table() -> str:
                     "until the server",
                     "after it",
                     "per cell",
+                    "processor, command",
+                    "server",
                     "peak of the command",
                     "load",
                 ],

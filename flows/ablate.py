@@ -20,6 +20,7 @@ from flows.ablation import Ablated, by_setting, rows
 from flows.ending import observers, running, stop_on_failure, tell, workers_of
 from flows.rank import play, settings
 from flows.slots import slots_of
+from flows.ui_artifacts import plain
 from lensllm import grid
 from lensllm.ablation import verdict
 from lensllm.config import Curvature, Engine, Pipeline, Tracking, public
@@ -133,9 +134,9 @@ def _publish(store: Store, ref: Ref, name: str) -> Path:
 
 def _show_in_ui(points: pd.DataFrame, folder: Path) -> None:
     sentence = verdict(points)
-    create_table_artifact(key="ablation", table=rows(points), description=sentence)
+    create_table_artifact(key="ablation", table=rows(points), description=plain(sentence))
     create_markdown_artifact(
-        key="verdict", markdown=f"{sentence}\n\nPage: `{folder / 'ablation.html'}`"
+        key="verdict", markdown=f"{plain(sentence)}\n\nPage: `{folder / 'ablation.html'}`"
     )
 
 

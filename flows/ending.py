@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from flows.progress import Terminal
 from flows.slots import workers_for
-from flows.ui_artifacts import ProgressArtifact, ranking_rows
+from flows.ui_artifacts import ProgressArtifact, plain, ranking_rows
 from lensllm.config import Engine, Tracking
 from lensllm.errors import LensError
 from lensllm.ray_workers import RayWorkers
@@ -119,8 +119,8 @@ def _show_in_ui(store: Store, conclusion: Conclusion, folder: Path) -> None:
     create_table_artifact(
         key="ranking",
         table=ranking_rows(conclusion.predictions(store), conclusion.goal.ranking.predictor),
-        description=sentence,
+        description=plain(sentence),
     )
     create_markdown_artifact(
-        key="verdict", markdown=f"{sentence}\n\nReport: `{folder / 'report.html'}`"
+        key="verdict", markdown=f"{plain(sentence)}\n\nReport: `{folder / 'report.html'}`"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import threading
 import time
 from collections.abc import Sequence
@@ -58,6 +59,11 @@ class ProgressArtifact:
             if self._id and (last or now - self._updated > _SECONDS_BETWEEN_UPDATES):
                 self._updated = now
                 update_progress_artifact(self._id, progress=100.0 * self._settled / self._total)
+
+
+def plain(text: str) -> str:
+    """``text`` for a page that renders Markdown with HTML: names in it stay what they are."""
+    return html.escape(text)
 
 
 def ranking_rows(predictions: pd.DataFrame, predictor: str) -> list[dict[str, Any]]:

@@ -29,6 +29,9 @@ def connect(address: str) -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
         _knock(address)
+        # log_to_driver leaves Ray's own errors out, such as a lost node's last log: it would print
+        # them among our output, where JSON may be.
+        ray._private.worker.print_to_stdstream = _say_nothing
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
@@ -38,6 +41,10 @@ def connect(address: str) -> None:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # Ray puts its own there
+
+
+def _say_nothing(*_: object, **__: object) -> None:
+    """What is lost is told by whoever waits for it."""
 
 
 def _knock(address: str) -> None:

@@ -30,7 +30,7 @@ def test_a_sweep_goes_on_when_a_node_is_lost(smoke: tuple[Path, dict], pretraine
         before = wait_for_cells(pretrained, 4)
         cluster.remove_node(second, allow_graceful=False)
         kept = {path: path.stat().st_mtime_ns for path in before}
-        said, complaints = command.communicate(timeout=300)
+        said, complaints = command.communicate(timeout=600)
         time.sleep(2)
         left = list((pretrained / ".tmp").iterdir())
     assert command.returncode == 0, complaints
@@ -41,4 +41,4 @@ def test_a_sweep_goes_on_when_a_node_is_lost(smoke: tuple[Path, dict], pretraine
     assert summary["ranking"] == smoke[1]["ranking"]
     assert tables(smoke[0]) == tables(pretrained)
     assert left == []
-    assert "raylet" not in complaints  # Ray's own words are not the user's
+    assert "raylet" not in said + complaints  # Ray's own words are not the user's
