@@ -101,7 +101,9 @@ def test_every_server_of_a_run_listens_on_loopback_only(planted: tuple[Path, str
 
 def test_everything_a_run_writes_is_its_users_alone(planted: tuple[Path, str, set[str]]):
     artifacts = planted[0]
-    copied = {"dataset", "sample", "pretext", "tokenizer", "pretrain", "tokens"}
+    # and Prefect's web page, whose files have the modes of the package, in a folder that is closed
+    copied = {"dataset", "sample", "pretext", "tokenizer", "pretrain", "tokens", "ui"}
+    assert (artifacts / "prefect").stat().st_mode & 0o777 == 0o700
     open_to_others = [
         path
         for path in artifacts.rglob("*")
