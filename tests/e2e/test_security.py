@@ -83,7 +83,6 @@ command_ended = threading.Event()  # never set: a wait that costs no processor
 
 def test_no_secret_is_printed_or_written(planted: tuple[Path, str, set[str]]):
     artifacts, said, _ = planted
-    assert "http://***@127.0.0.1:9 cannot be written" in said
     wanted = [text.encode() for text in (*SECRETS.values(), PASSWORD) if text != "somebody"]
     files = [path for path in artifacts.rglob("*") if path.is_file()]
     assert {"prefect.db", "report.html", "manifest.json"} <= {path.name for path in files}
