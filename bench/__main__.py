@@ -6,7 +6,7 @@ import sys
 import torch
 
 NAMES = ("laws", "replay", "checks", "finetune", "kernel", "curvature", "ablation", "probes",
-         "data", "pools")  # fmt: skip
+         "data", "pools", "platform")  # fmt: skip
 
 
 def main() -> None:

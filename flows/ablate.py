@@ -20,11 +20,13 @@ from flows.ablation import Ablated, by_setting, rows
 from flows.ending import observers, running, stop_on_failure, tell, workers_of
 from flows.rank import play, settings
 from flows.slots import slots_of
+from flows.ui_artifacts import plain
 from lensllm import grid
 from lensllm.ablation import verdict
 from lensllm.config import Curvature, Engine, Pipeline, Tracking, public
 from lensllm.errors import LensError
 from lensllm.grid import Point
+from lensllm.ray_workers import RayWorkers
 from lensllm.store import Ref, Store
 from lensllm.workers import Workers
 from tasks import ablation
@@ -54,7 +56,7 @@ def ablate(
 
     _announce(points, store)
     tried = []
-    with workers_of(points[0].config.engine) as workers:
+    with workers_of(points[0].config.engine, store) as workers:
         for place, here in enumerate(points):
             tell([f"point {place + 1} of {len(points)}: {here.label}"])
             try:
@@ -69,7 +71,7 @@ def _try(
     name: str,
     point: Point,
     store: Store,
-    workers: Workers,
+    workers: Workers | RayWorkers,
     lost: dict[Ref, tuple[str, str]],
     *,
     whole: bool,
@@ -135,9 +137,9 @@ def _publish(store: Store, ref: Ref, name: str) -> Path:
 
 def _show_in_ui(points: pd.DataFrame, folder: Path) -> None:
     sentence = verdict(points)
-    create_table_artifact(key="ablation", table=rows(points), description=sentence)
+    create_table_artifact(key="ablation", table=rows(points), description=plain(sentence))
     create_markdown_artifact(
-        key="verdict", markdown=f"{sentence}\n\nPage: `{folder / 'ablation.html'}`"
+        key="verdict", markdown=f"{plain(sentence)}\n\nPage: `{folder / 'ablation.html'}`"
     )
 
 

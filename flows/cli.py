@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from flows import environment
+from flows.console import SafeConsole
 from lensllm import configfile
 from lensllm.config import Law, Pipeline, Ranking
 from lensllm.errors import LensError
+from lensllm.secrets import mask
 from lensllm.store import Store
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ app = typer.Typer(
 )
 # Piped output is read by people too: 80 columns would fold the tables.
 _width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 110
-out = Console(highlight=False, width=_width)
-err = Console(stderr=True, highlight=False)
+out = SafeConsole(highlight=False, width=_width)
+err = SafeConsole(stderr=True, highlight=False)
 
 Name = Annotated[str, typer.Argument(help="A pipeline of the configuration file.")]
 Names = Annotated[
@@ -301,6 +302,7 @@ def ui(
 
     Example: [cyan]lensllm ui --prefect-port 4200[/cyan]
     """
+    environment.restrict(artifacts)
     store = Store(artifacts)
     store.prepare()
     environment.prepare(artifacts)
@@ -407,6 +409,7 @@ def gc(
     from flows import screens
     from flows.summary import garbage
 
+    environment.restrict(artifacts)
     store = _store(artifacts)
     found = garbage(files, store)
     if delete:
@@ -426,6 +429,7 @@ def _open(file: Path, name: str, overrides: list[str], artifacts: Path) -> tuple
 
 
 def _store(artifacts: Path) -> Store:
+    environment.restrict(artifacts)
     store = Store(artifacts.absolute())
     store.prepare()
     environment.prepare(store.root)
@@ -467,5 +471,5 @@ def main() -> None:
     try:
         app()
     except LensError as error:
-        err.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
+        err.print(f"[bold red]error:[/bold red] {escape(mask(str(error)))}", soft_wrap=True)
         sys.exit(2)

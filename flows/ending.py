@@ -16,10 +16,11 @@ from threadpoolctl import threadpool_limits
 
 from flows.journal import Journal
 from flows.progress import Terminal
-from flows.slots import slots_of
+from flows.slots import slots_of, workers_for
 from flows.ui_artifacts import ProgressArtifact, show_conclusion
 from lensllm.config import Engine, Tracking
 from lensllm.errors import LensError
+from lensllm.ray_workers import RayWorkers
 from lensllm.store import Ref, Store
 from lensllm.workers import Workers
 from tasks.execute import Observer, Run, run_steps
@@ -46,7 +47,7 @@ def running(
     settings: Mapping[str, Any],
     engine: Engine,
     store: Store,
-    shared: Workers | None = None,
+    shared: Workers | RayWorkers | None = None,
 ) -> Iterator[tuple[Run, MlflowProjection]]:
     """A run that is watched by the terminal, the Prefect pages and MLflow, with ``shared`` workers
     or its own."""
@@ -57,7 +58,7 @@ def running(
         MlflowProjection(name, tracking, settings, store) as mlflow,
         Journal(store, name, slots) as journal,
         # inside: stopped first when the run is interrupted
-        nullcontext(shared) if shared else workers_of(engine) as workers,
+        nullcontext(shared) if shared else workers_of(engine, store) as workers,
     ):
         yield (
             Run(store, workers, (*observers.get(), ProgressArtifact(slots), journal, mlflow)),
@@ -66,9 +67,9 @@ def running(
 
 
 @contextmanager
-def workers_of(engine: Engine) -> Iterator[Workers]:
-    """As many as the engine has slots; ended at once when what is done with them is interrupted."""
-    workers = Workers(*slots_of(engine))
+def workers_of(engine: Engine, store: Store) -> Iterator[Workers | RayWorkers]:
+    """Those of the engine; ended at once when what is done with them is interrupted."""
+    workers = workers_for(engine, store)
     try:
         yield workers
     except BaseException:

@@ -5,6 +5,7 @@ or ``import mlflow``. Whatever the user has set stays. Importing this module imp
 """
 
 import os
+import stat
 from pathlib import Path
 
 
@@ -36,6 +37,7 @@ def settings(artifacts: Path) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "RAY_USAGE_STATS_ENABLED": "0",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         # The model libraries: no threads that a fork would break, no progress bars across ours.
         "TOKENIZERS_PARALLELISM": "false",
@@ -43,6 +45,13 @@ def settings(artifacts: Path) -> dict[str, str]:
         "HF_HUB_VERBOSITY": "error",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
+
+
+def restrict(artifacts: Path) -> None:
+    """Let nobody else read what this process and its children write, unless others may write into
+    the folder ``artifacts``: then its group may, which is how people share one."""
+    shared = artifacts.is_dir() and artifacts.stat().st_mode & stat.S_IWGRP
+    os.umask(0o007 if shared else 0o077)
 
 
 def prepare(artifacts: Path) -> None:

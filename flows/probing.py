@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from rich.console import Console
 from rich.markup import escape
 
-from flows.slots import slots_of
+from flows.slots import workers_for
+from lensllm.ray_workers import RayWorkers
 from lensllm.store import Store
 from lensllm.workers import Workers
 from tasks.plan import Plan
@@ -40,7 +41,7 @@ def measure(plan: Plan, store: Store, console: Console) -> None:
         return
     fetched = {s.ref: s for name, steps in lacking.items() if name not in waiting for s in steps}
     needs = {ref for step in wanted for ref in step.recipe.upstream.values()}
-    workers = Workers(*slots_of(plan.config.engine))
+    workers = workers_for(plan.config.engine, store)
     try:
         with console.status("fetching the weights …"):
             _perform(workers, store, [*fetched.values()], console)
@@ -56,7 +57,9 @@ def measure(plan: Plan, store: Store, console: Console) -> None:
     workers.close()
 
 
-def _perform(workers: Workers, store: Store, steps: Sequence[Step], console: Console) -> None:
+def _perform(
+    workers: Workers | RayWorkers, store: Store, steps: Sequence[Step], console: Console
+) -> None:
     def perform(step: Step) -> Step:
         workers.call(
             make,

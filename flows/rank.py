@@ -7,6 +7,7 @@ text, so that a deployment can hold them.
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from flows.ui_artifacts import show_decisions
 from lensllm import configfile
 from lensllm.config import Pipeline
 from lensllm.errors import LensError
+from lensllm.secrets import mask
 from lensllm.store import Ref, Store
+from tasks import needs
 from tasks.execute import Run, run_steps
 from tasks.inspection import findings
 from tasks.look import leading_to
@@ -59,12 +62,13 @@ def _inspect(
 
 def settings(config: Pipeline) -> dict[str, Any]:
     """What MLflow shows of a configuration: the settings that results depend on."""
-    content: dict[str, Any] = json.loads(config.model_dump_json(exclude=_ELSEWHERE))
+    content: dict[str, Any] = json.loads(mask(config.model_dump_json(exclude=_ELSEWHERE)))
     return content
 
 
 def play(run: Run, name: str, plan: Plan, futures: dict[Ref, PrefectFuture[Any]]) -> Conclusion:
     """Run the sweep of ``plan`` and name what concludes it; ``futures`` grows with it."""
+    run.peak_bytes = partial(needs.peak_bytes, plan, run.store)
     played = _sweep(run, plan, futures)
     observed = [plan.cells[c].ref for c in played.cells if c.size in plan.observed]
     if not any(run.store.has(ref) for ref in observed):

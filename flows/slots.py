@@ -1,21 +1,41 @@
-"""How many cells at a time, with how many threads each, on which GPUs."""
+"""How many cells at a time, with how many threads each, on which GPUs; and who runs them."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from lensllm import ray_cluster
 from lensllm.config import Engine
 from lensllm.processes import cores
+from lensllm.ray_workers import RayWorkers
+from lensllm.store import Store
+from lensllm.workers import Workers
+
+# Cells of small models that may share a GPU; more of them wait for each other all the same.
+_MOST_PER_GPU = 8
+
+
+def workers_for(engine: Engine, store: Store) -> Workers | RayWorkers:
+    """Who runs the cells: processes of this machine, or the nodes of a cluster."""
+    if engine.kind == "local":
+        return Workers(*slots_of(engine))
+    share = None if engine.gpu_share == "auto" else engine.gpu_share
+    threads = slots_of(engine)[1]
+    return RayWorkers(
+        store.root.resolve(), engine.ray_address, threads, share if _on_gpus(engine) else 0.0
+    )
 
 
 def slots_of(engine: Engine) -> tuple[int, int, tuple[str, ...]]:
-    """(slots, threads per process, GPU names); by default a slot per GPU, else one per core. A cell
-    of several processes has as many GPUs or cores.
+    """(slots, threads per worker, GPU names); by default a slot per GPU, else one per core; of a
+    cluster its GPUs and cores are counted. A cell of several processes has as many GPUs or cores.
 
     Two workers of one thread beat one of two on small models, and threads beyond the cores
     collapse.
     """
+    if engine.kind == "ray":
+        return *_of_cluster(engine), ()
     each = engine.processes
     names = () if engine.device in ("cpu", "mps") else _gpus()
     # Fewer than a cell needs are one slot's, which says so when it starts.
@@ -26,6 +46,31 @@ def slots_of(engine: Engine) -> tuple[int, int, tuple[str, ...]]:
     )
     slots = (len(gpus) or max(1, cores() // each)) if engine.slots == "auto" else engine.slots
     return slots, max(1, cores() // (slots * each)), gpus
+
+
+def _of_cluster(engine: Engine) -> tuple[int, int]:
+    """Slots and threads. Ray knows what fits: where cells share a GPU there are more slots than
+    may be filled, and a cell waits in one."""
+    ray_cluster.connect(engine.ray_address)
+    gpus = _on_gpus(engine)
+    nodes = [node for node in ray_cluster.nodes() if node.get("GPU") or not gpus]
+    processors = [int(node.get("CPU", 0)) for node in nodes]
+    at_once = sum(processors)
+    if gpus:
+        share = 1 / _MOST_PER_GPU if engine.gpu_share == "auto" else engine.gpu_share
+        pairs = zip(nodes, processors, strict=True)
+        at_once = sum(min(int(node.get("GPU", 0) / share), cores) for node, cores in pairs)
+    slots = max(1, at_once) if engine.slots == "auto" else engine.slots
+    # As many threads as leave room for all slots, and as a node has.
+    smallest = min((cores for cores in processors if cores), default=1)
+    return slots, max(1, min(sum(processors) // slots, smallest))
+
+
+def _on_gpus(engine: Engine) -> bool:
+    """Whether cells of a cluster ask for a GPU: where one has any and none is forbidden."""
+    ray_cluster.connect(engine.ray_address)
+    wanted = engine.device not in ("cpu", "mps")
+    return wanted and any(node.get("GPU") for node in ray_cluster.nodes())
 
 
 def _gpus() -> tuple[str, ...]:

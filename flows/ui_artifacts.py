@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import threading
 import time
@@ -127,10 +128,15 @@ class Cells:
             return ""
         rows = [["cells of", *states], ["---", *("---:" for _ in states)]]
         rows += [
-            [candidate, *(f"{counts[state]:,}" for state in states)]
+            [plain(candidate), *(f"{counts[state]:,}" for state in states)]
             for candidate, counts in self._counts.items()
         ]
         return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def plain(text: str) -> str:
+    """``text`` for a page that renders Markdown with HTML: names in it stay what they are."""
+    return html.escape(text)
 
 
 def ranking_rows(predictions: pd.DataFrame, predictor: str) -> list[dict[str, Any]]:
@@ -176,7 +182,7 @@ def show_conclusion(store: Store, conclusion: Conclusion, folder: Path, page: st
     """Ranking, and verdict with links to the report and to MLflow's ``page``. Their keys have the
     pipeline's name, so that the pages show one after the other of a schedule."""
     name = conclusion.goal.name
-    sentence = conclusion.verdict(store)
+    sentence = plain(conclusion.verdict(store))
     create_table_artifact(
         key=_key("ranking", name),
         table=ranking_rows(conclusion.predictions(store), conclusion.goal.ranking.predictor),

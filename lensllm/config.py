@@ -6,6 +6,7 @@ refused.
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
@@ -15,6 +16,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lensllm.errors import suggestion
+from lensllm.secrets import mask
 
 Policy = Literal["all", "adaptive", "halving"]
 _CRON_FIELDS = 5  # a sixth would be seconds
@@ -301,6 +303,15 @@ class Ranking(Section):
 class Engine(Section):
     """Where cells run."""
 
+    kind: Literal["local", "ray"] = "local"
+    """``local``: processes of this machine. ``ray``: a Ray cluster whose machines share the
+    artifacts folder; needs the extra ``lensllm[ray]``."""
+    ray_address: str = "auto"
+    """Of the cluster, ``host:port``; ``auto``: what RAY_ADDRESS says, or the cluster that this
+    machine belongs to."""
+    gpu_share: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
+    """Of a GPU that a cell in a Ray cluster gets; ``auto``: the half, quarter or eighth that holds
+    what the candidate's probe took, else all of it."""
     slots: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Cells at a time; ``auto`` is one per core, or one per GPU."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -444,8 +455,6 @@ class Replay(Section):
 
 
 def public(pipeline: Pipeline | Replay) -> dict[str, Any]:
-    """The resolved configuration as plain values, without the credentials of a tracking server."""
-    content = pipeline.model_dump(mode="json")
-    if uri := content["tracking"]["uri"]:
-        content["tracking"]["uri"] = re.sub(r"//[^/@]*@", "//***@", uri)
+    """The resolved configuration as plain values, without credentials."""
+    content: dict[str, Any] = json.loads(mask(pipeline.model_dump_json()))
     return content

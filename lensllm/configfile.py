@@ -5,6 +5,7 @@ A pipeline overrides the defaults section by section, and ``--set sweep.max=3200
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from lensllm import patterns
 from lensllm.config import Candidate, FineTune, Pipeline, Replay
 from lensllm.errors import ConfigError, suggestion
+from lensllm.secrets import has_password
 
 
 def load(path: Path, name: str, overrides: Sequence[str] = ()) -> Pipeline:
@@ -58,6 +60,24 @@ def names(path: Path) -> dict[str, str]:
     }
 
 
+_NAME = re.compile(r"\w[\w\-. ]{0,79}")
+# Some hundred are in use; a few lines of aliases of aliases can stand for more than memory holds.
+_MOST_VALUES = 100_000
+
+
+def _is_endless(content: Any) -> bool:
+    """Whether there are more than ``_MOST_VALUES`` values, those of an alias each time counted."""
+    waiting, seen = [content], 0
+    while waiting and seen <= _MOST_VALUES:
+        value = waiting.pop()
+        seen += 1
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return seen > _MOST_VALUES
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML that refuses a key written twice, which YAML would silently overwrite."""
 
@@ -88,6 +108,8 @@ def _read(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{where}: {getattr(error, 'problem', None) or error}") from None
+    if _is_endless(content):
+        raise ConfigError(f"{path}: its aliases (*name) make more than {_MOST_VALUES:,} values")
     allowed = ("defaults", "pipelines")
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected the keys {' and '.join(allowed)} at the top")
@@ -101,6 +123,11 @@ def _read(path: Path) -> dict[str, Any]:
     for name, pipeline in (content.get("pipelines") or {}).items():
         if pipeline is not None and not isinstance(pipeline, dict):
             raise ConfigError(f"{path}: pipeline '{name}' must be a mapping of sections")
+        if not _NAME.fullmatch(str(name)):
+            raise ConfigError(
+                f"{path}: pipeline {name!r}: a name has letters, digits, '-', '_', '.' and spaces "
+                "and begins with a letter or digit; a folder is called by it"
+            )
     return content
 
 
@@ -117,6 +144,11 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def _override(content: dict[str, Any], text: str) -> dict[str, Any]:
     path, equals, value = text.partition("=")
+    if has_password(value):  # which this sentence must not repeat
+        raise ConfigError(
+            f"--set {path}: a password on the command line is seen by everyone on the machine and "
+            "kept in Prefect's records; write it into the configuration file"
+        )
     if not equals or not path:
         raise ConfigError(f"--set {text}: write it as KEY.PATH=VALUE, e.g. --set sweep.max=3200")
     try:

@@ -45,6 +45,11 @@ class Ref:
     stage: str
     key: str
 
+    def __post_init__(self) -> None:
+        # References are read from manifests too, which may come from elsewhere.
+        if "/" in self.stage + self.key or {self.stage, self.key} & {".", ".."}:
+            raise StoreError(f"no artefact can be called {self.stage!r}, {self.key!r}")
+
     def __str__(self) -> str:
         return f"{self.stage}/{self.key[:12]}"
 
@@ -260,7 +265,7 @@ class Store:
         path = self.root / ".locks" / f"{ref.stage}-{ref.key}"
         path.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # by the umask
             try:
                 locks.take(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
@@ -381,6 +386,8 @@ def _fault(folder: Path) -> str:
         files = json.loads((folder / MANIFEST).read_text())["files"]
         for name, entry in files.items():
             path = folder / name
+            if not path.resolve().is_relative_to(folder.resolve()):
+                return f"{name} leads out of it"
             if not path.is_file():
                 return f"{name} is missing"
             if path.stat().st_size != entry["bytes"]:

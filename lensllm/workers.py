@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 # A process is replaced after this many jobs, so that what native allocators never give back stays
 # bounded; at 2.5 s a start that costs 13 ms a job.
-_JOBS_PER_PROCESS = 200
+JOBS_PER_PROCESS = 200
 
 
 # The console is the parent's: these libraries print progress bars and advice unless told not to.
@@ -77,6 +77,7 @@ class Workers:
         *args: object,
         timeout_seconds: float | None = None,
         label: str,
+        memory_bytes: float | None = None,
     ) -> T:
         """Run ``function(*args)`` in a worker and wait for its result.
 
@@ -84,6 +85,7 @@ class Workers:
             function: importable by its module's name; it, its arguments and its result are pickled.
             timeout_seconds: kill the job after this long; waiting for a slot does not count.
             label: what the user calls this job, for messages and ``running``.
+            memory_bytes: what the job may take; slots of one machine are not chosen by it.
 
         Raises:
             WorkerError: the process died, the time was up, or ``close`` came first.
@@ -123,7 +125,7 @@ class Workers:
         with self._changed:
             self._changed.wait_for(lambda: self._free or self._closed)
             if self._closed:
-                raise _stopped(label)
+                raise stopped(label)
             return self._free.pop()
 
     def _give_back(self, slot: "_Slot") -> None:
@@ -138,12 +140,12 @@ class Workers:
             try:
                 with self._changed:  # so that close(kill=True) misses no job
                     if self._closed:
-                        raise _stopped(label)
+                        raise stopped(label)
                     future = slot.schedule(payload, timeout)
                     self._jobs[slot] = (label, future)
                 return future.result()
             except CancelledError as error:
-                raise _stopped(label) from error
+                raise stopped(label) from error
             except TimeoutError as error:
                 raise WorkerError(
                     f"{label}: stopped after its time limit of {timeout:g} s; the other jobs go "
@@ -176,7 +178,7 @@ class _Slot:
         """Send one job to the process. RuntimeError: the pool is broken, ``stop`` it."""
         if self._pool is None:
             self._pool = self._keeper.submit(self._start).result()
-        return self._pool.schedule(_work, (payload,), timeout=timeout)
+        return self._pool.schedule(perform, (payload,), timeout=timeout)
 
     def stop(self) -> None:
         """End the process, if there is one; ``schedule`` starts another."""
@@ -186,7 +188,7 @@ class _Slot:
             self._pool = None
 
     def _start(self) -> ProcessPool:
-        pool = ProcessPool(1, _JOBS_PER_PROCESS, _warm_up, self._warm_up, get_context("spawn"))
+        pool = ProcessPool(1, JOBS_PER_PROCESS, _warm_up, self._warm_up, get_context("spawn"))
         assert pool.active  # asking is what starts the process, here in the keeper's thread
         return pool
 
@@ -194,11 +196,16 @@ class _Slot:
 def _warm_up(parent: int, threads: int, gpu: str | None) -> None:
     """First thing in a new worker, before any job."""
     die_with_parent(parent)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    settle(threads)
+
+
+def settle(threads: int) -> None:
+    """Quiet libraries with so many threads, in a process that runs jobs."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
     os.environ |= _QUIET
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     import torch  # only now: it reads those variables when it is loaded
     from tqdm import tqdm
 
@@ -210,7 +217,7 @@ def _warm_up(parent: int, threads: int, gpu: str | None) -> None:
     threadpool_limits(threads)
 
 
-def _work(payload: bytes) -> bytes:
+def perform(payload: bytes) -> bytes:
     """In the worker: run one job. Bytes both ways, so what does not pickle fails only its job."""
     try:
         function, args = pickle.loads(payload)
@@ -234,7 +241,7 @@ def _block_interrupt() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
-def _stopped(label: str) -> WorkerError:
+def stopped(label: str) -> WorkerError:
     return WorkerError(f"{label}: stopped before it was done; run again to go on from here.")
 
 

@@ -7,7 +7,7 @@ import queue
 import random
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from prefect import Task, tags, task
@@ -16,6 +16,8 @@ from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed, State
 
 from lensllm.errors import DiskFullError, LensError
+from lensllm.ray_workers import RayWorkers
+from lensllm.secrets import mask
 from lensllm.store import Ref, Store
 from lensllm.workers import WorkerError, Workers
 from tasks.stage import Step, make, remark
@@ -36,10 +38,13 @@ class Observer(Protocol):
 class Run:
     """What every task of one pipeline run shares. A plain class, so Prefect passes it untouched."""
 
-    def __init__(self, store: Store, workers: Workers, observers: Sequence[Observer]) -> None:
+    def __init__(
+        self, store: Store, workers: Workers | RayWorkers, observers: Sequence[Observer]
+    ) -> None:
         self.store = store
         self.workers = workers
         self.observers = observers
+        self.peak_bytes: Callable[[Step], float | None] = lambda step: None  # as far as foreseen
         self.failures: dict[Ref, tuple[str, str]] = {}  # label and reason, in order of failing
         self.skipped: set[Ref] = set()  # for want of something that failed
         self.halted = ""  # why nothing more is begun
@@ -81,12 +86,12 @@ def _perform(run: Run, step: Step) -> State[Ref]:
         run.fail(step, str(error))
         return Failed(message=str(error))
     except LensError as error:
-        run.fail(step, str(error))
-        return Failed(message=str(error))
+        run.fail(step, mask(str(error)))
+        return Failed(message=mask(str(error)))
     except Exception as error:
         notes = "\n".join(getattr(error, "__notes__", ()))
-        run.fail(step, f"{type(error).__name__}: {error}")
-        return Failed(message=f"{traceback.format_exc()}\n{notes}")
+        run.fail(step, mask(f"{type(error).__name__}: {error}"))
+        return Failed(message=mask(f"{traceback.format_exc()}\n{notes}"))
     said = "" if cached else remark(run.store, step)
     run.tell("finished", step, time.perf_counter() - begin, cached=cached, remark=said)
     return Completed(
@@ -101,7 +106,11 @@ def _make(run: Run, step: Step) -> bool:
         return make(*arguments)
     try:
         return run.workers.call(
-            make, *arguments, timeout_seconds=step.timeout_seconds, label=step.label
+            make,
+            *arguments,
+            timeout_seconds=step.timeout_seconds,
+            label=step.label,
+            memory_bytes=run.peak_bytes(step),
         )
     except WorkerError:
         if run.store.has(step.ref):  # it died when all was done

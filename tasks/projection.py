@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lensllm.config import Tracking
-from lensllm.store import Store
+from lensllm.store import Ref, Store
 from tasks.plan import Conclusion
 from tasks.stage import Step, module
-from tasks.tracking import Tracker
+from tasks.tracking import Row, Tracker
 
 # Columns of a stage's table that describe it; the other numbers are its metrics.
 _DESCRIBES = {"candidate", "size", "seed", "precision", "attention", "versions", "method", "passes",
@@ -70,15 +71,8 @@ class MlflowProjection:
     def finished(self, step: Step, seconds: float, *, cached: bool, remark: str = "") -> None:
         tracked = getattr(module(step.stage), "tracked", None)
         if self._tracker and tracked:
-            row: dict[str, Any] = tracked(self._store, step.ref)
-            self._tracker.child(
-                self._parent,
-                step.ref.key,
-                step.label,
-                {name: value for name, value in row.items() if name in _DESCRIBES},
-                {name: float(v) for name, v in row.items() if name not in _DESCRIBES},
-                step=int(row.get("size", 0)),
-            )
+            read = partial(_row, tracked, self._store, step)
+            self._tracker.child_of_store(self._parent, step.ref.key, step.label, read)
 
     def conclude(self, conclusion: Conclusion, files: Sequence[Path]) -> None:
         """Ranking and scores as metrics of the parent, and its ``files``."""
@@ -100,6 +94,16 @@ class MlflowProjection:
                 if score not in ("budget", "predictor")
             }
         self._tracker.finish(self._parent, metrics, files)
+
+
+def _row(tracked: Callable[[Store, Ref], dict[str, Any]], store: Store, step: Step) -> Row:
+    """An artefact as MLflow's parameters and metrics."""
+    row = tracked(store, step.ref)
+    return (
+        {name: value for name, value in row.items() if name in _DESCRIBES},
+        {name: float(v) for name, v in row.items() if name not in _DESCRIBES},
+        int(row.get("size", 0)),
+    )
 
 
 def _flat(content: Any, prefix: str = "") -> dict[str, Any]:

@@ -17,6 +17,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lensllm import locks
+from lensllm.secrets import mask
 from lensllm.sqlite import set_damaged_aside
 
 if TYPE_CHECKING:  # importing MLflow takes 2 s; only the writing thread pays them
@@ -35,6 +36,9 @@ _LONGEST_PARAM = 500  # characters; the smallest limit among MLflow servers in u
 _PARAMS_AT_ONCE = 100  # MLflow's limits for one log_batch
 _METRICS_AT_ONCE = 1000
 _SQLITE = "sqlite:///"
+
+
+Row = tuple[Mapping[str, Any], Mapping[str, float], int | None]  # params, metrics, step
 
 
 @dataclass
@@ -91,6 +95,12 @@ class Tracker:
         """
         self._later(self._write_child, parent, artefact_key, name, params, metrics, step)
 
+    def child_of_store(
+        self, parent: str, artefact_key: str, name: str, read: Callable[[], Row]
+    ) -> None:
+        """The same for an artefact that is only read, by ``read``, if it is not there."""
+        self._later(self._read_child, parent, artefact_key, name, read)
+
     def finish(self, parent: str, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
         """Close the parent run with its results. Nothing new since it was closed: no writes."""
         self._later(self._finish, parent, metrics, files)
@@ -124,9 +134,9 @@ class Tracker:
             log.warning(
                 "MLflow at %s cannot be written (%s: %s); the run goes on without it, and the next "
                 "one adds what is missing.",
-                self._uri,
+                mask(self._uri),
                 type(error).__name__,
-                reason,
+                mask(reason),
             )
             return None
 
@@ -182,6 +192,12 @@ class Tracker:
         """Of several processes that open a parent at once all agree on this one."""
         there = self._tagged(_RUN_KEY, run_key)
         return min(there, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
+
+    def _read_child(
+        self, parent: str, artefact_key: str, name: str, read: Callable[[], Row]
+    ) -> None:
+        if artefact_key not in self._opened(parent).children:
+            self._write_child(parent, artefact_key, name, *read())
 
     def _write_child(
         self,

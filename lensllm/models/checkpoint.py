@@ -14,6 +14,9 @@ WHOLE = "model.safetensors"
 _POSITIONS = dict.fromkeys(("gpt2", "gptj", "codegen", "gpt_bigcode", "openai-gpt"), "n_positions")
 # What the classes of language models are called; all others with a head have another one.
 _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel")
+# Their value may be a repository, whose kernels transformers would load.
+_IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation",
+                    "_experts_implementation")  # fmt: skip
 _SENSES = ("vision_config", "audio_config", "speech_config", "vision_tower")
 
 
@@ -31,6 +34,11 @@ def check(folder: Path, max_tokens: int) -> None:
             f"candidates: {folder} has no .safetensors weights; save the model with "
             "save_pretrained (pickled .bin weights are never loaded)"
         )
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"candidates: {folder} holds adapters beside a model, and they may name any other; "
+            "merge them into it, or take adapter_config.json out"
+        )
     if missing := [name for name in shards(folder) if not (folder / name).is_file()]:
         raise ModelError(
             f"candidates: {folder} lacks {missing[0]}, which its {INDEX} names; "
@@ -40,10 +48,20 @@ def check(folder: Path, max_tokens: int) -> None:
 
 
 def shards(folder: Path) -> list[str]:
-    """The files of weights that the index in ``folder`` names; none without an index."""
+    """The files of weights that the index in ``folder`` names; none without an index.
+
+    Raises ``ModelError`` for one that lies elsewhere or is not of safetensors.
+    """
     if not (folder / INDEX).is_file():
         return []
-    return sorted(set(_read(folder / INDEX).get("weight_map", {}).values()))
+    names = sorted(set(map(str, _read(folder / INDEX).get("weight_map", {}).values())))
+    for name in names:
+        if "/" in name or not name.endswith(".safetensors"):
+            raise ModelError(
+                f"candidates: the {INDEX} of {folder} names {name!r}; weights are read from "
+                ".safetensors files beside it only"
+            )
+    return names
 
 
 def check_settings(folder: Path, max_tokens: int) -> None:
@@ -66,6 +84,12 @@ def check_settings(folder: Path, max_tokens: int) -> None:
             f"candidates: {folder} has quantised weights ({method}), which cannot be fine-tuned; "
             "take the checkpoint that they were made from"
         )
+    for key in _IMPLEMENTATIONS:
+        if "/" in str(settings.get(key)):
+            raise ModelError(
+                f"candidates: {folder} asks for code from the hub ({key}: {settings[key]}), which "
+                "is never run; take that key out of its config.json"
+            )
     context = settings.get(_POSITIONS.get(family(folder), "max_position_embeddings"))
     if isinstance(context, int) and 0 < context < max_tokens:
         raise ModelError(

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 _ASK = """
 import json, sys
 from pathlib import Path
@@ -44,3 +46,39 @@ def test_prefect_is_told_unless_the_user_said_otherwise(tmp_path: Path) -> None:
         "leases": "prefect.server.concurrency.lease_storage.filesystem",
         "level": "DEBUG",
     }
+
+
+_WRITE = """
+import sys
+from pathlib import Path
+from flows.environment import restrict
+from lensllm.store import Store
+
+restrict(Path(sys.argv[1]))
+store = Store(Path(sys.argv[1]))
+store.prepare()
+(store.root / "file").write_text("x")
+(store.root / "folder").mkdir()
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "modes"),
+    [
+        (None, (0o700, 0o600, 0o700)),
+        (0o755, (0o755, 0o600, 0o700)),  # as a checkout has it
+        (0o770, (0o770, 0o660, 0o770)),
+        (0o2775, (0o2775, 0o660, 0o2770)),
+    ],
+    ids=["new", "of one user", "of a group", "of a group, inherited"],
+)
+def test_what_is_written_is_private_or_its_groups(
+    tmp_path: Path, before: int | None, modes: tuple[int, int, int]
+) -> None:
+    root = tmp_path / "artifacts"
+    if before is not None:
+        root.mkdir()
+        root.chmod(before)
+    subprocess.run([sys.executable, "-c", _WRITE, str(root)], check=True, umask=0o022)
+    paths = (root, root / "file", root / "folder")
+    assert modes == tuple(path.stat().st_mode & 0o7777 for path in paths)

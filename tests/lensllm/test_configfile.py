@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lensllm import configfile
-from lensllm.config import Sweep
+from lensllm.config import Candidate, Sweep
 from lensllm.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -177,3 +177,73 @@ def test_a_model_is_named_without_revision_or_suffix(file: Path):
     )
     loaded = configfile.load(file, "p", [f"candidates=[{models}]"])
     assert [c.name for c in loaded.candidates] == ["name", "m", "tiny.Q4_1", "gpt2", "b", "c"]
+
+
+# --- files that somebody else wrote ---------------------------------------------------------------
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pipelines: !!python/object/apply:os.system ['touch {canary}']",
+        "defaults: {{seed: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path [{canary}]]}}",
+        "pipelines: {{p: !!python/name:os.system }}",
+    ],
+)
+def test_yaml_makes_no_objects(tmp_path: Path, text: str):
+    canary = tmp_path / "executed"
+    file = tmp_path / "pipelines.yaml"
+    file.write_text(text.format(canary=canary))
+    with pytest.raises(ConfigError, match="line 1: could not determine a constructor for the tag"):
+        configfile.load(file, "p")
+    assert not canary.exists()
+
+
+def test_an_override_makes_no_objects(file: Path, tmp_path: Path):
+    canary = tmp_path / "executed"
+    with pytest.raises(ConfigError, match="the value is not YAML"):
+        configfile.load(file, "p", [f"seed=!!python/object/apply:os.system ['touch {canary}']"])
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+        + "".join(
+            f"{n}: &{n} [{', '.join(['*' + m] * 10)}]\n"
+            for m, n in zip("abcdefgh", "bcdefghi", strict=True)
+        ),
+        "a: &a [*a]\n",
+    ],
+    ids=["aliases of aliases", "an alias in itself"],
+)
+def test_aliases_without_end_are_refused(tmp_path: Path, bomb: str):
+    file = tmp_path / "pipelines.yaml"
+    file.write_text("defaults:\n" + "".join(f"  {line}\n" for line in bomb.splitlines()))
+    with pytest.raises(
+        ConfigError, match=r"its aliases .* make more than 100,000 values|recursive node"
+    ):
+        configfile.load(file, "p")
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x", "/etc/x", "..", ".hidden", "a/b", "a\\n", "x" * 90, ""]
+)
+def test_a_pipelines_name_cannot_leave_the_artifacts_folder(tmp_path: Path, name: str):
+    file = tmp_path / "pipelines.yaml"
+    file.write_text(f'pipelines: {{"{name}": {{candidates: [a/b]}}}}')
+    with pytest.raises(ConfigError, match="a name has letters, digits"):
+        configfile.load(file, name)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "<b>", "a b", "", "x" * 90])
+def test_a_candidates_name_is_a_word(tmp_path: Path, name: str):
+    with pytest.raises(ValueError, match="name"):
+        Candidate(name=name, model="a/b")
+
+
+def test_a_password_does_not_come_by_the_command_line(file: Path):
+    with pytest.raises(
+        ConfigError, match=r"--set tracking\.uri: a password on the command"
+    ) as caught:
+        configfile.load(file, "p", ["tracking.uri=http://me:horse@host"])
+    assert "horse" not in str(caught.value)

@@ -311,3 +311,36 @@ def test_everything_present_is_listed_and_only_the_damaged_is_removed(store: Sto
     for ref in store.present():
         store.remove_damaged(ref)
     assert store.present() == [whole.ref]
+
+
+# --- folders that somebody else filled ------------------------------------------------------------
+@pytest.mark.parametrize(("stage", "key"), [("..", "x"), ("x", ".."), ("../x", "y"), ("x", "/etc")])
+def test_no_reference_leaves_the_root(stage: str, key: str):
+    with pytest.raises(StoreError, match="no artefact can be called"):
+        Ref(stage, key)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/outside", "link"])
+def test_a_manifest_that_names_a_file_elsewhere_is_damage(store: Store, tmp_path: Path, name: str):
+    outside = tmp_path / "outside"
+    outside.write_text("secret")
+    recipe = Recipe("s", 1)
+    store.make(recipe, note("inside"))
+    folder = store.path(recipe.ref)
+    (folder / "link").symlink_to(outside)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    entry = {"bytes": 6, "sha256": hashlib.sha256(b"secret").hexdigest()}
+    named = str(outside) if name == "/outside" else name.replace("../", "../../../")
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "files": {named: entry}}))
+    assert not Store(store.root).has(recipe.ref)
+
+
+def test_removing_an_artefact_that_is_a_link_keeps_what_it_leads_to(store: Store, tmp_path: Path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").write_text("x")
+    (store.root / "s").mkdir()
+    (store.root / "s" / "k").symlink_to(elsewhere)
+    store.remove(Ref("s", "k"))
+    assert (elsewhere / "precious").exists()
+    assert not (store.root / "s" / "k").exists()
