@@ -158,9 +158,7 @@ def test_a_deleted_experiment_is_restored(
 def test_a_failure_is_one_warning_and_the_sweep_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "mlflow.db").write_text(
-        "not a database, but longer than its header of a hundred" * 9
-    )
+    (tmp_path / "mlflow.db").mkdir()  # nothing that SQLite could open
     mlflow = Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "demo")
     with caplog.at_level(logging.WARNING, "lensllm.tracking"):
         parent = mlflow.parent("key", "demo", {})
