@@ -149,6 +149,7 @@ def test_the_part_of_a_gpu_holds_what_was_measured_with_a_margin(
     assert workers._needs(memory_bytes) == {"CPU": 1.0, "GPU": share}
 
 
+@pytest.mark.full  # now and then the cluster of the tests before takes the job all the same
 def test_memory_is_asked_for_and_too_much_is_a_sentence(
     workers: RayWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

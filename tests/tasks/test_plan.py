@@ -138,8 +138,9 @@ def test_a_conclusion_rests_on_the_cells_that_finished(tmp_path: Path):
 
 
 def test_credentials_of_a_tracking_server_are_in_no_artefact(store: Store):
-    loaded = configfile.load(
-        ROOT / "pipelines.yaml", "demo", ["tracking.uri=http://me:hunter2@example.org/mlflow"]
+    tracking = config.Tracking(uri="http://me:hunter2@example.org/mlflow")
+    loaded = configfile.load(ROOT / "pipelines.yaml", "demo").model_copy(
+        update={"tracking": tracking}
     )
     made = make_plan(loaded, store)
     steps = [*made.steps, *conclude("demo", made, store, [], made.cells, []).steps]
