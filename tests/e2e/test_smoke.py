@@ -90,7 +90,12 @@ def test_mlflow_holds_each_cell_once(smoke):
     assert len(parents) == 1
     assert {"FINISHED"} == {run.info.status for run in runs}
     assert len(children) == 18 + 3 + 3 + 6  # cells, kernels, overlaps, curvatures
-    cell = next(run for run in children if "D=64" in run.info.run_name)
+    names = [run.info.run_name for run in children]
+    cell = next(
+        run
+        for run, name in zip(children, names, strict=True)
+        if "D=64" in name and name.startswith("finetune")
+    )
     assert cell.data.metrics["bits_per_byte"] > 0
     files = {f.path for f in client.list_artifacts(parents[0].info.run_id)}
     assert {"curves.png", "report.html"} <= files
