@@ -20,7 +20,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,15 @@ def _key(described: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+@cache  # once in a process, however often its folder is prepared
+def _say_there_are_no_locks(root: Path) -> None:
+    log.warning(
+        "artifacts folder %s: its file system has no locks, so two commands on it may compute the "
+        "same thing twice; the results are right all the same",
+        root,
+    )
+
+
 def write_table(folder: Path, table: str, rows: pd.DataFrame | list[dict[str, Any]]) -> None:
     """Write ``rows`` as the documented table ``stage/table`` into ``folder``.
 
@@ -113,11 +122,7 @@ class Store:
             probe.touch()
             probe.unlink()
             if not self.lockable:
-                log.warning(
-                    "artifacts folder %s: its file system has no locks, so two commands on it may "
-                    "compute the same thing twice; the results are right all the same",
-                    self.root,
-                )
+                _say_there_are_no_locks(self.root)
             self._collect_leftovers()
 
     @cached_property
