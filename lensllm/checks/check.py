@@ -89,6 +89,7 @@ def split(text: str) -> Message:
     claim, colon, rest = text.partition(": ")
     who, semicolon, tip = rest.rpartition("; ")
     count, comma, names = who.partition(", ")
-    if len(text) <= _LONG or not (colon and semicolon and comma):
+    listed = colon and semicolon and comma and count.endswith(" candidates")
+    if len(text) <= _LONG or not listed:
         return Message(text, "", "")
     return Message(claim + colon + count, names, tip)
