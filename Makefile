@@ -8,12 +8,11 @@ READY := .venv/.ready
 demo: $(READY)
 	$(BIN)/lensllm run demo
 
-# Two at a time, whole files each: commands under test wait for servers half of their time.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "full or not full"
+	$(BIN)/python -m pytest -m "full or not full"
 
 lint: $(READY)
 	$(BIN)/ruff check .
