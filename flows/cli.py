@@ -7,6 +7,7 @@ exit code 1; an interruption, 130.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shlex
@@ -63,6 +64,24 @@ ARTIFACTS = Path("artifacts")
 # After an interruption tables in the making are waited for, since a thread cannot be stopped; after
 # this long the process ends all the same, as after kill -9.
 _PATIENCE_SECONDS = 30.0
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"lensllm {version('lensllm')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Print it and exit."),
+    ] = False,
+) -> None:
+    """What holds for all commands."""
 
 
 @app.command()
@@ -473,3 +492,16 @@ def main() -> None:
     except LensError as error:
         err.print(f"[bold red]error:[/bold red] {escape(mask(str(error)))}", soft_wrap=True)
         sys.exit(2)
+    except SystemExit as end:
+        if end.code in (None, 0):
+            _leave_at_once()
+        raise
+
+
+def _leave_at_once() -> None:
+    """End the process, all done, without taking its million objects apart: more than a second."""
+    if all(thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()):
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

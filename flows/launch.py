@@ -26,9 +26,9 @@ T = TypeVar("T")
 # For the server's and MLflow's databases and a few small cells; they fail in obscure ways without.
 _LEAST_SPACE_BYTES = 100_000_000
 _NO_SPACE_BYTES = 5_000_000  # a failure with less than this free is put down to it
-# nothing that imports Prefect, which must not be loaded before its server's address is known
-_NEEDED_LATER = ("tasks.plan", "lensllm.report.page", "tasks.tracking", "mlflow.tracking.client",
-                 "mlflow.store.tracking.sqlalchemy_store", "mlflow.artifacts")  # fmt: skip
+_NEEDED_LATER = ("tasks.plan", "lensllm.report.page", "mlflow.tracking.client",
+                 "mlflow.store.tracking.sqlalchemy_store", "mlflow.artifacts",
+                 "flows.ending", "prefect.task_runners")  # fmt: skip
 
 
 def launch(
@@ -43,7 +43,7 @@ def launch(
     threading.Thread(target=_import_ahead, daemon=True).start()
     home = server_home(store)
     with console.status("starting the Prefect server …") as waiting, embedded_server(home) as url:
-        # Only now: Prefect reads its settings, the server's address among them, when imported.
+        # Not at the top: it takes a second, and here the other thread has done it.
         from prefect import tags
         from prefect.task_runners import ThreadPoolTaskRunner
 

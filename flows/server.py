@@ -284,9 +284,10 @@ def _announced(url: str) -> Iterator[None]:
 
 
 def _reread_settings() -> None:
-    """Prefect reads the environment at its import; if that is past, have it read once more."""
-    context = sys.modules.get("prefect.context")
-    if context is not None:
+    """Prefect reads the environment at its import; if that has begun, have it read once more."""
+    if "prefect.context" in sys.modules:
+        from prefect import context  # waits for another thread that is importing it
+
         context.refresh_global_settings_context()
 
 

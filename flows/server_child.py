@@ -59,6 +59,8 @@ def _app(reports: Path) -> FastAPI:
     """
     from prefect.server.api.server import create_app
 
+    _wait_for_writers()
+
     class Reports(StaticFiles):
         def file_response(self, *args: Any, **kwargs: Any) -> Response:
             response = super().file_response(*args, **kwargs)
@@ -68,6 +70,26 @@ def _app(reports: Path) -> FastAPI:
     app = create_app()
     app.router.routes.insert(0, Mount("/reports", Reports(directory=reports, check_dir=False)))
     return app
+
+
+def _wait_for_writers() -> None:
+    """Have every transaction of Prefect's SQLite database begin with the lock for writing.
+
+    By default it is taken at the first write; a request that has read before and finds that
+    another one wrote meanwhile is refused at once, however long SQLite may wait for a lock, and
+    the client sleeps two seconds before it asks again.
+    """
+    from prefect.server.database import dependencies
+    from prefect.server.database.configurations import AioSqliteConfiguration
+    from prefect.settings import get_current_settings
+
+    class Patient(AioSqliteConfiguration):
+        def begin_transaction(self, session: Any, with_for_update: bool = False) -> Any:
+            return super().begin_transaction(session, with_for_update=True)
+
+    url = get_current_settings().server.database.connection_url
+    if url and url.get_secret_value().startswith("sqlite"):
+        dependencies.MODELS_DEPENDENCIES["database_config"] = Patient(url.get_secret_value())
 
 
 def _when_unused(users: Path, stop: Callable[[], None]) -> None:

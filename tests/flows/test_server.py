@@ -8,8 +8,10 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -21,6 +23,7 @@ from lensllm.errors import ConfigError
 _COMMAND = """
 import sys
 from pathlib import Path
+from typing import Any
 from flows.environment import prepare
 from flows.server import embedded_server
 
@@ -153,3 +156,29 @@ def test_notes_of_a_server_that_is_gone_are_not_believed(tmp_path: Path) -> None
                 embedded_server(tmp_path, other.getsockname()[1]),
             ):
                 pass
+
+
+def test_requests_that_read_and_then_write_wait_for_each_other(home: Path) -> None:
+    """Refused ones are asked again by Prefect's client, but only after it has slept two seconds."""
+    with embedded_server(home) as url:
+
+        def ask(i: int) -> list[int]:
+            lease = {"names": [f"tag:{i}"], "slots": 1, "lease_duration": 60}
+            asked = [("/v2/concurrency_limits/increment-with-lease", lease)]
+            asked += [("/flows/", {"name": f"flow {i} {k}"}) for k in range(3)]
+            return [posted(url + path, body) for path, body in asked]
+
+        with ThreadPoolExecutor(8) as pool:
+            statuses = Counter(status for seen in pool.map(ask, range(60)) for status in seen)
+
+    assert set(statuses) <= {200, 201}, statuses
+
+
+def posted(url: str, body: dict[str, Any]) -> int:
+    parts = urlsplit(url)
+    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=30)
+    headers = {"Content-Type": "application/json"}
+    connection.request("POST", parts.path, json.dumps(body), headers)
+    status = connection.getresponse().status
+    connection.close()
+    return status
