@@ -486,22 +486,24 @@ def _interruptible() -> Iterator[None]:
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """The command line as given; always ends in ``SystemExit``."""
     try:
         app()
     except LensError as error:
         err.print(f"[bold red]error:[/bold red] {escape(mask(str(error)))}", soft_wrap=True)
         sys.exit(2)
+
+
+def script() -> None:
+    """Entry point of the console script: ``main`` in a process that nobody else needs."""
+    try:
+        main()
     except SystemExit as end:
-        if end.code in (None, 0):
-            _leave_at_once()
+        others = [t for t in threading.enumerate() if t is not threading.main_thread()]
+        if end.code in (None, 0) and all(thread.daemon for thread in others):
+            # All is done; taking a million objects apart would last longer than a second.
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
         raise
-
-
-def _leave_at_once() -> None:
-    """End the process, all done, without taking its million objects apart: more than a second."""
-    if all(thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()):
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
