@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# One file beside another, on one thread each: two threads of small matrices wait for each other.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: demo test test-all lint bench clean
 
@@ -9,10 +11,10 @@ demo: $(READY)
 	$(BIN)/lensllm run demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -m "full or not full"
+	$(TESTS) -m "full or not full"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """rank: the main flow, from candidates and data to a ranking.
 
-Every artefact is a task run; what the store has is shown as Cached. The flow's parameters are plain
-text, so that a deployment can hold them.
+Every artefact made is a task run; what the store has is shown as Cached. The flow's parameters are
+plain text, so that a deployment can hold them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Run steps as Prefect tasks: one task run per artefact, *Cached* where the store has it."""
+"""Run steps as Prefect tasks: one task run per artefact, and one, *Cached*, for all that the store
+has of a candidate's stage: a thousand of their own would take the server half a minute."""
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ import queue
 import random
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from prefect import Task, tags, task
@@ -23,6 +26,8 @@ from lensllm.workers import WorkerError, Workers
 from tasks.stage import Step, make, remark
 
 log = logging.getLogger("lensllm.run")
+
+_MOST_NAMED = 20  # artefacts in the message of a task run
 
 
 class Observer(Protocol):
@@ -69,12 +74,42 @@ class Run:
         self.tell("failed", step, reason)
 
 
-def _perform(run: Run, step: Step) -> State[Ref]:
-    """Make one artefact, or find it. A failure is a state, not an exception: the others go on."""
+class Batch:
+    """Steps of one task run. A plain class, so Prefect passes it untouched."""
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self.steps = steps
+
+    @property
+    def stage(self) -> str:
+        return self.steps[0].stage
+
+    @property
+    def candidate(self) -> str:
+        return str(self.steps[0].hints.get("candidate") or "")
+
+    @property
+    def label(self) -> str:
+        if len(self.steps) == 1:
+            return self.steps[0].label
+        return " ".join(filter(None, [self.stage, self.candidate, f"· {len(self.steps):,} found"]))
+
+    @property
+    def needs(self) -> set[Ref]:
+        return {ref for step in self.steps for ref in step.recipe.upstream.values()}
+
+
+def _perform(run: Run, batch: Batch) -> State[Any]:
+    """Make one artefact, or find those of the batch. A failure is a state, not an exception: the
+    others go on."""
     begin = time.perf_counter()
-    if run.store.has(step.ref):
-        run.tell("finished", step, 0.0, cached=True)
-        return Completed(name="Cached", message=f"artefact {step.ref}", data=step.ref)
+    if all(run.store.has(step.ref) for step in batch.steps):
+        for step in batch.steps:
+            run.tell("finished", step, 0.0, cached=True)
+        refs = ", ".join(str(step.ref) for step in batch.steps[:_MOST_NAMED])
+        more = len(batch.steps) - _MOST_NAMED
+        return Completed(name="Cached", message=refs + (f" and {more:,} more" if more > 0 else ""))
+    (step,) = batch.steps
     if run.halted:
         run.skip(step)
         return Failed(message=f"not begun: {run.halted}")
@@ -123,7 +158,7 @@ def stage_task(stage: str) -> Task[..., Any]:
     return task(
         _perform,
         name=stage,
-        task_run_name="{step.label}",
+        task_run_name="{batch.label}",
         cache_policy=NO_CACHE,
         persist_result=False,
     )
@@ -146,28 +181,48 @@ def run_steps(
     run.tell("planned", list(waiting.values()))
     tasks = {stage: stage_task(stage) for stage in {step.stage for step in steps}}
     futures = dict(earlier)
-    done: queue.SimpleQueue[Step] = queue.SimpleQueue()
     finished = set(earlier)
+    done: queue.SimpleQueue[Batch] = queue.SimpleQueue()
     pending = 0
     while waiting or pending:
-        for step in list(waiting.values()):
-            needs = set(step.recipe.upstream.values())
-            if any(run.is_lost(ref) for ref in needs):
-                del waiting[step.ref]
-                run.skip(step)
-            elif not any(
-                ref in waiting or (ref in futures and ref not in finished) for ref in needs
-            ):
-                del waiting[step.ref]
-                parents = [futures[ref] for ref in needs if ref in futures]
-                with tags(*filter(None, [step.stage, step.hints.get("candidate")])):
-                    future = tasks[step.stage].submit(run, step, wait_for=parents)
-                futures[step.ref] = future
-                future.add_done_callback(lambda _, step=step: done.put(step))
-                pending += 1
+        for batch in _batches(run.store, _ready(run, waiting, futures.keys() - finished)):
+            # in a dict, since a batch is the future of several
+            parents = list(dict.fromkeys(futures[ref] for ref in batch.needs if ref in futures))
+            with tags(*filter(None, [batch.stage, batch.candidate])):
+                future = tasks[batch.stage].submit(run, batch, wait_for=parents)
+            futures |= dict.fromkeys((step.ref for step in batch.steps), future)
+            future.add_done_callback(lambda _, batch=batch: done.put(batch))
+            pending += 1
         if pending:
-            finished.add(done.get().ref)
+            finished |= {step.ref for step in done.get().steps}
             pending -= 1
     if run.halted:
         raise LensError(run.halted)
     return futures
+
+
+def _ready(run: Run, waiting: dict[Ref, Step], under_way: Set[Ref]) -> list[Step]:
+    """Take from ``waiting`` what can begin now, and skip what never can."""
+    ready = []
+    for step in list(waiting.values()):
+        needs = step.recipe.upstream.values()
+        if any(run.is_lost(ref) for ref in needs):
+            del waiting[step.ref]
+            run.skip(step)
+        elif not any(ref in waiting or ref in under_way for ref in needs):
+            del waiting[step.ref]
+            ready.append(step)
+    return ready
+
+
+def _batches(store: Store, steps: Sequence[Step]) -> list[Batch]:
+    """What the store has together, by stage and candidate; each other step by itself."""
+    found, alone = defaultdict[tuple[str, str], list[Step]](list), list[Batch]()
+    with ThreadPoolExecutor() as pool:  # to read all checksums of large files takes a while
+        there = list(pool.map(store.has, [step.ref for step in steps]))
+    for step, is_there in zip(steps, there, strict=True):
+        if is_there:
+            found[step.stage, str(step.hints.get("candidate"))].append(step)
+        else:
+            alone.append(Batch([step]))
+    return [*map(Batch, found.values()), *alone]

@@ -1,8 +1,15 @@
 """Users' own checkpoints and data file, and a candidate that cannot be trained."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -10,7 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from lensllm import seeds
 from lensllm.models import tokenizer
-from tests.e2e.conftest import lensllm
+from tests.e2e.conftest import COMMAND, ROOT, environment, lensllm
 
 pytestmark = pytest.mark.slow
 
@@ -88,6 +95,7 @@ def test_folders_and_a_data_file_rank_for_all_the_data(project: Path):
     assert distinct - 20 - 40 == said["target"]
 
 
+@pytest.mark.full
 def test_chats_rank_and_a_missing_template_is_said_before_training(project: Path):
     rows = [json.loads(line) for line in (project / "rows.jsonl").read_text().splitlines()]
     chats = [
@@ -126,6 +134,7 @@ def test_a_candidate_that_cannot_be_loaded_fails_alone(project: Path):
     assert str(project / "tiny-llama") in said["failed"][0]["reason"]
 
 
+@pytest.mark.full
 def test_a_sweep_with_a_policy_ends_by_saying_why_nothing_could_be_trained(project: Path):
     for name in ("tiny-gpt2", "tiny-llama"):
         weights = project / name / "model.safetensors"
@@ -148,3 +157,71 @@ def test_a_sweep_larger_than_the_data_is_a_sentence(project: Path):
     done = run(project, "--set", "sweep.max=4096", command="plan")
     assert done.returncode == 2
     assert "the sweep needs 4,096 training examples and the data has" in done.stderr
+
+
+def test_a_curvature_that_fails_leaves_the_other_cells_and_the_ranking(project: Path):
+    """Its worker is killed. It is said, and the same command makes what is missing."""
+    artifacts = project / "artifacts"
+    curvature = "curvature.sizes=[8]"
+    command = subprocess.Popen(
+        [*COMMAND, "run", "mine", "--file", project / "mine.yaml", "--artifacts", artifacts,
+         "--json", "--set", curvature],
+        cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not (locks := list((artifacts / ".locks").glob("curvature-*"))):
+        assert command.poll() is None
+        time.sleep(0.005)
+    os.kill(holder(locks[0], command.pid), signal.SIGKILL)
+    printed, said = command.communicate(timeout=200)
+    assert command.returncode == 1, said
+    summary = json.loads(printed)
+    assert [row["step"].split()[0] for row in summary["failed"]] == ["curvature"]
+    assert {"tiny-gpt2", "tiny-llama"} == {row["candidate"] for row in summary["ranking"]}
+    killed = summary["failed"][0]["step"].split()[1]
+    shown = (artifacts / "reports" / "mine" / "report.html").read_text()
+    assert f"curvature {killed}" in shown
+
+    again = run(project, "--set", curvature)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["failed"] == []
+
+
+def holder(lock: Path, command: int) -> int:
+    """The worker of ``command`` that has the file open."""
+    for process in psutil.Process(command).children(recursive=True):
+        with suppress(psutil.Error, OSError):
+            files = Path(f"/proc/{process.pid}/fd").iterdir()
+            if any(file.readlink() == lock for file in files):
+                return process.pid
+    raise AssertionError(f"nobody holds {lock}")
+
+
+def test_a_candidate_that_does_not_fit_into_memory_says_what_it_needs(project: Path):
+    """Small weights, but a matrix of attention per head that no half of a batch makes smaller."""
+    config = GPT2Config(
+        n_embd=256, n_head=256, n_layer=2, n_positions=1024, vocab_size=300, bos_token_id=0,
+        eos_token_id=0,
+    )  # fmt: skip
+    GPT2LMHeadModel(config).save_pretrained(project / "wide")
+    for file in (project / "tiny-gpt2").glob("tokenizer*"):
+        (project / "wide" / file.name).write_bytes(file.read_bytes())
+    content = yaml.safe_load((project / "mine.yaml").read_text())
+    content["pipelines"]["mine"]["data"]["max_tokens"] = 1024
+    content["pipelines"]["mine"]["kernel"] = {"enabled": False}
+    content["pipelines"]["mine"]["candidates"].append(
+        {"name": "wide", "model": str(project / "wide"), "finetune": {"attention": "eager"}}
+    )
+    (project / "mine.yaml").write_text(yaml.safe_dump(content))
+    rows = [json.loads(line) for line in (project / "rows.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["question"] = " ".join([row["question"]] * 100)
+    (project / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    limit = f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_DATA, ({4 << 30},) * 2); os.execv(sys.argv[1], sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", limit, *COMMAND, "run", "mine", "--file", project / "mine.yaml",
+         "--artifacts", project / "artifacts", "--json"],
+        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    print(done.stderr[-3000:])
+    print(done.stdout[-3000:])
+    assert 0

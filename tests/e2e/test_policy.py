@@ -81,6 +81,7 @@ def test_the_pages_show_whom_a_round_dropped(halved: tuple[Path, Any]):
     assert all(row["dropped"] in page for row in said["decisions"])
 
 
+@pytest.mark.full
 def test_a_killed_sweep_decides_the_same_and_computes_nothing_twice(
     halved: tuple[Path, Any], pretrained: Path
 ):

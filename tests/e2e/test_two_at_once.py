@@ -88,6 +88,7 @@ def test_one_is_killed_and_the_other_goes_on(
     assert list((artifacts / ".locks").iterdir()) == []
 
 
+@pytest.mark.full
 def test_without_locks_it_is_said_and_both_end_with_the_same(
     calm: tuple[Path, dict[str, bytes]], tmp_path: Path
 ) -> None:

@@ -184,7 +184,7 @@ def test_plan_tells_cells_and_cost_before_anything_is_made(command):
     assert said["stages"]["finetune"]["cached"] == 0
     assert min(said["flops_full"], said["flops_sweep"]) > 1e12
     assert said["expected_minutes"] > 0
-    text = command("plan", "demo")[1]
+    text = " ".join(command("plan", "demo")[1].split())
     assert "6 embedded candidates are pretrained first" in text
 
 
@@ -195,7 +195,7 @@ def test_plan_with_a_policy_tells_the_most_there_may_be(command):
     )
     assert (every.pop("at_most"), most.pop("at_most")) == (False, True)
     assert every == most
-    text = command("plan", "demo", "--set", "sweep.policy=adaptive")[1]
+    text = " ".join(command("plan", "demo", "--set", "sweep.policy=adaptive")[1].split())
     assert "With a sweep policy these are the most a run may ask for." in text
 
 

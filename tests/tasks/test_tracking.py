@@ -156,10 +156,10 @@ def test_a_deleted_experiment_is_restored(
 
 
 def test_a_failure_is_one_warning_and_the_sweep_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "mlflow.db").mkdir()  # nothing that SQLite could open
-    mlflow = Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "demo")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    mlflow = Tracker("http://127.0.0.1:9", "demo")  # nobody listens there
     with caplog.at_level(logging.WARNING, "lensllm.tracking"):
         parent = mlflow.parent("key", "demo", {})
         for i in range(3):

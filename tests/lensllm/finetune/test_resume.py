@@ -76,7 +76,7 @@ def _run(folder: Path, kind: str, moment: str, count: int = 0) -> tuple[int, str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["gpt2", "t5"])
+@pytest.mark.parametrize("kind", ["gpt2", pytest.param("t5", marks=pytest.mark.full)])
 def test_a_cell_killed_at_any_moment_ends_with_the_same_bits(tmp_path: Path, kind: str):
     """15 steps in three epochs: killed in the first epoch, while it writes, between epochs, and in
     the last one, one attempt after another."""
