@@ -32,6 +32,7 @@ from lensllm.models.batch import Example
 # Projections that read the same input: none of them stands behind the others.
 _QUERY, _KEY, _VALUE = {"q", "q_proj", "query"}, {"k", "k_proj", "key"}, {"v", "v_proj", "value"}
 _GATED = {"gate_proj", "up_proj", "wi_0", "wi_1", "w1", "w3"}
+_SCORES = 1  # by head and pair of positions, where attention is not fused: softmax, dropout
 _ADAPTED = {"base_layer", "lora_A", "lora_B"}  # below a linear map with an adapter (peft)
 
 
@@ -236,7 +237,8 @@ class _Walk:
         query, key, value = any_of(_QUERY), any_of(_KEY), any_of(_VALUE)
         scores, mixed = query + key, (query or key) + value
         width = _width(self.config)
-        self._add(f"{where}_pairs", Passes(2 * width, width * (scores + mixed), 2 * width))
+        kept = _SCORES * self.config.num_attention_heads if _is_eager(self.config) else 0
+        self._add(f"{where}_pairs", Passes(2 * width, width * (scores + mixed), 2 * width, kept))
 
     def _add(self, part: str, more: Passes) -> None:
         self.parts[part] = self.parts.get(part, Passes()) + more
@@ -274,6 +276,10 @@ def _attentions(model: Any) -> set[str]:
     """Modules that multiply queries, keys and values: in transformers their class says so."""
     named = {n for n, m in model.named_modules() if "Attention" in type(m).__name__}
     return {name for name in named if not any(other.startswith(f"{name}.") for other in named)}
+
+
+def _is_eager(config: Any) -> bool:
+    return getattr(config, "_attn_implementation", None) == "eager"
 
 
 def _width(config: Any) -> float:

@@ -38,8 +38,8 @@ def memory(
     """Of fine-tuning ``model``, maybe on the meta device and with adapters, by micro-batches like
     ``batch``, the products in numbers of that many bytes.
 
-    Attention is taken for fused: no score is kept. Weights, gradients and moments are float32, and
-    where the products are narrower every matrix has a narrow copy.
+    Scores of attention are kept where the model's is not fused. Weights, gradients and moments are
+    float32, and where the products are narrower every matrix has a narrow copy.
     """
     everything = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -41,6 +41,7 @@ class Mlflow:
             self._port = probe.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self._port}"
         self.start()
+        self.wait()
 
     def start(self) -> None:
         with (self._folder / "tracking.log").open("a") as log:
@@ -51,13 +52,15 @@ class Mlflow:
                 env={**environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
+
+    def wait(self) -> None:
         wait(lambda: answers(f"{self.uri}/health"), "the tracking server")
 
     def kill(self, way: signal.Signals) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, way)
         with suppress(subprocess.TimeoutExpired):
-            self.process.wait(15)
+            self.process.wait(1)  # it may wait for open connections
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -85,14 +88,15 @@ class Siege:
         for i, (victim, way) in enumerate(plan):
             self._start()
             left = max(1, cells - len(self._cells()))
-            self._progress(self.draw.randint(0, max(1, int(1.6 * left / (kills - i + 1)))))
-            time.sleep(self.draw.random())  # not always when a cell has just ended
+            self._progress(self.draw.randint(0, max(1, int(1.2 * left / (kills - i + 1)))))
+            time.sleep(0.2 * self.draw.random())  # not always when a cell has just ended
             for _ in range(100):  # a worker, or the server, may not be there at this moment
                 if self._kill(victim, way):
                     self.killed[victim, way.name] += 1
                     break
                 self._start()
                 time.sleep(0.2)
+        self.mlflow.wait()
         for _ in range(3):  # what a killed worker was at fails that run, and no other
             self._start()
             if self._ended() == 0:
@@ -129,7 +133,7 @@ class Siege:
                 assert code in (130, -way, 1), code  # 1: while the command was loading
             case "mlflow":
                 self.mlflow.kill(way)
-                self.mlflow.start()
+                self.mlflow.start()  # the sweep does not wait for it
             case _:
                 return self._signal(self._pids(victim), way)
         return True

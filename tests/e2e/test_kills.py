@@ -26,7 +26,7 @@ def mlflow(tmp_path: Path) -> Iterator[Mlflow]:
 @pytest.mark.parametrize(
     ("grid", "kills"),
     [
-        pytest.param((2, 4, 4), 4, id="short"),
+        pytest.param((3, 4, 4), 4, id="short"),
         pytest.param((5, 5, 4), 12, id="every pair", marks=pytest.mark.full),
         pytest.param((10, 10, 10), 52, id="full", marks=pytest.mark.full),
     ],

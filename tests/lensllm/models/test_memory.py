@@ -4,8 +4,8 @@ from dataclasses import astuple
 
 import pytest
 
-from lensllm.curvature.budget import training_step
-from lensllm.models.batch import Example
+from lensllm.curvature.budget import footprint, training_step
+from lensllm.models.batch import Example, collate, token_losses
 from lensllm.models.memory import memory
 from tests.lensllm import families
 
@@ -25,6 +25,17 @@ def test_activations_are_those_kept_within_a_factor_of_two(name: str):
 
     found = memory(model, [EXAMPLE])
     assert 0.5 < found.activations / measured < 2.0
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt-neox", "gemma3", "bloom", "mt5"])
+def test_scores_count_where_attention_is_not_fused(name: str):
+    """A matrix per head, which is most of what a long text takes."""
+    model, text = families.build(name).float(), [1 + i % 20 for i in range(100)]
+    model.set_attn_implementation("eager")
+    long = Example(text, text[:60])
+    kept = footprint(model, long, lambda: token_losses(model, collate([long], model.config)))
+    measured = len(long) * kept.per_token + 3 * len(long.completion) * kept.per_target
+    assert 0.5 < memory(model, [long]).activations / measured < 2.0
 
 
 def test_grows_with_the_batch_and_not_with_frozen_weights():
