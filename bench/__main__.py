@@ -6,7 +6,7 @@ import sys
 import torch
 
 NAMES = ("laws", "replay", "checks", "finetune", "kernel", "curvature", "ablation", "probes",
-         "data", "pools", "platform")  # fmt: skip
+         "data", "pools", "platform", "ten_thousand")  # fmt: skip
 
 
 def main() -> None:

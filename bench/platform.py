@@ -33,6 +33,8 @@ ROOT = Path(__file__).parents[1]
 _COMMAND = [str(Path(sys.executable).with_name("lensllm"))]
 _MADE_BEFORE = ("dataset", "sample", "pretext", "tokenizer", "pretrain", "tokens")
 _MEGABYTE = 1e6
+COLUMNS = ["run", "cells", "until the server", "after it", "per cell", "processor, command",
+           "server", "peak of the command", "load"]  # fmt: skip
 
 
 @dataclass
@@ -158,11 +160,11 @@ def _stress(folder: Path, candidates: int, seeds: int) -> tuple[Path, Path]:
     return stress.write_pipeline(folder, candidates, 10, seeds), folder / "artifacts"
 
 
-def _nothing_to_do(file: Path, artifacts: Path, rounds: int = 3) -> list[Ran]:
+def nothing_to_do(file: Path, artifacts: Path, rounds: int = 3) -> list[Ran]:
     return [run(artifacts, stress.NAME, "--file", str(file)) for _ in range(rounds)]
 
 
-def _noop_row(name: str, cells: int, runs: Sequence[Ran]) -> list[str]:
+def row(name: str, cells: int, runs: Sequence[Ran]) -> list[str]:
     best = min(runs, key=lambda ran: ran.seconds - ran.until_server)
     after = best.seconds - best.until_server
     return [
@@ -203,22 +205,12 @@ def table() -> str:
         file, artifacts = _stress(folder / "thousand", candidates=10, seeds=10)
         first = run(artifacts, stress.NAME, "--file", str(file))
         made = sweep(artifacts, os.cpu_count() or 1)
-        noop = [_noop_row("stress", made.cells, _nothing_to_do(file, artifacts))]
+        again = nothing_to_do(file, artifacts)
         parts = [
             markdown(
                 "A run of 1,000 cells that trains, then runs with nothing to do (best of 3)",
-                [
-                    "run",
-                    "cells",
-                    "until the server",
-                    "after it",
-                    "per cell",
-                    "processor, command",
-                    "server",
-                    "peak of the command",
-                    "load",
-                ],
-                [_noop_row("that trains", made.cells, [first]), *noop],
+                COLUMNS,
+                [row("that trains", made.cells, [first]), row("again", made.cells, again)],
             ),
         ]
         if (ROOT / "artifacts" / "pretrain").is_dir():

@@ -21,9 +21,14 @@ def workers_for(engine: Engine, store: Store) -> Workers | RayWorkers:
     if engine.kind == "local":
         return Workers(*slots_of(engine))
     share = None if engine.gpu_share == "auto" else engine.gpu_share
-    threads = slots_of(engine)[1]
+    if engine.processes > 1:
+        share = float(engine.processes)
     return RayWorkers(
-        store.root.resolve(), engine.ray_address, threads, share if _on_gpus(engine) else 0.0
+        store.root.resolve(),
+        engine.ray_address,
+        slots_of(engine)[1],
+        share if _on_gpus(engine) else 0.0,
+        processes=engine.processes,
     )
 
 
@@ -52,18 +57,19 @@ def _of_cluster(engine: Engine) -> tuple[int, int]:
     """Slots and threads. Ray knows what fits: where cells share a GPU there are more slots than
     may be filled, and a cell waits in one."""
     ray_cluster.connect(engine.ray_address)
-    gpus = _on_gpus(engine)
+    gpus, each = _on_gpus(engine), engine.processes
     nodes = [node for node in ray_cluster.nodes() if node.get("GPU") or not gpus]
     processors = [int(node.get("CPU", 0)) for node in nodes]
-    at_once = sum(processors)
+    at_once = [cores // each for cores in processors]
     if gpus:
         share = 1 / _MOST_PER_GPU if engine.gpu_share == "auto" else engine.gpu_share
-        pairs = zip(nodes, processors, strict=True)
-        at_once = sum(min(int(node.get("GPU", 0) / share), cores) for node, cores in pairs)
-    slots = max(1, at_once) if engine.slots == "auto" else engine.slots
+        of_cell = share if each == 1 else each
+        held = [int(node.get("GPU", 0) / of_cell) for node in nodes]
+        at_once = [min(pair) for pair in zip(held, at_once, strict=True)]
+    slots = max(1, sum(at_once)) if engine.slots == "auto" else engine.slots
     # As many threads as leave room for all slots, and as a node has.
     smallest = min((cores for cores in processors if cores), default=1)
-    return slots, max(1, min(sum(processors) // slots, smallest))
+    return slots, max(1, min(sum(processors) // (slots * each), smallest // each))
 
 
 def _on_gpus(engine: Engine) -> bool:

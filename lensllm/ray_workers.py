@@ -43,10 +43,11 @@ class RayWorkers:
     Args:
         folder: artifacts folder, at this path on every node.
         address: of the cluster; ``auto``: RAY_ADDRESS, or the one that this machine belongs to.
-        threads: processors of a job, and cap on its threads.
+        threads: processors of each of a job's processes, and cap on its threads.
         gpus: GPUs of a job, or a part of one; None: one, or the part that its memory needs; 0 for
             jobs that run on processors.
         gpu_bytes: memory of the smallest GPU; None: the cluster is asked.
+        processes: of a job, all on one node.
     """
 
     def __init__(
@@ -56,11 +57,13 @@ class RayWorkers:
         threads: int,
         gpus: float | None = 0.0,
         gpu_bytes: float | None = None,
+        processes: int = 1,
     ) -> None:
         ray_cluster.connect(address)
         self._tasks = _tasks()
         self._mark = (folder / MARK, _mark(folder / MARK))
         self._threads = threads
+        self._processes = processes
         self._gpus = gpus
         if gpus is None and gpu_bytes is None:  # now, while no job of ours holds one
             gpu_bytes = ray_cluster.smallest_gpu_bytes(_SHARES[0])
@@ -202,7 +205,7 @@ class RayWorkers:
     def _needs(self, memory_bytes: float | None) -> dict[str, float]:
         """In the words of Ray's nodes."""
         gpus = self._share(memory_bytes) if self._gpus is None else self._gpus
-        needs = {"CPU": float(self._threads), "GPU": gpus}
+        needs = {"CPU": float(self._threads * self._processes), "GPU": gpus}
         if memory_bytes and not gpus:  # with a GPU, the memory is the GPU's
             needs["memory"] = math.ceil(memory_bytes)
         return needs

@@ -236,6 +236,8 @@ def test_a_candidate_that_does_not_fit_into_memory_says_what_it_needs(project: P
     cells = [row for row in said["failed"] if row["step"].startswith("finetune wide")]
     assert len(cells) == 1 + 4  # zero-shot and every size
     for cell in cells:
-        needed = re.search(r"out of memory on cpu.* training needs about ([\d.]+) GiB", cell["reason"])
+        needed = re.search(
+            r"out of memory on cpu.* training needs about ([\d.]+) GiB", cell["reason"]
+        )
         assert needed
         assert 0.4 < float(needed[1]) < 3  # 512 heads of 512 x 512 numbers are 512 MiB

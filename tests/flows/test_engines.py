@@ -25,6 +25,8 @@ MANAGER = {"memory": 1e10}  # a head node that is to compute nothing
         ([GPU_NODE, CPU_NODE], {"gpu_share": 1.0}, 4, 4),
         ([GPU_NODE], {}, 16, 1),  # up to eight share a GPU, and each has a core
         ([GPU_NODE, CPU_NODE], {"device": "cpu"}, 24, 1),
+        ([GPU_NODE, GPU_NODE], {"processes": 2}, 4, 4),  # a GPU for each process of a cell
+        ([CPU_NODE], {"processes": 4}, 2, 1),
         ([MANAGER], {}, 1, 1),
     ],
 )

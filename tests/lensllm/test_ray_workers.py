@@ -149,6 +149,13 @@ def test_the_part_of_a_gpu_holds_what_was_measured_with_a_margin(
     assert workers._needs(memory_bytes) == {"CPU": 1.0, "GPU": share}
 
 
+def test_a_job_of_several_processes_asks_for_the_gpus_and_processors_of_all(
+    cluster: Any, tmp_path: Path
+) -> None:
+    workers = RayWorkers(tmp_path, cluster.address, threads=3, gpus=2.0, processes=2)
+    assert workers._needs(1e9) == {"CPU": 6.0, "GPU": 2.0}
+
+
 @pytest.mark.full  # now and then the cluster of the tests before takes the job all the same
 def test_memory_is_asked_for_and_too_much_is_a_sentence(
     workers: RayWorkers, monkeypatch: pytest.MonkeyPatch

@@ -18,13 +18,6 @@ CELL = Cell("narrow", 4, 0)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    store = Store(tmp_path / "artifacts")
-    store.prepare()
-    return store
-
-
-@pytest.fixture
 def config(tmp_path: Path) -> Pipeline:
     return project.write_inputs(tmp_path, {"narrow": 16})
 

@@ -15,13 +15,6 @@ from tests.tasks.project import changed, write_inputs
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    made = Store(tmp_path / "artifacts")
-    made.prepare()
-    return made
-
-
-@pytest.fixture
 def config(tmp_path: Path) -> Pipeline:
     return write_inputs(tmp_path, {"narrow": 16})
 

@@ -30,13 +30,6 @@ LORA = {"method": "lora", "lora": {"rank": 2, "alpha": 4, "learning_rate": 0.02}
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    store = Store(tmp_path / "artifacts")
-    store.prepare()
-    return store
-
-
-@pytest.fixture
 def config(tmp_path: Path) -> Pipeline:
     made = project.write_inputs(tmp_path, {"narrow": 16})
     return project.changed(made, heavy_tails={"enabled": False})

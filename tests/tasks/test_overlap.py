@@ -17,13 +17,6 @@ EMBEDDED = ["builtin:gpt2-nano-docs", "builtin:neo-micro-topics"]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    store = Store(tmp_path / "artifacts")
-    store.prepare()
-    return store
-
-
-@pytest.fixture
 def own(tmp_path: Path) -> Pipeline:
     """Two checkpoints and a text."""
     return project.write_inputs(tmp_path)

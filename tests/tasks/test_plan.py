@@ -13,13 +13,6 @@ from tests.tasks import project
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    store = Store(tmp_path / "artifacts")
-    store.prepare()
-    return store
-
-
 def plan(store: Store, *overrides: str) -> Plan:
     return make_plan(configfile.load(ROOT / "pipelines.yaml", "demo", overrides), store)
 

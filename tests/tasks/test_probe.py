@@ -1,7 +1,5 @@
 """The probe of a candidate: what its key depends on, when it is made, and what reads it."""
 
-from pathlib import Path
-
 import pytest
 
 from lensllm import pace
@@ -19,13 +17,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
         made, curvature={"sizes": []}, heavy_tails={"enabled": False}, sweep={"max": 16}
     )
     return project.changed(lean, kernel={"enabled": False, "pretraining_text": None})
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    store = Store(tmp_path / "artifacts")
-    store.prepare()
-    return store
 
 
 def _refs(config: Pipeline, store: Store) -> dict[str, object]:

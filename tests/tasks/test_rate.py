@@ -7,7 +7,6 @@ import pytest
 
 from lensllm.config import FineTune, Pipeline
 from lensllm.errors import ModelError
-from lensllm.store import Store
 from tasks import rate
 from tasks.cell import Cell
 from tasks.plan import Plan, conclude, make_plan
@@ -15,13 +14,6 @@ from tasks.stage import remark
 from tests.tasks import project
 
 RATES = [1e-4, 1e-2, 1e30]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    store = Store(tmp_path / "artifacts")
-    store.prepare()
-    return store
 
 
 @pytest.fixture

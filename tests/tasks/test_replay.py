@@ -24,13 +24,6 @@ NAMES, SIZES = ("org/slow", "org/crossing", "flat", "noisy"), (100, 200, 400, 80
 LEVEL, SLOPE = (3.0, 3.4, 2.8, 3.1), (0.06, 0.15, 0.01, 0.05)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    store = Store(tmp_path / "artifacts")
-    store.prepare()
-    return store
-
-
 def power_laws(seeds: int = 1) -> pd.DataFrame:
     """ "flat" leads while small, "org/crossing" at the last size."""
     draw = np.random.default_rng(0)

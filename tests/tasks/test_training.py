@@ -42,13 +42,6 @@ make(Path(sys.argv[1]), recipe, told["hints"])
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    store = Store(tmp_path / "artifacts")
-    store.prepare()
-    return store
-
-
-@pytest.fixture
 def config(tmp_path: Path) -> Pipeline:
     plain = project.write_inputs(tmp_path, {"narrow": 16})
     return project.changed(plain, curvature={"sizes": []}, engine={"checkpoint_minutes": 1e-6})

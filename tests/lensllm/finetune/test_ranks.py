@@ -25,7 +25,7 @@ def test_every_item_counts_once_and_all_ranks_have_equally_many(items: list[int]
 
 # Whatever the number of ranks, the same program. Without dropout, whose draws are each rank's own.
 _RANK = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
@@ -64,7 +64,8 @@ with joined(rank, size, folder / f"meeting-{size}-{micro}", CPU) as ranks:
                            [e.validation_nats_per_token for e in tuned.epochs],
                            [test.nats], test.examples.tolist()]
     if ranks.first:
-        print(json.dumps(found))
+        print(json.dumps(found), flush=True)
+os._exit(0)  # as workers and ranks do: torch's threads do not always survive Python's end
 """
 
 
