@@ -50,8 +50,8 @@ class Ran:
     summary: dict = field(default_factory=dict)
 
 
-def run(artifacts: Path, *arguments: str) -> Ran:
-    """``lensllm run`` to its end, watched from outside."""
+def run(artifacts: Path, *arguments: str, cores: int = 0) -> Ran:
+    """``lensllm run`` to its end, watched from outside, on so many cores if not on all."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_"))}
     ran, begin, loads = Ran(), time.monotonic(), []
     command = subprocess.Popen(
@@ -61,6 +61,7 @@ def run(artifacts: Path, *arguments: str) -> Ran:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=(lambda: os.sched_setaffinity(0, range(cores))) if cores else None,
     )
     said: list[str] = []
 
@@ -138,13 +139,17 @@ def sweep(artifacts: Path, slots: int) -> Sweep:
     )
 
 
-def _demo(folder: Path) -> list[str]:
-    """Overhead of ``demo``, whose cells are to be trained."""
+def _demo(folder: Path, slots: int) -> tuple[Ran, Sweep]:
+    """The cells of ``demo``, trained from candidates that are there, on a core per slot: a slot
+    would have the threads of two."""
     for stage in _MADE_BEFORE:
         shutil.copytree(ROOT / "artifacts" / stage, folder / stage)
     ran = run(folder, "demo", "--set", "curvature.sizes=[]", "--set", "kernel.enabled=false",
-              "--set", "engine.slots=2")  # fmt: skip
-    seen = sweep(folder, 2)
+              "--set", f"engine.slots={slots}", cores=slots)  # fmt: skip
+    return ran, sweep(folder, slots)
+
+
+def _overhead(ran: Ran, seen: Sweep) -> list[str]:
     return [
         "demo, 2 slots",
         str(seen.cells),
@@ -154,6 +159,18 @@ def _demo(folder: Path) -> list[str]:
         f"{1 - seen.busy_seconds / seen.task_seconds:.1%}",
         f"{ran.load:.1f}",
     ]
+
+
+def _scaling(one: Sweep, two: Sweep) -> list[list[str]]:
+    """The wall's ratio is what a second worker brings; the cells' ratio is what the machine makes
+    of two at once, whoever starts them; both without the end, when one slot had no cell left."""
+    walls = [one.wall_seconds, two.wall_seconds - two.ending_seconds / 2]
+    rows = [
+        [str(slots), f"{wall:.1f} s", f"{seen.busy_seconds:.1f} s"]
+        for slots, wall, seen in zip((1, 2), walls, (one, two), strict=True)
+    ]
+    cells = two.busy_seconds / one.busy_seconds
+    return [*rows, ["ratio", f"{walls[0] / walls[1]:.2f}", f"{cells:.2f}"]]
 
 
 def _stress(folder: Path, candidates: int, seeds: int) -> tuple[Path, Path]:
@@ -180,25 +197,6 @@ def row(name: str, cells: int, runs: Sequence[Ran]) -> list[str]:
     ]
 
 
-def _scaling(folder: Path) -> list[list[str]]:
-    """The cells of one candidate per slot, alike, by one worker and by two."""
-    rows, paces = [], []
-    for slots in (1, 2):
-        place = folder / f"slots-{slots}"
-        for stage in _MADE_BEFORE:
-            shutil.copytree(ROOT / "artifacts" / stage, place / stage)
-        run(place, "demo", "--set", "curvature.sizes=[]", "--set", "kernel.enabled=false",
-            "--set", f"engine.slots={slots}", "--set", "candidates=[builtin:gpt2-nano-docs]",
-            "--set", "sweep.seeds=4", "--set", "sweep.measure_target=false")  # fmt: skip
-        seen = sweep(place, slots)
-        wall = seen.wall_seconds - seen.ending_seconds / slots
-        paces.append(seen.busy_seconds / wall)
-        rows.append([str(slots), str(seen.cells), f"{wall:.1f} s", f"{seen.busy_seconds:.1f} s",
-                     f"{paces[-1]:.2f}"])  # fmt: skip
-    rows.append(["2 / 1", "", "", "", f"{paces[1] / paces[0]:.2f}"])
-    return rows
-
-
 def table() -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -214,10 +212,10 @@ def table() -> str:
             ),
         ]
         if (ROOT / "artifacts" / "pretrain").is_dir():
+            _, one = _demo(folder / "one", 1)
+            ran, two = _demo(folder / "two", 2)
             columns = ["run", "cells", "wall", "in cells", "not in cells", "of a task", "load"]
-            parts.append(
-                markdown("Overhead over the bare cells", columns, [_demo(folder / "demo")])
-            )
-            columns = ["slots", "cells", "wall", "in cells", "slots busy"]
-            parts.append(markdown("Scaling", columns, _scaling(folder)))
+            parts.append(markdown("Overhead over the bare cells", columns, [_overhead(ran, two)]))
+            columns = ["slots", "wall", "in cells"]
+            parts.append(markdown("Scaling of demo", columns, _scaling(one, two)))
         return "\n".join(parts)
