@@ -1,7 +1,7 @@
 """One documented Parquet schema per artefact table; units stand in the column names.
 
 A table is named ``stage/table``. The version is written into the file's metadata and raised when
-the meaning of a column changes.
+columns or their meaning change: artefacts of before are then not held against the new schema.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import pandas as pd
 import pyarrow as pa
 
-VERSION = 1
+VERSION = 2
 
 _f = pa.float64()
 _i = pa.int64()
@@ -154,6 +154,7 @@ TABLES: dict[str, pa.Schema] = {
         ("validation_nats_per_token", _f),  # infinite where training diverged
         ("best_epoch", _i),
         ("seconds", _f),
+        ("flops", _f),  # of training and evaluation
         ("chosen", _b),  # lowest validation loss
     ),
     # --- kernel and curvature ----------------------------------------------------------------
@@ -283,7 +284,7 @@ TABLES: dict[str, pa.Schema] = {
     ),
     "losses/notes": _schema(("kind", _s), ("text", _s)),  # metric | citation | note
     "checks/findings": _schema(
-        ("code", _s),  # LENS1xx, LENS2xx
+        ("code", _s),  # LENS1xx, LENS2xx, LENS3xx
         ("title", _s),
         ("candidate", _s),  # empty: all
         ("message", _s),
@@ -428,3 +429,12 @@ def empty(table: str) -> pd.DataFrame:
     """``stage/table`` without a row."""
     frame: pd.DataFrame = schema(table).empty_table().to_pandas()
     return frame
+
+
+# Who writes a table that is named after another stage.
+WRITTEN_BY = {
+    "decision/decisions": "sweep/decisions",
+    "simulation/decisions": "sweep/decisions",
+    "simulation/cells": "curve/cells",
+    "losses/cells": "curve/cells",
+}

@@ -410,7 +410,8 @@ def _fault_of_table(path: Path, stage: str) -> str:
         found = pq.read_schema(path)
     except (OSError, pa.ArrowException):
         return "cannot be read as a table"
-    documented = schemas.TABLES.get(f"{stage}/{path.stem}")
+    name = f"{stage}/{path.stem}"
+    documented = schemas.TABLES.get(schemas.WRITTEN_BY.get(name, name))
     if documented is None or found.metadata != documented.metadata:
         return ""
     return "" if found.equals(documented) else "has not the columns of its schema"

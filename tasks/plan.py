@@ -260,13 +260,14 @@ def conclude(
     drifts = {"drift": plan.drift.ref} if store.has(plan.drift.ref) else {}
     decided = curve.roles("decision", {str(i): ref for i, ref in enumerate(decisions)})
     laws = law.step(goal, {"curve": curves.ref, **kernels})
-    ranks = ranking.step(goal, {"curve": curves.ref, **told, **bounds, **decided})
+    rates = made("rate", plan.rates)
+    ranks = ranking.step(goal, {"curve": curves.ref, **told, **bounds, **rates, **decided})
     overlaps = made("overlap", plan.overlaps)
     looked = plan.inspection(store)
     evidence = {**kernels, **overlaps, **bounds, **drifts, **made("cell", cells)}
     paces = {n: probe.at_hand(store, step) for n, step in plan.probes.items()}
     evidence |= made("probe", {name: step for name, step in paces.items() if step})
-    evidence |= {"inspection": looked.ref} | made("rate", plan.rates)
+    evidence |= {"inspection": looked.ref} | rates
     beside = (crossing.step(goal, {"law": laws.ref, **bounds}),) if bounds else ()
     evidence |= {step.stage: step.ref for step in beside}
     before = (curves, looked)

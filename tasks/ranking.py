@@ -25,8 +25,8 @@ VERSION = 2
 
 
 def step(goal: Goal, upstream: Mapping[str, Ref]) -> Step:
-    """``upstream`` has curve and, by label, kernel:…, heavy_tails:…, curvature:…, past:… and
-    decision:…; or simulation in place of the last."""
+    """``upstream`` has curve and, by label, kernel:…, heavy_tails:…, curvature:…, rate:…,
+    past:… and decision:…; or simulation in place of the last."""
     params = {
         **goal.curve_params,
         **goal.question_params,
@@ -99,6 +99,9 @@ def _cost(work: Work, candidates: Sequence[str], cells: pd.DataFrame) -> pd.Data
         kind, _, label = role.partition(":")
         if kind == "kernel" and label in spent:
             spent[label] += float(work.store.table(ref, "summary")["flops"].sum())
+        elif kind == "rate" and label in spent:
+            tried = work.store.table(ref, "rates")
+            spent[label] += float(tried.loc[~tried["chosen"], "flops"].sum())  # that one is a cell
         elif kind == "curvature" and Cell.parse(label).candidate in spent:
             flops = work.store.table(ref, "bound")["flops"].sum()
             spent[Cell.parse(label).candidate] += float(flops)

@@ -18,7 +18,7 @@ from lensllm.store import Recipe, Ref, Store, write_table
 from tasks.models import Model
 from tasks.stage import Step, Work
 
-VERSION = 1
+VERSION = 2
 
 
 def step(model: Model, trials: Mapping[float, Step]) -> Step:
@@ -43,6 +43,7 @@ def build(work: Work) -> None:
                 "validation_nats_per_token": float(cell["validation_nats_per_token"]),
                 "best_epoch": int(cell["best_epoch"]),
                 "seconds": float(cell["seconds"]),
+                "flops": float(cell["train_flops"] + cell["evaluation_flops"]),
             }
         )
     table = pd.DataFrame(rows)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -344,3 +345,13 @@ def test_removing_an_artefact_that_is_a_link_keeps_what_it_leads_to(store: Store
     store.remove(Ref("s", "k"))
     assert (elsewhere / "precious").exists()
     assert not (store.root / "s" / "k").exists()
+
+
+@pytest.mark.parametrize("name", schemas.WRITTEN_BY)
+def test_a_table_named_after_another_stage_is_held_against_its_schema_too(store: Store, name: str):
+    stage, table = name.split("/")
+    version = {"lensllm.schema_version": str(schemas.VERSION)}
+    nonsense = pa.table({"nonsense": [1]}).replace_schema_metadata(version)
+    recipe = Recipe(stage, 1)
+    store.make(recipe, lambda folder: pq.write_table(nonsense, folder / f"{table}.parquet"))
+    assert store.fault(recipe.ref) == f"{table}.parquet has not the columns of its schema"

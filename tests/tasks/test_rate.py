@@ -59,6 +59,13 @@ def test_the_choice_is_the_best_on_validation_and_the_other_cells_train_with_it(
     ending = conclude("tiny", plan, store, [], plan.cells, [])
     assert ending.report.recipe.upstream["rate:narrow"] == made.ref
 
+    project.make_all(store, [s for s in ending.steps if s.stage in ("curve", "ranking")])
+    spent = store.table(ending.ranking.ref, "cost")["spent_flops"].sum()
+    paid = {step.ref for cell, step in plan.cells.items() if cell.size <= 8}
+    paid |= {step.ref for value, step in plan.trials["narrow"].items() if value != best}
+    tables = [store.table(ref, "cell").iloc[0] for ref in paid]
+    assert spent == pytest.approx(sum(t["train_flops"] + t["evaluation_flops"] for t in tables))
+
 
 def test_a_choice_at_the_edge_is_worth_a_sentence(store, config):
     plan = make_plan(chosen_among(config, 1e-5, 1e-3), store)
