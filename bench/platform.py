@@ -3,9 +3,9 @@
     python -m bench platform
 
 It runs the real command in folders of its own, with server and MLflow as users have them: ``demo``
-once from pretrained candidates, and the sweep of 1,000 cells of ``tests/stress.py`` until it is
-done and then again; a quarter of an hour on two idle cores. Data and candidates of ``demo`` are
-taken from ``artifacts/``, which ``lensllm run demo`` fills.
+twice from pretrained candidates, on one core and on two, and the sweep of 1,000 cells of
+``tests/stress.py`` until it is done and then again; twelve minutes on two idle cores. Data and
+candidates of ``demo`` are taken from ``artifacts/``, which ``lensllm run demo`` fills.
 """
 
 from __future__ import annotations

@@ -19,10 +19,8 @@ CANDIDATES, SIZES, SEEDS = 50, 10, 20
 def table() -> str:
     cells = CANDIDATES * SIZES * SEEDS
     with tempfile.TemporaryDirectory() as name:
-        file, artifacts = (
-            stress.write_pipeline(Path(name), CANDIDATES, SIZES, SEEDS),
-            Path(name) / "artifacts",
-        )
+        file = stress.write_pipeline(Path(name), CANDIDATES, SIZES, SEEDS)
+        artifacts = Path(name) / "artifacts"
         first = run(artifacts, stress.NAME, "--file", str(file))
         again = nothing_to_do(file, artifacts, rounds=1)
     return markdown(

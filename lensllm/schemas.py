@@ -419,6 +419,14 @@ TABLES: dict[str, pa.Schema] = {
     ),
 }
 
+# Who writes a table that is named after another stage.
+WRITTEN_BY = {
+    "decision/decisions": "sweep/decisions",
+    "simulation/decisions": "sweep/decisions",
+    "simulation/cells": "curve/cells",
+    "losses/cells": "curve/cells",
+}
+
 
 def schema(table: str) -> pa.Schema:
     """The schema of ``stage/table``."""
@@ -429,12 +437,3 @@ def empty(table: str) -> pd.DataFrame:
     """``stage/table`` without a row."""
     frame: pd.DataFrame = schema(table).empty_table().to_pandas()
     return frame
-
-
-# Who writes a table that is named after another stage.
-WRITTEN_BY = {
-    "decision/decisions": "sweep/decisions",
-    "simulation/decisions": "sweep/decisions",
-    "simulation/cells": "curve/cells",
-    "losses/cells": "curve/cells",
-}

@@ -222,7 +222,7 @@ def _batches(store: Store, steps: Sequence[Step]) -> list[Batch]:
         there = list(pool.map(store.has, [step.ref for step in steps]))
     for step, is_there in zip(steps, there, strict=True):
         if is_there:
-            found[step.stage, str(step.hints.get("candidate"))].append(step)
+            found[step.stage, Batch([step]).candidate].append(step)
         else:
             alone.append(Batch([step]))
     return [*map(Batch, found.values()), *alone]

@@ -23,7 +23,6 @@ from lensllm.errors import ConfigError
 _COMMAND = """
 import sys
 from pathlib import Path
-from typing import Any
 from flows.environment import prepare
 from flows.server import embedded_server
 
