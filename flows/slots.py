@@ -20,14 +20,11 @@ def workers_for(engine: Engine, store: Store) -> Workers | RayWorkers:
     """Who runs the cells: processes of this machine, or the nodes of a cluster."""
     if engine.kind == "local":
         return Workers(*slots_of(engine))
-    share = None if engine.gpu_share == "auto" else engine.gpu_share
-    if engine.processes > 1:
-        share = float(engine.processes)
     return RayWorkers(
         store.root.resolve(),
         engine.ray_address,
         slots_of(engine)[1],
-        share if _on_gpus(engine) else 0.0,
+        _gpus_of_cell(engine) if _on_gpus(engine) else 0.0,
         processes=engine.processes,
     )
 
@@ -62,14 +59,20 @@ def _of_cluster(engine: Engine) -> tuple[int, int]:
     processors = [int(node.get("CPU", 0)) for node in nodes]
     at_once = [cores // each for cores in processors]
     if gpus:
-        share = 1 / _MOST_PER_GPU if engine.gpu_share == "auto" else engine.gpu_share
-        of_cell = share if each == 1 else each
+        of_cell = _gpus_of_cell(engine) or 1 / _MOST_PER_GPU
         held = [int(node.get("GPU", 0) / of_cell) for node in nodes]
         at_once = [min(pair) for pair in zip(held, at_once, strict=True)]
     slots = max(1, sum(at_once)) if engine.slots == "auto" else engine.slots
     # As many threads as leave room for all slots, and as a node has.
     smallest = min((cores for cores in processors if cores), default=1)
     return slots, max(1, min(sum(processors) // (slots * each), smallest // each))
+
+
+def _gpus_of_cell(engine: Engine) -> float | None:
+    """In a cluster; None: what its memory needs."""
+    if engine.processes > 1:
+        return float(engine.processes)
+    return None if engine.gpu_share == "auto" else engine.gpu_share
 
 
 def _on_gpus(engine: Engine) -> bool:
