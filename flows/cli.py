@@ -465,11 +465,12 @@ def _print(as_json: bool, machine: Any, person: Any) -> None:
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Ctrl-C and SIGTERM stop the run where it is; finished cells are kept."""
+    late = threading.Timer(_PATIENCE_SECONDS, _leave)
+    late.daemon = True
 
     def stop(*_: object) -> None:
-        late = threading.Timer(_PATIENCE_SECONDS, os._exit, (130,))
-        late.daemon = True
-        late.start()
+        if not late.is_alive():
+            late.start()
         raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -477,12 +478,26 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        command = escape(shlex.join(["lensllm", *sys.argv[1:]]))
-        err.print(
-            f"\nStopped. Every finished cell is kept: go on with [bold]{command}[/bold]",
-            soft_wrap=True,
-        )
+        _say_stopped()
         raise typer.Exit(130) from None
+    except Exception:
+        if not late.is_alive():
+            raise
+        _say_stopped()  # whatever fell over while it stopped
+        raise typer.Exit(130) from None
+
+
+def _leave() -> None:
+    _say_stopped()
+    os._exit(130)
+
+
+def _say_stopped() -> None:
+    command = escape(shlex.join(["lensllm", *sys.argv[1:]]))
+    err.print(
+        f"\nStopped. Every finished cell is kept: go on with [bold]{command}[/bold]",
+        soft_wrap=True,
+    )
 
 
 def main() -> None:

@@ -127,7 +127,8 @@ class _Kept:
                         "command ends.",
                         error,
                     )
-                    os.kill(os.getpid(), signal.SIGTERM)
+                    # Not SIGTERM, which Prefect takes and would tell the server of, for minutes.
+                    os.kill(os.getpid(), signal.SIGINT)
                     return
 
     def _restart(self) -> None:

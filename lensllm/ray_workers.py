@@ -89,7 +89,7 @@ class RayWorkers:
 
         Raises:
             WorkerError: its process or node died again and again, the time was up, no node is
-                large enough, or ``close`` came first.
+                large enough; ``Stopped``: ``close`` came first.
             Exception: whatever ``function`` raised, with the worker's traceback as a note.
         """
         payload = pickle.dumps((function, args))

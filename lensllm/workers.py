@@ -44,6 +44,10 @@ class WorkerError(LensError):
     """A job's process died, ran out of time or was stopped."""
 
 
+class Stopped(WorkerError):
+    """The job was ended, or never begun, because its workers were closed."""
+
+
 class Workers:
     """A fixed number of slots, each a warm process; safe to call from many threads.
 
@@ -88,7 +92,7 @@ class Workers:
             memory_bytes: what the job may take; slots of one machine are not chosen by it.
 
         Raises:
-            WorkerError: the process died, the time was up, or ``close`` came first.
+            WorkerError: the process died or the time was up; ``Stopped``: ``close`` came first.
             Exception: whatever ``function`` raised, with the worker's traceback as a note.
         """
         payload = pickle.dumps((function, args))
@@ -241,8 +245,8 @@ def _block_interrupt() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
-def stopped(label: str) -> WorkerError:
-    return WorkerError(f"{label}: stopped before it was done; run again to go on from here.")
+def stopped(label: str) -> Stopped:
+    return Stopped(f"{label}: stopped before it was done; run again to go on from here.")
 
 
 def _cause(exitcode: int) -> str:

@@ -22,7 +22,7 @@ from lensllm.errors import DiskFullError, LensError
 from lensllm.ray_workers import RayWorkers
 from lensllm.secrets import mask
 from lensllm.store import Ref, Store
-from lensllm.workers import WorkerError, Workers
+from lensllm.workers import Stopped, WorkerError, Workers
 from tasks.stage import Step, make, remark
 
 log = logging.getLogger("lensllm.run")
@@ -70,6 +70,7 @@ class Run:
         self.tell("skipped", step)
 
     def fail(self, step: Step, reason: str) -> None:
+        reason = reason.removeprefix(f"{step.label}: ")  # workers say it, too
         self.failures[step.ref] = (step.label, reason)
         self.tell("failed", step, reason)
 
@@ -119,6 +120,9 @@ def _perform(run: Run, batch: Batch) -> State[Any]:
     except DiskFullError as error:  # every later artefact would be made in vain
         run.halted = str(error)
         run.fail(step, str(error))
+        return Failed(message=str(error))
+    except Stopped as error:  # with the whole run, which says so
+        run.skip(step)
         return Failed(message=str(error))
     except LensError as error:
         run.fail(step, mask(str(error)))

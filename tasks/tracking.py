@@ -1,20 +1,22 @@
 """MLflow as a projection of the store: a parent run per pipeline run, a child per artefact.
 
 Nothing is ever read back from it. Every write is idempotent, keyed by the artefact, so whatever
-MLflow misses (it was off, its server was down, we were killed) the next run fills in.
+MLflow misses (it was off, its server was down, we were killed) is filled in: when it answers again,
+or by the next run.
 """
 
 import fcntl
 import logging
 import math
 import re
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from lensllm import locks
 from lensllm.secrets import mask
@@ -24,7 +26,6 @@ if TYPE_CHECKING:  # importing MLflow takes 2 s; only the writing thread pays th
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Metric, Param, Run
 
-T = TypeVar("T")
 log = logging.getLogger("lensllm.tracking")
 
 _RUN_KEY = "lensllm.run_key"
@@ -36,6 +37,7 @@ _LONGEST_PARAM = 500  # characters; the smallest limit among MLflow servers in u
 _PARAMS_AT_ONCE = 100  # MLflow's limits for one log_batch
 _METRICS_AT_ONCE = 1000
 _SQLITE = "sqlite:///"
+_RETRY_SECONDS = 60.0
 
 
 Row = tuple[Mapping[str, Any], Mapping[str, float], int | None]  # params, metrics, step
@@ -56,7 +58,8 @@ class Tracker:
     """Writes runs into one MLflow experiment, in a thread of its own.
 
     Calls return at once and writes keep their order, so neither a slow server nor MLflow's import
-    holds up a cell. The first failure is one warning and ends tracking for this tracker.
+    holds up a cell. A failure is one warning; what it missed is written a minute later, or when
+    that fails too, and the tracker is closed, by the next one that comes to it.
 
     Args:
         uri: tracking URI. For a ``sqlite:///`` file the database is created, and figures go to
@@ -70,13 +73,16 @@ class Tracker:
         self._experiment_id = ""
         self._client: MlflowClient | None = None
         self._writer = ThreadPoolExecutor(1, "lensllm-mlflow")
-        self._parents: dict[str, Future[_Parent | None]] = {}
-        self._failed = False
+        self._settings: dict[str, tuple[str, Mapping[str, Any]]] = {}  # name and params by run key
+        self._parents: dict[str, _Parent] = {}
+        self._due: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()  # writes, in order
+        self._retry_at = 0.0  # after a failure nothing is tried before this time.monotonic()
 
     def parent(self, run_key: str, name: str, params: Mapping[str, Any]) -> str:
         """Find or create the parent run tagged ``run_key``; returns its handle for other calls."""
-        if run_key not in self._parents:
-            self._parents[run_key] = self._later(self._open, run_key, name, params)
+        if run_key not in self._settings:
+            self._settings[run_key] = name, params
+            self._later(self._opened, run_key)
         return run_key
 
     def child(
@@ -109,36 +115,53 @@ class Tracker:
         """Where the tracking server shows a parent run; None for a file, or when it failed."""
         if not self._uri.startswith("http"):
             return None
-        opened = self._parents[parent].result()
+        opened = self._writer.submit(self._parents.get, parent).result()
         if opened is None:
             return None
         return f"{self._uri.rstrip('/')}/#/experiments/{self._experiment_id}/runs/{opened.run_id}"
 
     def close(self) -> None:
-        """Wait for the writes that are still to be done."""
+        """Wait for the writes that are still to be done, tried for the last time."""
+        self._writer.submit(self._write)
         self._writer.shutdown()
 
     # --- in the writing thread ----------------------------------------------------------------
-    def _later(self, write: Callable[..., T], *args: Any) -> "Future[T | None]":
-        return self._writer.submit(self._guarded, write, *args)
+    def _later(self, write: Callable[..., Any], *args: Any) -> None:
+        self._writer.submit(self._add, write, args)
 
-    def _guarded(self, write: Callable[..., T], *args: Any) -> T | None:
-        """A failure here must not cost a sweep, nor a server's timeout for each of its cells."""
-        if self._failed:
-            return None
+    def _add(self, write: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._due.append((write, args))
+        if time.monotonic() >= self._retry_at:
+            self._write()
+
+    def _write(self) -> None:
+        """All that is due. A failure must not cost a sweep, nor a server's timeout for each of its
+        cells."""
         try:
-            return write(*args)
+            while self._due:
+                write, args = self._due[0]
+                write(*args)
+                self._due.popleft()
         except Exception as error:
-            self._failed = True
-            reason = str(error).strip().split("\n")[0]
+            self._fail(error)
+            return
+        if self._retry_at:
+            self._retry_at = 0.0
+            log.warning("MLflow at %s is written again, nothing is missing.", mask(self._uri))
+
+    def _fail(self, error: Exception) -> None:
+        if not self._retry_at:
             log.warning(
-                "MLflow at %s cannot be written (%s: %s); the run goes on without it, and the next "
-                "one adds what is missing.",
+                "MLflow at %s cannot be written (%s: %s); the run goes on without it. What is "
+                "missing is added when it answers again, or else by the next run.",
                 mask(self._uri),
                 type(error).__name__,
-                mask(reason),
+                mask(str(error).strip().split("\n")[0]),
             )
-            return None
+        self._retry_at = time.monotonic() + _RETRY_SECONDS
+        # What was being written may be there by half: before the next write it is read again.
+        self._client = None
+        self._parents.clear()
 
     def _connected(self) -> "MlflowClient":
         """The client; the first call creates database and experiment, one process at a time."""
@@ -168,6 +191,11 @@ class Tracker:
             if found is None:
                 raise
             return found
+
+    def _opened(self, run_key: str) -> _Parent:
+        if run_key not in self._parents:
+            self._parents[run_key] = self._open(run_key, *self._settings[run_key])
+        return self._parents[run_key]
 
     def _open(self, run_key: str, name: str, params: Mapping[str, Any]) -> _Parent:
         client = self._connected()
@@ -231,11 +259,6 @@ class Tracker:
         client.set_terminated(opened.run_id, "FINISHED")
         opened.finished, opened.metrics = True, wanted
 
-    def _opened(self, parent: str) -> _Parent:
-        opened = self._parents[parent].result()  # done: this thread did it before
-        assert opened is not None  # else tracking failed, and no later write is begun
-        return opened
-
     def _tagged(self, tag: str, value: str) -> "Iterator[Run]":
         client, token = self._connected(), None
         query = f"tags.`{tag}` = '{value}'"
@@ -275,7 +298,7 @@ def _params(values: Mapping[str, Any]) -> "list[Param]":
 def _metrics(values: Mapping[str, float], step: int | None) -> "list[Metric]":
     from mlflow.entities import Metric
 
-    now = int(time() * 1000)
+    now = int(time.time() * 1000)
     finite = {_name(key): float(value) for key, value in values.items() if math.isfinite(value)}
     return [Metric(key, value, now, step or 0) for key, value in finite.items()]
 

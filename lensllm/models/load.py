@@ -16,6 +16,7 @@ from transformers import (
 
 from lensllm.errors import ModelError
 from lensllm.models import gguf
+from lensllm.models.fused import fuse_activations
 
 # Below this many weights bfloat16 loses on every device measured (0.44 x at 1M weights on CPU).
 BFLOAT16_PAYS_FROM = 2_000_000
@@ -50,7 +51,7 @@ def load_model(
         )
     if name := weight_not_finite(model):
         raise ModelError(f"{folder} is damaged: its weight {name} is not finite; get it again")
-    return model.eval()
+    return fuse_activations(model).eval()
 
 
 def weight_not_finite(model: Any) -> str:

@@ -4,6 +4,7 @@ import logging
 import math
 import multiprocessing
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,6 +172,37 @@ def test_a_failure_is_one_warning_and_the_sweep_goes_on(
     assert "cannot be written" in ours[0]
 
 
+def test_what_an_outage_missed_is_written_once_when_mlflow_is_back(
+    tracker: Callable[[], Tracker],
+    runs: Callable[[], list[Run]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The outage begins in the middle of a cell, whose run is there by half."""
+    mlflow = tracker()
+    parent = mlflow.parent("key", "demo", {})
+    mlflow.child(parent, "a0", "cell 0", {}, {"loss": 1.0})
+    mlflow._writer.submit(lambda: None).result()
+    with monkeypatch.context() as outage, caplog.at_level(logging.WARNING, "lensllm.tracking"):
+        outage.setattr(MlflowClient, "log_batch", _refuse)
+        mlflow.child(parent, "a1", "cell 1", {}, {"loss": 2.0})
+        mlflow.child(parent, "a2", "cell 2", {}, {"loss": 3.0})
+        mlflow._writer.submit(lambda: None).result()
+    assert len(caplog.records) == 1
+    mlflow._retry_at = time.monotonic()  # the minute is over
+    mlflow.child(parent, "a3", "cell 3", {}, {"loss": 4.0})
+    mlflow.finish(parent, {"regret": 0.0}, [])
+    mlflow.close()
+    losses = {run.info.run_name: run.data.metrics.get("loss") for run in runs()}
+    assert losses == {"demo": None, **{f"cell {i}": i + 1.0 for i in range(4)}}
+    assert len(runs()) == 5
+    assert {"FINISHED"} == {run.info.status for run in runs()}
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise ConnectionError("the server is away")
+
+
 def test_processes_that_start_at_once_create_one_database(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     with multiprocessing.get_context("spawn").Pool(2) as pool:
@@ -184,7 +216,7 @@ def _track(uri: str, key: str) -> bool:
     mlflow = Tracker(uri, "demo")
     mlflow.finish(mlflow.parent(key, key, {}), {"one": 1.0}, [])
     mlflow.close()
-    return not mlflow._failed
+    return not mlflow._due
 
 
 def _content(database: Path) -> dict[str, list[tuple[object, ...]]]:
