@@ -15,7 +15,7 @@ from lensllm import scores
 from lensllm.curves import Curves, curves_from_cells
 from lensllm.data import losses
 from lensllm.policy import simulate
-from lensllm.predictors import PREDICTORS, hrb
+from lensllm.predictors import OF_LOSSES, hrb
 from lensllm.ranking import Question, Ranking, choice, rank
 
 TABLES = {"flan": "FLAN", "gigaword": "Gigaword"}
@@ -40,8 +40,7 @@ def truth(name: str) -> np.ndarray:
 
 
 def question(budgets: tuple[float, ...] = BUDGETS, reference: str = "stack") -> Question:
-    names = tuple(n for n in PREDICTORS if not n.startswith(("lensllm", "pl_", "e_tpl")))
-    return Question(TARGET, budgets, names, reference, seed=0)
+    return Question(TARGET, budgets, OF_LOSSES, reference, seed=0)
 
 
 @cache

@@ -167,7 +167,6 @@ def _summary(
     ranks, upstream = conclusion.ranking.ref, conclusion.report.recipe.upstream
     cells = store.table(conclusion.curve, "cells")
     played = upstream.get("simulation")
-    rounds = [ref for role, ref in upstream.items() if role.startswith("decision:")]
     return Summary(
         goal=conclusion.goal,
         verdict=conclusion.verdict(store),
@@ -176,7 +175,7 @@ def _summary(
         weights=store.table(ranks, "weights"),
         cost=store.table(ranks, "cost").dropna(),
         examples=store.table(played, "cost") if played else pd.DataFrame(),
-        decisions=store.table(played, "decisions") if played else decision.read(store, rounds),
+        decisions=decision.of(store, upstream),
         findings=store.table(conclusion.checks.ref, "findings"),
         forecast=store.table(conclusion.report.ref, "forecast"),
         parameters=dict(zip(cells["candidate"], cells["parameters"].astype(float), strict=True)),

@@ -12,9 +12,10 @@ from typing import Any
 
 from lensllm.ablation import Point, Said, compare, verdict
 from lensllm.curves import curves_from_cells
-from lensllm.store import Recipe, Ref, write_table
+from lensllm.store import Recipe, write_table
 from lensllm.transitions import Transitions
 from tasks.plan import Conclusion
+from tasks.roles import labelled, roles
 from tasks.stage import Step, Work
 
 VERSION = 1
@@ -37,12 +38,12 @@ def step(name: str, points: Sequence[Tried], config: Mapping[str, Any]) -> Step:
         "points": [_params(point) for point in points],
         "config": dict(config),
     }
-    upstream: dict[str, Ref] = {}
-    for place, point in enumerate(points):
-        if made := point.conclusion:
-            upstream[f"curve:{place}"] = made.curve
-            upstream[f"law:{place}"] = made.law.ref
-            upstream[f"ranking:{place}"] = made.ranking.ref
+    made = {str(i): point.conclusion for i, point in enumerate(points) if point.conclusion}
+    upstream = {
+        **roles("curve", {place: done.curve for place, done in made.items()}),
+        **roles("law", {place: done.law.ref for place, done in made.items()}),
+        **roles("ranking", {place: done.ranking.ref for place, done in made.items()}),
+    }
     return Step("ablation", Recipe("ablation", VERSION, params, upstream), in_worker=False)
 
 
@@ -85,7 +86,9 @@ def build(work: Work) -> None:
 def _point(work: Work, place: int, params: Mapping[str, Any]) -> Point:
     if params["failed"]:
         return Point(params["settings"], None, params["failed"])
-    curve, law, ranking = (work.upstream[f"{kind}:{place}"] for kind in ("curve", "law", "ranking"))
+    curve, law, ranking = (
+        labelled(work.upstream, kind)[str(place)] for kind in ("curve", "law", "ranking")
+    )
     predictions = work.store.table(ranking, "predictions")
     mine = predictions[predictions["predictor"] == params["predictor"]]
     budget, target = int(mine["budget"].max()), params["target"]

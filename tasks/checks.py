@@ -38,7 +38,7 @@ def build(work: Work) -> None:
     last = predictions["budget"] == predictions["budget"].max()
     cells = work.store.table(work.upstream["curve"], "cells")
     tokenizers = dict(cells[["candidate", "tokenizer"]].drop_duplicates().itertuples(index=False))
-    decisions = decision.of(work)
+    decisions = decision.of(work.store, work.upstream)
     found = examine(
         Context(
             curves=curve.read(work),

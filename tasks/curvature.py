@@ -15,8 +15,8 @@ from lensllm.config import Pipeline
 from lensllm.store import Recipe, Ref, Store, write_table
 from tasks import delta, sample
 from tasks.cell import Cell
-from tasks.curve import labelled
 from tasks.models import Model
+from tasks.roles import labelled
 from tasks.stage import Step, Work
 
 VERSION = 2
@@ -111,7 +111,7 @@ def read(work: Work, table: str) -> pd.DataFrame:
     """``table`` of every cell upstream, one under another, each row with its cell's candidate, by
     its name in this pipeline, size and seed; no columns where there is no row."""
     frames = []
-    for label, ref in labelled(work, "curvature").items():
+    for label, ref in labelled(work.upstream, "curvature").items():
         cell, rows = Cell.parse(label), work.store.table(ref, table)
         if len(rows):  # pandas cannot tell what a column without rows holds
             frames.append(rows.assign(candidate=cell.candidate, size=cell.size, seed=cell.repeat))

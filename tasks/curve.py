@@ -16,6 +16,7 @@ from lensllm.store import Recipe, Ref, write_table
 from tasks import heavy_tails, kernel, past
 from tasks.cell import Cell
 from tasks.models import Model
+from tasks.roles import labelled
 from tasks.stage import Step, Work
 
 VERSION = 2
@@ -43,16 +44,20 @@ def read(work: Work) -> Curves:
     kernels, weight metrics, and curves of the past to learn the prior from."""
     metric, budget = work.params["metric"], work.params["budget"]
     cells = work.store.table(work.upstream["curve"], "cells")
-    spectra = {n: kernel.read_spectrum(work.store, r) for n, r in labelled(work, "kernel").items()}
+    kernels = labelled(work.upstream, "kernel")
+    spectra = {name: kernel.read_spectrum(work.store, ref) for name, ref in kernels.items()}
     curves = curves_from_cells(cells, metric, budget, spectra or None)
-    tails = {n: heavy_tails.read(work.store, r) for n, r in labelled(work, "heavy_tails").items()}
+    tails = labelled(work.upstream, "heavy_tails")
     return replace(
         curves,
         kernel_scale=work.params["scale"],
         gamma=work.params["gamma"],
         tau=work.params["tau"],
-        weight_metrics=_by_metric(tails, curves.candidates),
-        prior=past.prior(work.store, labelled(work, "past").values(), metric, cells),
+        weight_metrics=_by_metric(
+            {name: heavy_tails.read(work.store, ref) for name, ref in tails.items()},
+            curves.candidates,
+        ),
+        prior=past.prior(work.store, labelled(work.upstream, "past").values(), metric, cells),
     )
 
 
@@ -63,18 +68,3 @@ def _by_metric(
     names = {metric for row in found.values() for metric in row}
     rows = [found.get(candidate, {}) for candidate in candidates]
     return {n: np.array([row.get(n, np.nan) for row in rows]) for n in sorted(names)} or None
-
-
-def labelled(work: Work, kind: str) -> dict[str, Ref]:
-    """The upstream of a kind by label: ``kernel:gpt2`` is the kernel of gpt2."""
-    found = {}
-    for role, ref in work.upstream.items():
-        name, _, label = role.partition(":")
-        if name == kind and label:
-            found[label] = ref
-    return found
-
-
-def roles(kind: str, refs: Mapping[str, Ref]) -> dict[str, Ref]:
-    """Upstream roles of a kind, as ``labelled`` reads them."""
-    return {f"{kind}:{label}": ref for label, ref in refs.items()}

@@ -12,6 +12,7 @@ from lensllm.policy import decide, nobody
 from lensllm.store import Recipe, Ref, Store, write_table
 from tasks import curve
 from tasks.goal import Goal, read_question
+from tasks.roles import labelled, roles
 from tasks.stage import Step, Work
 
 VERSION = 1
@@ -34,7 +35,7 @@ def step(
         "policy": goal.policy,
         "racing": list(racing),
     }
-    before = curve.roles("decision", {str(i): ref for i, ref in enumerate(earlier)})
+    before = roles("decision", {str(i): ref for i, ref in enumerate(earlier)})
     recipe = Recipe("decision", VERSION, params, {**upstream, **before})
     return Step(f"decision at D = {budget:,}", recipe, in_worker=False)
 
@@ -42,7 +43,7 @@ def step(
 def build(work: Work) -> None:
     params = work.params
     curves = curve.read(work).only(params["racing"])
-    earlier = read(work.store, list(curve.labelled(work, "decision").values()))
+    earlier = read(work.store, list(labelled(work.upstream, "decision").values()))
     decision = decide(params["policy"], curves, earlier, read_question(params))
     write_table(work.folder, "sweep/decisions", decision.candidates)
 
@@ -53,8 +54,8 @@ def read(store: Store, refs: Sequence[Ref]) -> pd.DataFrame:
     return pd.concat(rounds, ignore_index=True) if rounds else nobody()
 
 
-def of(work: Work) -> pd.DataFrame:
+def of(store: Store, upstream: Mapping[str, Ref]) -> pd.DataFrame:
     """What a policy decided, round after round, really or played on a table; no rows without."""
-    if "simulation" in work.upstream:
-        return work.store.table(work.upstream["simulation"], "decisions")
-    return read(work.store, list(curve.labelled(work, "decision").values()))
+    if "simulation" in upstream:
+        return store.table(upstream["simulation"], "decisions")
+    return read(store, list(labelled(upstream, "decision").values()))

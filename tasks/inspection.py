@@ -11,7 +11,7 @@ import pandas as pd
 from lensllm.checks.data import CHECKS, Context, examine, sentences
 from lensllm.config import Pipeline
 from lensllm.store import Recipe, Ref, Store, write_table
-from tasks import curve
+from tasks.roles import labelled, roles
 from tasks.stage import Step, Work
 
 VERSION = 1
@@ -26,7 +26,7 @@ def step(config: Pipeline, dataset: Ref, sample: Ref, tokens: Mapping[str, Ref])
         "max_tokens": config.data.max_tokens,
         "checks": list(CHECKS),
     }
-    upstream = {"dataset": dataset, "sample": sample, **curve.roles("tokens", tokens)}
+    upstream = {"dataset": dataset, "sample": sample, **roles("tokens", tokens)}
     recipe = Recipe("inspection", VERSION, params, upstream)
     return Step("inspection of the data", recipe, in_worker=False)
 
@@ -35,7 +35,7 @@ def build(work: Work) -> None:
     store, dataset = work.store, work.upstream["dataset"]
     roles = store.table(work.upstream["sample"], "roles").set_index("row")[["role", "rank"]]
     examples = store.table(dataset, "examples", _TEXTS).join(roles)
-    tokens = curve.labelled(work, "tokens")
+    tokens = labelled(work.upstream, "tokens")
     sizes = {ref: store.table(ref, "examples", _SIZES) for ref in set(tokens.values())}
     found = examine(
         Context(

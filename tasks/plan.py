@@ -43,6 +43,7 @@ from tasks import (
 from tasks.cell import Cell
 from tasks.goal import Goal
 from tasks.models import Model
+from tasks.roles import labelled, roles
 from tasks.stage import Step, make
 
 
@@ -77,9 +78,9 @@ class Plan:
     def told(self) -> dict[str, Ref]:
         """What predictors are told beside the cells, by upstream role."""
         return {
-            **curve.roles("kernel", {name: step.ref for name, step in self.kernels.items()}),
-            **curve.roles("heavy_tails", {n: step.ref for n, step in self.heavy_tails.items()}),
-            **curve.roles("past", self.past),
+            **roles("kernel", {name: step.ref for name, step in self.kernels.items()}),
+            **roles("heavy_tails", {n: step.ref for n, step in self.heavy_tails.items()}),
+            **roles("past", self.past),
         }
 
     def inspection(self, store: Store) -> Step:
@@ -248,17 +249,17 @@ def conclude(
 
     def made(kind: str, steps: Mapping[Any, Step]) -> dict[str, Ref]:
         refs = {str(label): step.ref for label, step in steps.items() if store.has(step.ref)}
-        return curve.roles(kind, refs)
+        return roles(kind, refs)
 
     cells = {cell: plan.cells[cell] for cell in chosen}
     goal = Goal.of(name, plan.config, plan.target)
     present = {cell: step.ref for cell, step in cells.items() if store.has(step.ref)}
     curves = curve.step(present, plan.models)
     told = {role: ref for role, ref in plan.told.items() if store.has(ref)}
-    kernels = {role: ref for role, ref in told.items() if role.startswith("kernel:")}
+    kernels = roles("kernel", labelled(told, "kernel"))
     bounds = made("curvature", {c: s for c, s in plan.curvatures.items() if c in cells})
     drifts = {"drift": plan.drift.ref} if store.has(plan.drift.ref) else {}
-    decided = curve.roles("decision", {str(i): ref for i, ref in enumerate(decisions)})
+    decided = roles("decision", {str(i): ref for i, ref in enumerate(decisions)})
     laws = law.step(goal, {"curve": curves.ref, **kernels})
     rates = made("rate", plan.rates)
     ranks = ranking.step(goal, {"curve": curves.ref, **told, **bounds, **rates, **decided})

@@ -5,7 +5,7 @@ settings. Tables: ``predictions``, ``scores``, ``comparison``, ``weights``, ``sk
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from lensllm.store import Recipe, Ref, write_table
 from tasks import curve, decision
 from tasks.cell import Cell
 from tasks.goal import Goal, read_question
+from tasks.roles import labelled
 from tasks.stage import Step, Work
 
 VERSION = 2
@@ -73,7 +74,7 @@ def build(work: Work) -> None:
     at_target = cells[cells["size"] == params["target"]]
     measured = at_target.groupby("candidate")[params["metric"]].mean()
     truth = measured.reindex(list(curves.candidates)).to_numpy() if len(measured) else None
-    question, decisions = read_question(params), decision.of(work)
+    question, decisions = read_question(params), decision.of(work.store, work.upstream)
     dropped = set(decisions.loc[decisions["dropped"] != "", "candidate"])
     ranking = rank(curves, question, truth, dropped)
     lacking = ranking.skipped[
@@ -95,16 +96,9 @@ def _cost(work: Work, candidates: Sequence[str], cells: pd.DataFrame) -> pd.Data
     of = {name: flops.droplevel(0) for name, flops in means.groupby(level=0)}
     paid = costs["flops"].where(costs["size"] <= work.params["budget"], 0.0)
     spent = paid.groupby(costs["candidate"]).sum(skipna=False).to_dict()
-    for role, ref in work.upstream.items():
-        kind, _, label = role.partition(":")
-        if kind == "kernel" and label in spent:
-            spent[label] += float(work.store.table(ref, "summary")["flops"].sum())
-        elif kind == "rate" and label in spent:
-            tried = work.store.table(ref, "rates")
-            spent[label] += float(tried.loc[~tried["chosen"], "flops"].sum())  # that one is a cell
-        elif kind == "curvature" and Cell.parse(label).candidate in spent:
-            flops = work.store.table(ref, "bound")["flops"].sum()
-            spent[Cell.parse(label).candidate] += float(flops)
+    for name, flops in _beside_cells(work):
+        if name in spent:  # a candidate without any cell is not ranked
+            spent[name] += flops
     rows = [
         {
             "candidate": name,
@@ -114,6 +108,17 @@ def _cost(work: Work, candidates: Sequence[str], cells: pd.DataFrame) -> pd.Data
         for name in candidates
     ]
     return pd.DataFrame(rows)
+
+
+def _beside_cells(work: Work) -> Iterator[tuple[str, float]]:
+    """FLOPs of kernels, learning-rate trials and curvatures, each with its candidate."""
+    for name, ref in labelled(work.upstream, "kernel").items():
+        yield name, float(work.store.table(ref, "summary")["flops"].sum())
+    for name, ref in labelled(work.upstream, "rate").items():
+        tried = work.store.table(ref, "rates")
+        yield name, float(tried.loc[~tried["chosen"], "flops"].sum())  # that one is a cell
+    for label, ref in labelled(work.upstream, "curvature").items():
+        yield Cell.parse(label).candidate, float(work.store.table(ref, "bound")["flops"].sum())
 
 
 def _full_flops(flops: pd.Series | None, target: int) -> float:

@@ -17,9 +17,9 @@ from lensllm.errors import DataError
 from lensllm.predictors import needed_sizes
 from lensllm.store import Ref, Store
 from tasks import law, losses, past, ranking, simulation
-from tasks.curve import roles
 from tasks.goal import Goal
 from tasks.plan import Conclusion, close
+from tasks.roles import roles
 from tasks.stage import Step, make
 
 _FEWEST_SIZES = 3  # the least that anything is extrapolated from

@@ -16,8 +16,8 @@ from lensllm.schemas import empty
 from lensllm.store import Recipe, Ref, write_table
 from tasks import curvature, decision, finetune, kernel, probe
 from tasks.cell import Cell
-from tasks.curve import labelled
 from tasks.goal import Goal
+from tasks.roles import labelled
 from tasks.stage import Step, Work
 
 VERSION = 5
@@ -51,7 +51,7 @@ def build(work: Work) -> None:
         return work.store.table(work.upstream[role], table)
 
     def tables(kind: str, table: str) -> dict[str, pd.DataFrame]:
-        return {n: work.store.table(ref, table) for n, ref in labelled(work, kind).items()}
+        return {n: work.store.table(ref, table) for n, ref in labelled(work.upstream, kind).items()}
 
     cells = tables("cell", "cell")
     forecast = _forecast(work, cells)
@@ -74,7 +74,7 @@ def build(work: Work) -> None:
         weights=read("ranking", "weights"),
         skipped=read("ranking", "skipped"),
         findings=read("checks", "findings"),
-        decisions=decision.of(work),
+        decisions=decision.of(work.store, work.upstream),
         examples=read("simulation", "cost"),
         notes=read("losses", "notes"),
         cost=read("ranking", "cost"),
@@ -88,7 +88,7 @@ def build(work: Work) -> None:
         forecast=forecast,
         kernels={
             name: kernel.read_spectrum(work.store, ref)
-            for name, ref in labelled(work, "kernel").items()
+            for name, ref in labelled(work.upstream, "kernel").items()
         },
         matrices=tables("kernel", "matrix"),
         overlaps={name: rows.iloc[0] for name, rows in tables("overlap", "summary").items()},
@@ -120,7 +120,8 @@ def _machine(cells: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def _forecast(work: Work, cells: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """What the probes say of the cells, and what these took."""
-    paces = {name: probe.read(work.store, ref) for name, ref in labelled(work, "probe").items()}
+    probes = labelled(work.upstream, "probe")
+    paces = {name: probe.read(work.store, ref) for name, ref in probes.items()}
     if not (paces and cells):
         return empty("report/forecast")
     data = Data.model_validate(work.params["config"]["data"])

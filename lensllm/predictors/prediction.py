@@ -28,7 +28,10 @@ class Predictor:
     """``predict(curves, targets)`` raises DataError when the curves lack what it needs."""
 
     predict: Callable[[Curves, Array], Prediction]  # targets (T,)
-    needed_sizes: int  # the fewest observed sizes it predicts from; of AtS γ, whatever stands here
+    needed_sizes: int  # the fewest observed sizes it predicts from
+    with_line: bool = False  # whether it reads AtS's line, which needs γ sizes as well
+    with_kernel: bool = False  # whether it depends on the kernels of the candidates
+    with_weights: bool = False  # whether it depends on the metrics of their weights
 
 
 @dataclass(frozen=True)

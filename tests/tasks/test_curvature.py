@@ -11,10 +11,11 @@ import pytest
 from lensllm.config import Replay
 from lensllm.schemas import schema
 from lensllm.store import Recipe, Ref, Store, write_table
-from tasks import checks, crossing, curvature, curve, losses, replay, report
+from tasks import checks, crossing, curvature, losses, replay, report
 from tasks.cell import Cell
 from tasks.goal import Goal
 from tasks.plan import Conclusion
+from tasks.roles import roles
 from tasks.stage import Work
 from tests.tasks import project
 
@@ -52,7 +53,7 @@ def cells(store: Store) -> dict[str, Ref]:
         for size in SIZES:
             cell = Cell(name, size, 0)
             found[str(cell)] = _cell(store, cell)
-    return curve.roles("curvature", found)
+    return roles("curvature", found)
 
 
 def _cell(store: Store, cell: Cell) -> Ref:
