@@ -92,6 +92,7 @@ def flip_page(database: Path) -> None:
     database.write_bytes(content)
 
 
+@pytest.mark.full
 def test_a_deleted_prefect_folder_is_made_again(
     finished: tuple[Path, Path], artifacts: Path
 ) -> None:

@@ -124,6 +124,7 @@ def test_chats_rank_and_a_missing_template_is_said_before_training(project: Path
     assert "LENS307" in (project / "artifacts" / "reports" / "mine" / "report.html").read_text()
 
 
+@pytest.mark.full
 def test_a_candidate_that_cannot_be_loaded_fails_alone(project: Path):
     weights = project / "tiny-llama" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])

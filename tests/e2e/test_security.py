@@ -17,6 +17,7 @@ import pytest
 from websockets.sync.client import connect
 
 from tests.e2e.conftest import COMMAND, ROOT, environment, lensllm
+from tests.stress import NAME, write_pipeline
 
 pytestmark = pytest.mark.slow
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -31,25 +32,15 @@ PASSWORD = "planted-in-the-address"
 
 
 @pytest.fixture(scope="module")
-def planted(
-    smoke: tuple[Path, dict], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, str, set[str]]:
+def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, set[str]]:
     """A run with secrets everywhere: its artifacts folder, what it printed, where it listened."""
     folder = tmp_path_factory.mktemp("planted")
     artifacts = folder / "artifacts"
-    for stage in ("dataset", "sample", "pretext", "tokenizer", "pretrain", "tokens"):
-        shutil.copytree(smoke[0] / stage, artifacts / stage)
-    file = folder / "pipelines.yaml"
-    smoke_alone = "sweep: {min: 8, max: 32, target: 64}\n    kernel: {enabled: false}"
-    file.write_text(
-        "pipelines:\n  secret:\n    candidates: [builtin:gpt2-nano-docs, builtin:neo-micro-topics]\n"
-        "    data: {packages: [stdlib], validation_examples: 20, test_examples: 40}\n"
-        f"    {smoke_alone}\n"
-        # nobody listens there, so what cannot be written is warned of
-        f"    tracking: {{uri: 'http://somebody:{PASSWORD}@127.0.0.1:9'}}\n"
-    )
+    # nobody listens there, so what cannot be written is warned of
+    tracking = {"uri": f"http://somebody:{PASSWORD}@127.0.0.1:9"}
+    file = write_pipeline(folder, candidates=2, sizes=4, seeds=1, tracking=tracking)
     command = subprocess.Popen(
-        [*COMMAND, "run", "secret", "--file", str(file), "--artifacts", str(artifacts)],
+        [*COMMAND, "run", NAME, "--file", str(file), "--artifacts", str(artifacts)],
         cwd=ROOT,
         env=environment() | SECRETS,
         stdout=subprocess.PIPE,
@@ -88,9 +79,8 @@ def test_no_secret_is_printed_or_written(planted: tuple[Path, str, set[str]]):
     assert {"prefect.db", "report.html", "manifest.json"} <= {path.name for path in files}
     for content, where in [(said.encode(), "output"), *((p.read_bytes(), str(p)) for p in files)]:
         assert [text for text in wanted if text in content] == [], where
-    assert (
-        b"http://***@127.0.0.1:9" in (artifacts / "reports" / "secret" / "report.html").read_bytes()
-    )
+    report = artifacts / "reports" / NAME / "report.html"
+    assert b"http://***@127.0.0.1:9" in report.read_bytes()
 
 
 def test_every_server_of_a_run_listens_on_loopback_only(planted: tuple[Path, str, set[str]]):
@@ -100,13 +90,12 @@ def test_every_server_of_a_run_listens_on_loopback_only(planted: tuple[Path, str
 
 def test_everything_a_run_writes_is_its_users_alone(planted: tuple[Path, str, set[str]]):
     artifacts = planted[0]
-    # and Prefect's web page, whose files have the modes of the package, in a folder that is closed
-    copied = {"dataset", "sample", "pretext", "tokenizer", "pretrain", "tokens", "ui"}
+    # but for Prefect's web page, whose files have the modes of the package: in a closed folder
     assert (artifacts / "prefect").stat().st_mode & 0o777 == 0o700
     open_to_others = [
         path
         for path in artifacts.rglob("*")
-        if not copied & {*path.relative_to(artifacts).parts}
+        if "ui" not in path.relative_to(artifacts).parts
         and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
     ]
     assert open_to_others == []

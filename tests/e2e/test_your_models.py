@@ -144,6 +144,7 @@ def test_pairs_rank_with_kernel_and_tracking(project: Path):
     assert (project / "artifacts" / "mlflow.db").is_file()
 
 
+@pytest.mark.full
 def test_text_ranks_with_adapters_of_one_and_a_grid_of_rates_of_another(project: Path):
     run(project, "text")
     files = (project / "artifacts" / "finetune").glob("*/cell.parquet")

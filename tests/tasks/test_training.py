@@ -76,6 +76,7 @@ def _row(store: Store, step: Step) -> pd.Series:
     return row.drop(["seconds", "peak_memory_bytes"])
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_cell_killed_again_and_again_is_the_artefact_of_one_that_was_not(
     tmp_path: Path, config: Pipeline, store: Store

@@ -26,7 +26,7 @@ def _split(block: torch.Tensor, v: torch.Tensor) -> tuple[float, float, float]:
     )
 
 
-@pytest.mark.parametrize("name", ["gpt2", "t5"])
+@pytest.mark.parametrize("name", ["gpt2", pytest.param("t5", marks=pytest.mark.full)])
 def test_form_of_a_model_is_that_of_the_dense_blocks(
     name, tiny_model, tiny_examples, dense_blocks, directions
 ):

@@ -86,6 +86,7 @@ def _ranks(size: int, folder: Path, micro: int) -> dict[str, list[list[float]]]:
     return found
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_two_processes_have_the_losses_of_one(tmp_path: Path):
     """To float32's rounding; interrupted after two steps and gone on from a checkpoint, too, and
