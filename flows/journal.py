@@ -8,6 +8,7 @@ commands on one pipeline the file shows the one that wrote last.
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import threading
@@ -36,6 +37,7 @@ class Progress:
     start: float  # of the process, seconds since 1970
     began: float  # of the run
     written: float
+    elapsed: float  # seconds from began to written, whatever was done to the clock
     ended: bool
     settled: int  # artefacts made, found, failed or skipped
     total: int  # of those named so far
@@ -58,7 +60,7 @@ class Progress:
     @property
     def per_minute(self) -> float:
         """Artefacts computed in a minute, over the whole run."""
-        return 60 * self.computed / max(1.0, self.written - self.began)
+        return 60 * self.computed / max(1.0, self.elapsed)
 
 
 def read(store: Store, name: str) -> Progress | None:
@@ -79,8 +81,8 @@ class Journal:
         self._tally = Tally()
         self._failed: dict[str, str] = {}
         self._lock = threading.Lock()
-        self._began = time.time()
-        self._written = 0.0
+        self._began, self._begin = time.time(), time.monotonic()
+        self._last_write = -math.inf  # time.monotonic(): the other clock may be set back
 
     def __enter__(self) -> Journal:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,18 +120,19 @@ class Journal:
             self._write_at_times()
 
     def _write_at_times(self) -> None:
-        if time.time() - self._written > _SECONDS_BETWEEN_WRITES:
+        if time.monotonic() - self._last_write > _SECONDS_BETWEEN_WRITES:
             self._write()
 
     def _write(self, *, ended: bool = False) -> None:
         tally = self._tally
-        self._written = time.time()
+        self._last_write = time.monotonic()
         now = Progress(
             host=socket.gethostname(),
             pid=os.getpid(),
             start=started(os.getpid()) or 0.0,
             began=self._began,
-            written=self._written,
+            written=time.time(),
+            elapsed=time.monotonic() - self._begin,
             ended=ended,
             settled=tally.settled,
             total=tally.total,

@@ -56,8 +56,7 @@ class Checkpoints:
     ) -> None:
         self._folder, self._every, self._ranks = folder, every_seconds, ranks
         self._made_by = dict(made_by)
-        self._last = self._beat = time.monotonic()
-        self._began = time.time()
+        self._began = self._last = self._beat = time.monotonic()
         self.seconds_before = _spent(folder / _SPENT)  # by earlier attempts
 
     def due(self) -> bool:
@@ -116,8 +115,8 @@ class Checkpoints:
         """That this attempt is alive now."""
         self._folder.mkdir(parents=True, exist_ok=True)
         whole = self._folder / f"{_SPENT}.new"
-        now = time.time()
-        whole.write_text(json.dumps({"seconds": self.seconds_before + now - self._began}))
+        seconds = self.seconds_before + time.monotonic() - self._began
+        whole.write_text(json.dumps({"seconds": seconds}))
         whole.replace(self._folder / _SPENT)
 
 

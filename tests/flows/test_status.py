@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ ME = {"host": socket.gethostname(), "pid": os.getpid(), "start": started(os.getp
 
 def progress(**changes: Any) -> Progress:
     counts = {"settled": 420, "total": 1024, "computed": 400, "cached": 20, "skipped": 0}
-    times = {"began": 1_790_000_000.0, "written": 1_790_000_600.0, "seconds_left": 900.0}
+    times = {"began": 1_790_000_000.0, "written": 1_790_000_600.0, "elapsed": 600.0}
+    times["seconds_left"] = 900.0
     return Progress(**{**ME, **counts, **times, "ended": False, **changes})
 
 
@@ -118,6 +120,22 @@ def test_a_journal_is_read_by_others(tmp_path: Path) -> None:
     assert (after.ended, after.is_alive) == (True, False)
     (tmp_path / ".status" / "demo.json").write_text('{"pid": ')
     assert journal.read(store, "demo") is None
+
+
+def test_a_clock_set_back_does_not_silence_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, now = Store(tmp_path), time.time()
+    steps = [Step(f"cell {n}", Recipe("finetune", 1, {"n": n})) for n in range(2)]
+    with Journal(store, "demo", slots=1) as told:
+        told.planned(steps)
+        monkeypatch.setattr(time, "time", lambda: now - 86_400)  # by a day
+        told._last_write -= 2
+        told.finished(steps[0], 3.0, cached=False)
+        read = journal.read(store, "demo")
+    assert read is not None
+    assert (read.computed, read.total) == (1, 2)
+    assert read.per_minute == 60.0
 
 
 def test_a_failure_is_forgotten_once_the_cell_is_there(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,14 @@ def test_time_is_that_of_all_attempts(tmp_path: Path):
     second._beat -= 2
     second.due()
     assert json.loads((tmp_path / "spent.json").read_text())["seconds"] == pytest.approx(150, abs=1)
+
+
+def test_a_clock_that_jumps_costs_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cell, now = Checkpoints(tmp_path, 60, {}), time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 86_400)
+    cell._beat -= 2
+    assert not cell.due()
+    assert 0 <= Checkpoints(tmp_path, 60, {}).seconds_before < 60
 
 
 def test_a_short_cell_writes_nothing(tmp_path: Path):
