@@ -97,7 +97,7 @@ def write_table(folder: Path, table: str, rows: pd.DataFrame | list[dict[str, An
     Raises ``KeyError`` when a column is missing: a stage and its schema must agree.
     """
     schema = schemas.schema(table)
-    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows, columns=schema.names)
+    frame = pd.DataFrame(rows) if len(rows) else pd.DataFrame(columns=schema.names)
     content = pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False)
     content = content.replace_schema_metadata(schema.metadata)
     pq.write_table(content, folder / f"{table.split('/')[1]}.parquet")
