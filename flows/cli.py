@@ -10,12 +10,8 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import shlex
-import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +20,7 @@ from rich.markup import escape
 
 from flows import environment
 from flows.console import SafeConsole
+from flows.interruption import interruptible
 from lensllm import configfile
 from lensllm.config import Law, Pipeline, Ranking
 from lensllm.errors import LensError
@@ -61,9 +58,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")
 
 FILE = Path("pipelines.yaml")
 ARTIFACTS = Path("artifacts")
-# After an interruption tables in the making are waited for, since a thread cannot be stopped; after
-# this long the process ends all the same, as after kill -9.
-_PATIENCE_SECONDS = 30.0
 
 
 def _say_version(asked: bool) -> None:
@@ -113,7 +107,7 @@ def plan(
     if probe:
         from flows.probing import measure
 
-        with _interruptible():
+        with interruptible(err):
             measure(made, store, err)
     forecast = estimate.forecast(made, store, slots)
     machine = forecast.as_dict | seen.as_dict
@@ -133,7 +127,7 @@ def run(
     Example: [cyan]lensllm run demo --set sweep.seeds=3[/cyan]
     """
     settings, store = _open(file, name, overrides, artifacts)
-    with _interruptible():
+    with interruptible(err):
         from flows import screens
         from flows.launch import launch
         from flows.slots import slots_of
@@ -187,7 +181,7 @@ def ablate(
         return
     console = err if as_json else out
     console.print(f"{effort}.")
-    with _interruptible():
+    with interruptible(err):
         from flows.launch import launch
 
         def start(runner: ThreadPoolTaskRunner) -> Ablated:
@@ -251,7 +245,7 @@ def replay(
     from tasks.replay import check
 
     check(settings, store)
-    with _interruptible():
+    with interruptible(err):
         from flows import screens
         from flows.launch import launch
         from flows.summary import summarise
@@ -460,44 +454,6 @@ def _print(as_json: bool, machine: Any, person: Any) -> None:
         print(json.dumps(machine(), indent=2, allow_nan=False))
     else:
         out.print(person())
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop the run where it is; finished cells are kept."""
-    late = threading.Timer(_PATIENCE_SECONDS, _leave)
-    late.daemon = True
-
-    def stop(*_: object) -> None:
-        if not late.is_alive():
-            late.start()
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    try:
-        yield
-    except KeyboardInterrupt:
-        _say_stopped()
-        raise typer.Exit(130) from None
-    except Exception:
-        if not late.is_alive():
-            raise
-        _say_stopped()  # whatever fell over while it stopped
-        raise typer.Exit(130) from None
-
-
-def _leave() -> None:
-    _say_stopped()
-    os._exit(130)
-
-
-def _say_stopped() -> None:
-    command = escape(shlex.join(["lensllm", *sys.argv[1:]]))
-    err.print(
-        f"\nStopped. Every finished cell is kept: go on with [bold]{command}[/bold]",
-        soft_wrap=True,
-    )
 
 
 def main() -> None:

@@ -1,0 +1,57 @@
+"""Ctrl-C and SIGTERM."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+# After an interruption tables in the making are waited for, since a thread cannot be stopped; after
+# this long the process ends all the same, as after kill -9.
+_PATIENCE_SECONDS = 30.0
+
+
+@contextmanager
+def interruptible(err: Console) -> Iterator[None]:
+    """Ctrl-C and SIGTERM stop the run where it is; finished cells are kept."""
+    late = threading.Timer(_PATIENCE_SECONDS, _leave, [err])
+    late.daemon = True
+
+    def stop(*_: object) -> None:
+        if not late.is_alive():
+            late.start()
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say_stopped(err)
+        raise typer.Exit(130) from None
+    except Exception:
+        if not late.is_alive():
+            raise
+        _say_stopped(err)  # whatever fell over while it stopped
+        raise typer.Exit(130) from None
+
+
+def _leave(err: Console) -> None:
+    _say_stopped(err)
+    os._exit(130)
+
+
+def _say_stopped(err: Console) -> None:
+    command = escape(shlex.join(["lensllm", *sys.argv[1:]]))
+    err.print(
+        f"\nStopped. Every finished cell is kept: go on with [bold]{command}[/bold]",
+        soft_wrap=True,
+    )
