@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,14 +80,13 @@ def run(artifacts: Path, *arguments: str, cores: int = 0) -> Ran:
     process = psutil.Process(command.pid)
     while command.poll() is None:
         loads.append(os.getloadavg()[0])
-        try:
+        with suppress(psutil.Error):
             ran.peak_bytes = max(ran.peak_bytes, process.memory_info().rss)
             ran.own_cpu_seconds = sum(process.cpu_times()[:2])
             for child in process.children():
-                if "flows.server_child" in child.cmdline():
-                    ran.server_cpu_seconds = sum(child.cpu_times()[:2])
-        except psutil.Error:
-            break
+                with suppress(psutil.Error):  # a worker may end at any moment
+                    if "flows.server_child" in child.cmdline():
+                        ran.server_cpu_seconds = sum(child.cpu_times()[:2])
         time.sleep(0.25)
     command.wait()
     listener.join()

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -39,6 +39,7 @@ def serve(
         )
     home: Path = store.root / "prefect"
     with (
+        _until_stopped(),
         console.status("starting the Prefect server …") as waiting,
         embedded_server(home, port) as url,
     ):
@@ -57,8 +58,22 @@ def serve(
             asyncio.run(_serve(found))
 
 
-async def _forget_overdue(deployment: UUID) -> None:
-    """Cancel runs that were due, or waited for another, when serve was last stopped."""
+@contextmanager
+def _until_stopped() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end what is in it, while the server is still starting, too."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    with suppress(KeyboardInterrupt):
+        yield
+
+
+async def _forget_unfinished(deployment: UUID) -> None:
+    """Cancel runs that were due, waited for another, or had just been given a process when serve
+    was last stopped. One that has said which process it is, is for ``mark_zombies``."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         DeploymentFilter,
@@ -71,17 +86,21 @@ async def _forget_overdue(deployment: UUID) -> None:
     from prefect.client.schemas.objects import StateType
     from prefect.states import Cancelled
 
-    overdue = FlowRunFilter(
+    from flows.zombies import names_process
+
+    unfinished = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    left = FlowRunFilter(
         expected_start_time=FlowRunFilterExpectedStartTime(before_=datetime.now(UTC)),
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=unfinished)),
     )
     async with get_client() as client:
         for run in await client.read_flow_runs(
-            flow_run_filter=overdue,
+            flow_run_filter=left,
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
         ):
-            missed = Cancelled(message="It was due while lensllm serve was off.")
-            await client.set_flow_run_state(run.id, missed, force=True)
+            if not names_process(run.tags):
+                missed = Cancelled(message="It was due while lensllm serve was off.")
+                await client.set_flow_run_state(run.id, missed, force=True)
 
 
 async def _serve(found: Sequence[Deployment]) -> None:
@@ -108,7 +127,7 @@ async def _serve(found: Sequence[Deployment]) -> None:
         )
         # as Runner.add_flow does: a pool that lensllm deploy gave it would wait for a worker
         made.work_pool_name = made.work_queue_name = None
-        await _forget_overdue(await runner.aadd_deployment(made))
+        await _forget_unfinished(await runner.aadd_deployment(made))
     running = asyncio.create_task(runner.start())
     await asyncio.sleep(0)  # it sets a handler of its own, which would leave in the middle
 

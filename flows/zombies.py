@@ -40,6 +40,11 @@ def tags_of_this_process() -> list[str]:
     return [_host(), f"{_PROCESS}{os.getpid()}@{started(os.getpid()):.2f}"]
 
 
+def names_process(tags: Iterable[str]) -> bool:
+    """Whether a flow run's ``tags`` say in which process it runs: once its flow has begun."""
+    return any(tag.startswith(_PROCESS) for tag in tags)
+
+
 def mark_zombies() -> int:
     """Set the runs of this machine's dead processes to Crashed; returns how many it set.
 
