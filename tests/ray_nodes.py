@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 # Before Ray is imported. The second keeps Ray from replacing 127.0.0.1 by the network's address.
@@ -18,8 +19,11 @@ _NODE = {"node_ip_address": "127.0.0.1", "object_store_memory": 80_000_000}
 @contextmanager
 def cluster(**head: Any) -> Iterator[Any]:
     """Ray's own ``Cluster`` with a head node of the resources ``head``; it names the address."""
+    from ray._common.utils import get_default_ray_temp_dir
     from ray.cluster_utils import Cluster
 
+    # Where ``Cluster`` notes its address, wherever it is told to keep the rest.
+    Path(get_default_ray_temp_dir()).mkdir(parents=True, exist_ok=True)
     place = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # a socket's path must be short
     made = Cluster(
         initialize_head=True,

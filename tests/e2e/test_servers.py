@@ -297,7 +297,7 @@ def worker(prefect: str, tmp_path: Path) -> Iterator[None]:
         start_new_session=True,
     )
     yield
-    os.killpg(working.pid, signal.SIGTERM)
+    os.killpg(working.pid, signal.SIGKILL)  # Prefect's worker does not always end by SIGTERM
     working.wait()
 
 
