@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -108,12 +109,20 @@ def finish(
     return Outcome(conclusion, failures, folder)
 
 
+def reports(store: Store, name: str) -> Path:
+    """Where the report of the pipeline ``name`` is shown."""
+    return store.root / "reports" / name
+
+
 def _publish(store: Store, conclusion: Conclusion) -> Path:
-    """Copy the report to ``reports/<name>/``, where people find it again."""
-    folder = store.root / "reports" / conclusion.goal.name
+    """Copy the report to ``reports/<name>/``, where people find it again. One that is there stays:
+    its time says since when it is what it is."""
+    folder = reports(store, conclusion.goal.name)
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("report.html", "curves.png"):
-        shutil.copyfile(store.path(conclusion.report.ref) / name, folder / name)
+        made, shown = store.path(conclusion.report.ref) / name, folder / name
+        if not shown.is_file() or not filecmp.cmp(made, shown, shallow=False):
+            shutil.copyfile(made, shown)
     table = store.table(conclusion.ranking.ref, "predictions")
     table.to_csv(folder / "predictions.csv", index=False)
     return folder

@@ -17,14 +17,14 @@ from prefect.states import Completed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 from rich.console import Console
 
-from flows.ending import Outcome, observers
+from flows.ending import Outcome, observers, reports
 from flows.progress import Tally, Terminal
 from flows.rank import rank
 from flows.slots import slots_of
 from flows.zombies import mark_zombies, tags_of_this_process
 from lensllm import configfile
 from lensllm.processes import die_with_parent
-from lensllm.store import Ref, Store
+from lensllm.store import Store
 
 # Set by ``lensllm serve`` to its process number: the runs it starts do not outlive it.
 SERVER_PROCESS = "LENSLLM_SERVE_PROCESS"
@@ -41,24 +41,29 @@ def scheduled(pipeline: str, file: str, artifacts: str) -> State[None]:
     _name_process()
     mark_zombies()
     slots = slots_of(configfile.load(Path(file), pipeline).engine)[0]
-    begin = datetime.now(UTC)
+    before = _shown(store, pipeline)
     with Terminal(Console(width=_WIDTH, highlight=False), slots) as terminal:
         observers.set((terminal,))
         main = rank.with_options(task_runner=ThreadPoolTaskRunner(max_workers=slots))
         with tags(*tags_of_this_process()):
             outcome = main(pipeline, file, artifacts)
-    state = ended(outcome, terminal.tally, _made(store, outcome.conclusion.report.ref), begin)
+    state = ended(outcome, terminal.tally, before, _shown(store, pipeline))
     print(f"{pipeline}: {state.message}", flush=True)
     return state
 
 
-def ended(outcome: Outcome, tally: Tally, reported: datetime, begin: datetime) -> State[None]:
-    """How a run went that began at ``begin``; its report was ``reported`` then or before."""
+def ended(
+    outcome: Outcome, tally: Tally, before: datetime | None, shown: datetime | None
+) -> State[None]:
+    """How a run went whose report is shown since ``shown``, and the last one's since ``before``.
+
+    What was made long ago is new all the same when another report was shown meanwhile.
+    """
     if outcome.failures:
         failed = "; ".join(f"{label}: {reason}" for label, reason in outcome.failures)
         return Completed(name="Incomplete", message=f"{_made_again(tally)}; failed: {failed}")
-    if not tally.computed and reported < begin:
-        since = f"nothing changed since {reported:%Y-%m-%d %H:%M} UTC: everything cached"
+    if not tally.computed and shown and shown == before:
+        since = f"nothing changed since {shown:%Y-%m-%d %H:%M} UTC: everything cached"
         return Completed(name="Unchanged", message=f"{since} ({tally.cached.total()} artefacts)")
     return Completed(message=_made_again(tally))
 
@@ -68,8 +73,13 @@ def _made_again(tally: Tally) -> str:
     return f"computed {stages or 'nothing'}; {tally.cached.total()} artefacts were cached"
 
 
-def _made(store: Store, ref: Ref) -> datetime:
-    return datetime.fromtimestamp(store.path(ref).stat().st_mtime, UTC)
+def _shown(store: Store, pipeline: str) -> datetime | None:
+    """Since when the pipeline's report is what it is; None before the first."""
+    try:
+        written = (reports(store, pipeline) / "report.html").stat().st_mtime
+    except FileNotFoundError:
+        return None
+    return datetime.fromtimestamp(written, UTC)
 
 
 def _name_process() -> None:

@@ -60,7 +60,7 @@ def serve(
 
 @contextmanager
 def _until_stopped() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end what is in it, while the server is still starting, too."""
+    """Ctrl-C and SIGTERM end what is in it; here, while the server is still starting."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -72,8 +72,9 @@ def _until_stopped() -> Iterator[None]:
 
 
 async def _forget_unfinished(deployment: UUID) -> None:
-    """Cancel runs that were due, waited for another, or had just been given a process when serve
-    was last stopped. One that has said which process it is, is for ``mark_zombies``."""
+    """Cancel runs that were due, waited for another, or were only beginning when serve was last
+    stopped: such a one has named no process yet, so ``mark_zombies`` does not find it, and it would
+    keep the next from running."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         DeploymentFilter,
@@ -99,8 +100,8 @@ async def _forget_unfinished(deployment: UUID) -> None:
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
         ):
             if not names_process(run.tags):
-                missed = Cancelled(message="It was due while lensllm serve was off.")
-                await client.set_flow_run_state(run.id, missed, force=True)
+                state = Cancelled(message="lensllm serve was stopped before it began.")
+                await client.set_flow_run_state(run.id, state, force=True)
 
 
 async def _serve(found: Sequence[Deployment]) -> None:

@@ -168,9 +168,9 @@ class Siege:
         self.command.wait(_PATIENCE_SECONDS)
         _, alive = psutil.wait_procs(self._family, timeout=30)
         assert alive == []
-        now = {path: _identity(path) for path in self.kept if path.exists()}
+        now = {path: identity(path) for path in self.kept if path.exists()}
         assert now == self.kept
-        self.kept |= {path: _identity(path) for path in self._cells()}
+        self.kept |= {path: identity(path) for path in self._cells()}
         return self.command.returncode
 
     def _cells(self) -> list[Path]:
@@ -181,19 +181,6 @@ class Siege:
     def computed(self) -> Counter[str]:
         """How often each cell was said to be computed, over all commands."""
         return Counter(_COMPUTED.findall(self.log.read_text()))
-
-    @property
-    def leftovers(self) -> list[str]:
-        """Locks, drafts, and runs that the Prefect pages show as unfinished."""
-        files = [p.name for sub in (".tmp", ".locks", ".partial")
-                 for p in (self.artifacts / sub).glob("*")]  # fmt: skip
-        with sqlite3.connect(self.artifacts / "prefect" / "prefect.db") as database:
-            unfinished = "state_type IN ('RUNNING', 'PENDING', 'SCHEDULED', 'CANCELLING')"
-            rows = database.execute(
-                f"SELECT name FROM task_run WHERE {unfinished} "
-                f"UNION ALL SELECT name FROM flow_run WHERE {unfinished}"
-            ).fetchall()
-        return [*files, *(name for (name,) in rows)]
 
     def tracked(self) -> Counter[tuple[str, str]]:
         """MLflow's runs by artefact and status."""
@@ -220,6 +207,18 @@ def final_tables(artifacts: Path) -> dict[str, bytes]:
     }
 
 
+def leftovers(artifacts: Path) -> list[str]:
+    """Locks, drafts, and runs that the Prefect pages show as unfinished."""
+    files = [p.name for sub in (".tmp", ".locks", ".partial") for p in (artifacts / sub).glob("*")]
+    with sqlite3.connect(artifacts / "prefect" / "prefect.db") as database:
+        unfinished = "state_type IN ('RUNNING', 'PENDING', 'SCHEDULED', 'CANCELLING')"
+        rows = database.execute(
+            f"SELECT name FROM task_run WHERE {unfinished} "
+            f"UNION ALL SELECT name FROM flow_run WHERE {unfinished}"
+        ).fetchall()
+    return [*files, *(name for (name,) in rows)]
+
+
 def wait(condition, what: str) -> None:
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while not condition():
@@ -235,6 +234,6 @@ def _is_worker(process: psutil.Process) -> bool:
     return any("spawn_main" in word for word in words)
 
 
-def _identity(path: Path) -> tuple[int, int]:
+def identity(path: Path) -> tuple[int, int]:
     state = path.stat()
     return state.st_ino, state.st_mtime_ns

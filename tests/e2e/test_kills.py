@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import lensllm
-from tests.e2e.kills import VICTIMS, Mlflow, Siege, final_tables
+from tests.e2e.kills import VICTIMS, Mlflow, Siege, final_tables, leftovers
 from tests.stress import NAME, write_pipeline
 
 pytestmark = pytest.mark.slow
@@ -59,4 +59,4 @@ def test_a_sweep_under_fire_ends_as_if_nothing_had_been(
         **{(path.parent.name, "FINISHED"): 1 for path in siege.kept},
         ("", "FINISHED"): 1,  # the parent
     }
-    assert siege.leftovers == []
+    assert leftovers(siege.artifacts) == []

@@ -88,6 +88,41 @@ def test_the_commit_is_in_the_key_and_in_the_configuration_that_replays(
     assert cell_of(make_plan(first.config, store)) == cell_of(first)
 
 
+@pytest.mark.parametrize(("file", "words"), [("README.md", []), ("tokenizer.json", ["tokens"])])
+def test_a_commit_renews_what_is_made_of_that_model_and_nothing_of_another(
+    store: Store, tmp_path: Path, server: Hub, file: str, words: list[str]
+):
+    """Every commit is another model, known before its weights are; tokens go by the files."""
+    config = project.write_inputs(tmp_path)
+    repository = server.repositories["org/narrow"] = Repository()
+    repository.commit(tmp_path / "narrow", "dev")
+    content = config.model_dump(mode="json")
+    content["candidates"][0] = {"name": "narrow", "model": "org/narrow@dev"}
+    config = Pipeline.model_validate(content)
+
+    def steps() -> dict[Ref, tuple[str, Any]]:
+        hub._known.clear()  # as another command
+        return {
+            step.ref: (step.stage, step.hints.get("candidate"))
+            for step in make_plan(config, store).steps
+        }
+
+    before = steps()
+    moved = shutil.copytree(tmp_path / "narrow", tmp_path / "moved")
+    with (moved / file).open("a") as stream:
+        stream.write("\n")
+    repository.commit(moved)
+    assert steps() == before  # main alone has moved
+    repository.commit(moved, "dev")
+    after = steps()
+    made = {"curvature", "delta", "finetune", "heavy_tails", "kernel", "overlap", "probe"}
+    renewed = {after[ref] for ref in after.keys() - before.keys()}
+    assert {stage for stage, _ in renewed} == {"download", *made, *words}
+    assert {name for _, name in renewed} == {"narrow", None}
+    kept = {after[ref] for ref in after.keys() & before.keys()}
+    assert {name for _, name in kept} == {"wide", None}
+
+
 def test_a_cache_that_was_emptied_is_filled_again(
     store: Store, config: Pipeline, published: Repository
 ):

@@ -1,0 +1,187 @@
+"""``lensllm serve`` is stopped: it ends soon, nobody is left, and the next command goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import psutil
+import pytest
+
+from lensllm.store import Store
+from tests.e2e.conftest import COMMAND, ROOT, environment, lensllm
+from tests.e2e.kills import identity, leftovers, wait
+from tests.stress import NAME, write_pipeline
+
+pytestmark = pytest.mark.slow
+
+CELLS = 2 * 4 * 2
+_SECONDS = 30.0  # within which the command has ended, and whoever it has started
+
+
+class Serving:
+    """The command, on an artifacts folder, and the server that it starts."""
+
+    def __init__(self, file: Path, artifacts: Path) -> None:
+        self.artifacts = artifacts
+        self.noted = artifacts / "prefect" / "server.json"
+        self.noted.unlink(missing_ok=True)  # of the server before
+        self._began = datetime.now(UTC).isoformat()
+        self._log = file.with_name("serve.log")
+        with self._log.open("w") as log:
+            self.command = subprocess.Popen(
+                [*COMMAND, "serve", NAME, "--file", str(file), "--artifacts", str(artifacts)],
+                cwd=ROOT,
+                env=environment(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # the process group that a terminal's Ctrl-C is for
+            )
+
+    def wait(self, condition: Callable[[], Any], what: str) -> None:
+        wait(lambda: self.command.poll() is not None or condition(), what)
+        assert self.command.poll() is None, self._log.read_text()
+
+    def deployment(self) -> str:
+        """Its id, once the command has asked for the first time what is due."""
+        self.wait(self.noted.exists, "the server's process")
+        there = f"/deployments/name/scheduled/{NAME}"
+        self.wait(
+            lambda: (self.ask(there).get("last_polled") or "") > self._began, "the deployment"
+        )
+        return str(self.ask(there)["id"])
+
+    def begin(self) -> str:
+        """Have a run begin, as the button in the page does it; its id."""
+        return str(self.ask(f"/deployments/{self.deployment()}/create_flow_run", {})["id"])
+
+    def state(self, run: str) -> str:
+        return str(self.ask(f"/flow_runs/{run}")["state"]["type"])
+
+    def ask(self, path: str, content: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The server's answer; nothing while it does not know."""
+        data = None if content is None else json.dumps(content).encode()
+        url = json.loads(self.noted.read_text())["url"] + path
+        try:
+            with urlopen(Request(url, data, {"Content-Type": "application/json"})) as answer:
+                return dict(json.load(answer))
+        except OSError:  # of urllib's errors too
+            return {}
+
+    def stop(self, way: "Way") -> None:
+        begin = time.monotonic()
+        family = psutil.Process(self.command.pid).children(recursive=True)
+        way(self.command, family)
+        assert self.command.wait(_SECONDS) == 0
+        _, alive = psutil.wait_procs(family, begin + _SECONDS - time.monotonic())
+        assert alive == []
+        assert "Traceback" not in self._log.read_text()
+        assert Store(self.artifacts).being_made() == []
+
+
+Way = Callable[[subprocess.Popen[bytes], list[psutil.Process]], None]
+
+
+def sigint(command: subprocess.Popen[bytes], _: list[psutil.Process]) -> None:
+    command.send_signal(signal.SIGINT)
+
+
+def sigterm(command: subprocess.Popen[bytes], _: list[psutil.Process]) -> None:
+    command.send_signal(signal.SIGTERM)
+
+
+def ctrl_c(command: subprocess.Popen[bytes], _: list[psutil.Process]) -> None:
+    """As a terminal: the runs hear it, too."""
+    os.killpg(command.pid, signal.SIGINT)
+
+
+def systemd(command: subprocess.Popen[bytes], family: list[psutil.Process]) -> None:
+    """As systemd stops a service: workers and server hear it, too."""
+    for process in (*family, command):
+        process.terminate()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Path], Serving]]:
+    """Starts the command, with its artifacts beside the file."""
+    started: list[Serving] = []
+
+    def start(file: Path) -> Serving:
+        started.append(Serving(file, file.with_name("artifacts")))
+        return started[-1]
+
+    yield start
+    for serving in started:
+        if serving.command.poll() is None:
+            os.killpg(serving.command.pid, signal.SIGKILL)
+            serving.command.wait()
+
+
+@pytest.mark.parametrize("way", [sigint, sigterm])
+def test_what_waits_for_its_schedule_ends(
+    tmp_path: Path, serve: Callable[[Path], Serving], way: Way
+) -> None:
+    file = write_pipeline(tmp_path, 1, 4, 1, schedule={"cron": "0 0 1 1 *"})
+    serving = serve(file)
+    serving.wait(serving.noted.exists, "the server's process")
+    serving.stop(way)  # nobody can be asked for anything yet
+    serving = serve(file)
+    serving.deployment()
+    serving.stop(way)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("way", [sigterm, ctrl_c, systemd])
+def test_what_is_in_the_middle_of_cells_ends_and_run_goes_on(
+    tmp_path: Path, serve: Callable[[Path], Serving], way: Way
+) -> None:
+    file = write_pipeline(tmp_path, 2, 4, 2, tracking={"enabled": False}, engine={"slots": 2})
+    store = Store(tmp_path / "artifacts")
+
+    def cells() -> dict[Path, tuple[int, int]]:
+        return {path: identity(path) for path in store.root.glob("finetune/*/manifest.json")}
+
+    serving = serve(file)
+    run = serving.begin()
+    serving.wait(
+        lambda: len(cells()) >= 3 and "finetune" in {ref.stage for ref in store.being_made()},
+        "a cell in the making",
+    )
+    assert serving.state(run) == "RUNNING"
+    finished = cells()
+    serving.stop(way)
+    kept = cells()
+    assert finished.items() <= kept.items()
+    assert len(kept) < CELLS
+
+    done = lensllm("run", NAME, "--file", file, "--artifacts", store.root, "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("] finetune mamba-") == CELLS - len(kept)
+    assert kept.items() <= cells().items()
+    assert len(cells()) == CELLS
+    assert leftovers(store.root) == []
+
+
+@pytest.mark.full
+def test_a_run_that_was_only_beginning_does_not_hold_up_the_next(
+    tmp_path: Path, serve: Callable[[Path], Serving]
+) -> None:
+    """It has named no process yet by which another command could tell that it is dead."""
+    file = write_pipeline(tmp_path, 1, 4, 1, tracking={"enabled": False})
+    serving = serve(file)
+    first = serving.begin()
+    serving.wait(lambda: serving.state(first) == "PENDING", "the first run")
+    serving.stop(sigterm)
+    serving = serve(file)
+    second = serving.begin()
+    assert serving.state(first) == "CANCELLED"
+    begin = time.monotonic()
+    serving.wait(lambda: serving.state(second) == "RUNNING", "the second run")
+    assert time.monotonic() - begin < _SECONDS  # else it waits for the first one's lease
+    serving.stop(sigterm)
