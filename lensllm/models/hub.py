@@ -7,6 +7,7 @@ and what is there serves without a network, too. No torch.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ _SMALL = ("config.json", "generation_config.json", checkpoint.INDEX, "tokenizer*
 _NEVER = ("*.py", "*.bin", "*.pt", "*.pth", "*.pkl", "*.msgpack", "*.h5")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.msgpack", "*.h5", "*.ckpt")
 _SECONDS = 15  # until the hub counts as not to be reached
+
+
+log = logging.getLogger("lensllm.hub")
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,8 @@ def _cached(repo: str, asked: str, why: str) -> Snapshot:
             f"candidates: {place} has {repo}@{asked} without all its weights, and {said}; "
             "run once with a network to complete it"
         )
+    if why and asked != snapshot.commit:
+        log.warning("%s, so %s@%s is what it was, %s", said, repo, asked, snapshot.commit[:7])
     return snapshot
 
 

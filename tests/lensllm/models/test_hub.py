@@ -84,7 +84,11 @@ def test_main_moves_and_a_tag_does_not(server: Hub, tmp_path: Path):
 
 @pytest.mark.parametrize("offline", ["the network is down", "HF_HUB_OFFLINE", "the hub is broken"])
 def test_without_the_hub_the_cache_serves(
-    server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: str
+    server: Hub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    offline: str,
 ):
     commit = publish(server, tmp_path)
     before = hub.resolve("org/tiny", None)
@@ -94,6 +98,10 @@ def test_without_the_hub_the_cache_serves(
         found = hub.resolve("org/tiny", revision)
         assert (found.commit, found.folder, found.complete) == (commit, before.folder, True)
         assert found.weight_bytes == before.weight_bytes
+    told = [r.getMessage() for r in caplog.records if r.name == "lensllm.hub"]
+    # of a branch, which may have moved; and not of a hub that nobody wanted to be asked
+    assert len(told) == (0 if offline == "HF_HUB_OFFLINE" else 2)
+    assert all(said.endswith(f"so org/tiny@main is what it was, {commit[:7]}") for said in told)
 
 
 @pytest.mark.parametrize(
