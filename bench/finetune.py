@@ -226,8 +226,8 @@ def _bound(size: str) -> float:
         sum(len(b) * max(lengths[i] for i in b) for b in cut) for cut in (at_random, alike)
     )
     targets = sum(len(e.completion) for e in data)
-    theirs = padded * (shape.decoder + shape.head)
-    return theirs / (ours * shape.decoder + targets * shape.head)
+    decoder, head = (part.forward + part.backward for part in (shape.decoder, shape.head))
+    return padded * (decoder + head) / (ours * decoder + targets * head)
 
 
 def _in_a_process(way: str, size: str, seed: int) -> dict[str, float]:
