@@ -15,6 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.e2e.conftest import COMMAND, ROOT, environment, lensllm
+from tests.stress import NAME, write_pipeline
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +38,22 @@ def tables(artifacts: Path) -> dict[str, bytes]:
         for stage in ("curve", "law", "ranking", "ablation")
         for path in (artifacts / stage).rglob("*.parquet")
     }
+
+
+def test_a_setting_that_touches_no_cell_trains_each_once(tmp_path: Path):
+    file = write_pipeline(tmp_path / "project", 3, 4, 1, tracking={"enabled": False})
+    artifacts = tmp_path / "artifacts"
+    over = ("--over", "law.tau=0.5,8")
+    done = lensllm("ablate", NAME, *over, "--file", file, "--artifacts", artifacts, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "3 points, 12 different cells, 12 to train." in done.stderr
+    said = json.loads(done.stdout)
+    assert [point["settings"] for point in said["points"]] == [
+        {"law.tau": tau} for tau in (5.0, 0.5, 8.0)
+    ]
+    assert len(cells(artifacts)) == 12
+    page = (artifacts / "reports" / f"{NAME}-ablation" / "ablation.html").read_text("utf-8")
+    assert said["points"][0]["choice"] in page
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +89,7 @@ def ablated(smoke: tuple[Path, dict], tmp_path_factory: pytest.TempPathFactory) 
     return artifacts, json.loads(done.stdout)
 
 
+@pytest.mark.full
 def test_every_point_is_there_and_those_that_failed_say_why(ablated: tuple[Path, Any]):
     _, said = ablated
     assert len(said["points"]) == POINTS
@@ -85,6 +103,7 @@ def test_every_point_is_there_and_those_that_failed_say_why(ablated: tuple[Path,
     assert any("learning_rate=1e+30" in entry["step"] for entry in said["failed"])
 
 
+@pytest.mark.full
 def test_cells_are_trained_once_and_shown_as_cached_elsewhere(ablated: tuple[Path, Any]):
     """Two learning rates of twelve cells each; those that diverge leave none."""
     artifacts, _ = ablated
@@ -106,12 +125,14 @@ def test_cells_are_trained_once_and_shown_as_cached_elsewhere(ablated: tuple[Pat
     assert [found.get("Failed", 0) > 0 for found in diverging] == [True]  # not tried again
 
 
+@pytest.mark.full
 def test_what_no_ranking_reads_is_measured_for_the_pipeline_itself_alone(ablated: tuple[Path, Any]):
     artifacts, _ = ablated
     assert len(list(artifacts.glob("curvature/*/manifest.json"))) == 3
     assert list(artifacts.glob("delta/*/manifest.json")) == []
 
 
+@pytest.mark.full
 def test_page_figure_and_table_are_published(ablated: tuple[Path, Any]):
     artifacts, said = ablated
     folder = artifacts / "reports" / "smoke-ablation"
@@ -124,6 +145,7 @@ def test_page_figure_and_table_are_published(ablated: tuple[Path, Any]):
     assert {0.001, 0.0005, 1e30} == set(table["finetune.learning_rate"])
 
 
+@pytest.mark.full
 def test_mlflow_compares_the_points(ablated: tuple[Path, Any]):
     artifacts, _ = ablated
     client = MlflowClient(f"sqlite:///{artifacts / 'mlflow.db'}")
@@ -152,6 +174,7 @@ def test_a_second_time_computes_nothing_that_did_not_fail(ablated: tuple[Path, A
     assert [own, *others] == [{k: row[k] for k in compared} for row in said[0]["points"]]
 
 
+@pytest.mark.full
 def test_the_pipeline_itself_reuses_what_the_ablation_made(ablated: tuple[Path, Any]):
     artifacts, _ = ablated
     planned = lensllm("plan", "smoke", *FEW, "--artifacts", artifacts, "--json")

@@ -114,6 +114,7 @@ def test_a_killed_sweep_decides_the_same_and_computes_nothing_twice(
     ]
 
 
+@pytest.mark.full
 def test_a_run_of_all_in_the_same_folder_reuses_the_cells(halved: tuple[Path, Any]):
     """And its ranking, of more cells, is another one."""
     artifacts, said = halved

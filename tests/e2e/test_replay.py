@@ -126,6 +126,7 @@ def test_a_file_of_ones_own_with_every_budget(table: Path, flan: tuple[Path, Any
     assert re.search(r"examples spent against 128,000 examples for .* saved", text)
 
 
+@pytest.mark.full
 def test_a_predictor_that_needs_more_than_losses_is_one_sentence(
     table: Path, flan: tuple[Path, Any]
 ):

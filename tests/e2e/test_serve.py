@@ -123,7 +123,7 @@ def serve() -> Iterator[Callable[[Path], Serving]]:
             serving.command.wait()
 
 
-@pytest.mark.parametrize("way", [sigint, sigterm])
+@pytest.mark.parametrize("way", [pytest.param(sigint, marks=pytest.mark.full), sigterm])
 def test_what_waits_for_its_schedule_ends(
     tmp_path: Path, serve: Callable[[Path], Serving], way: Way
 ) -> None:
