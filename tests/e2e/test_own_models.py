@@ -86,6 +86,7 @@ def run(project: Path, *more: str, command: str = "run"):
     )
 
 
+@pytest.mark.full
 def test_folders_and_a_data_file_rank_for_all_the_data(project: Path):
     done = run(project)
     assert done.returncode == 0, done.stderr

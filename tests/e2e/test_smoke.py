@@ -111,6 +111,7 @@ def test_status_and_report_read_what_is_there(smoke):
     assert first["ranking"] == said["ranking"]
 
 
+@pytest.mark.full
 def test_a_damaged_cell_alone_is_computed_again(smoke, tmp_path: Path):
     artifacts = tmp_path / "artifacts"
     shutil.copytree(smoke[0], artifacts)
