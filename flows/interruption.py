@@ -34,13 +34,11 @@ def interruptible(err: Console) -> Iterator[None]:
         signal.signal(number, stop)
     try:
         yield
-    except KeyboardInterrupt:
-        _say_stopped(err)
-        raise typer.Exit(130) from None
-    except Exception:
-        if not late.is_alive():
+    except (KeyboardInterrupt, Exception) as error:
+        # Whatever else falls over while it stops is a part of that.
+        if not (isinstance(error, KeyboardInterrupt) or late.is_alive()):
             raise
-        _say_stopped(err)  # whatever fell over while it stopped
+        _say_stopped(err)
         raise typer.Exit(130) from None
 
 
