@@ -7,11 +7,15 @@ in them could set the terminal's title or clipboard, or hide what else is said.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from lensllm.secrets import mask
+
+if TYPE_CHECKING:
+    from flows.server import Server
 
 # C0 and C1 but for tab and newline, and the marks that turn the direction of text.
 _UNSEEN = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "�")
@@ -29,3 +33,11 @@ class SafeConsole(Console):
                 yield segment
             else:
                 yield segment._replace(text=mask(segment.text).translate(_UNSEEN))
+
+
+def page_address(server: Server, console: Console) -> str:
+    """Where a person opens the server's page: a link that lets one browser in, on a terminal; what
+    is written to a file may be read by others, so there the address alone."""
+    if console.is_terminal or not server.secret:
+        return server.entry_link()
+    return f"{server.page} (lensllm ui opens it)"

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from cronsim import CronSim
@@ -24,6 +24,9 @@ from lensllm import configfile
 from lensllm.config import Schedule
 from lensllm.errors import ConfigError, LensError
 from lensllm.store import Store
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.responses import DeploymentResponse
 
 FLOW = "scheduled"
 ENTRYPOINT = f"flows.scheduled.{FLOW}"
@@ -83,6 +86,22 @@ def deployments(file: Path, store: Store, names: Sequence[str] = ()) -> list[Dep
     return found
 
 
+def altered_fields(there: DeploymentResponse, parameters: Mapping[str, str]) -> list[str]:
+    """Names of what decides which code a deployment runs, and on what, and is not as
+    ``flows.serve`` registered it with ``parameters``."""
+    expected: dict[str, Any] = {
+        "entrypoint": "flows.scheduled.rerun",  # what Prefect notes of a flow that it is given
+        "path": None,
+        "pull_steps": None,
+        "job_variables": None,
+        "storage_document_id": None,
+        "infrastructure_document_id": None,
+        "work_pool_name": None,
+        "parameters": dict(parameters),
+    }
+    return [name for name, value in expected.items() if (getattr(there, name) or None) != value]
+
+
 def prefect_yaml(found: Sequence[Deployment], pool: str, store: Store) -> str:
     """The file that ``prefect deploy --all`` reads.
 
@@ -137,7 +156,7 @@ def register(path: Path, pool: str) -> None:
     """Have Prefect take the deployments of ``path``, with a process work pool that is made if it is
     not there. Raises ``DeployError``."""
     _ensure_pool(pool)
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    command = [sys.executable, "-P", "-m", "prefect", "--no-prompt", "deploy", "--all"]
     done = subprocess.run(
         [*command, "--prefect-file", path],
         stdin=subprocess.DEVNULL,

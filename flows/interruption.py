@@ -14,9 +14,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-# After an interruption tables in the making are waited for, since a thread cannot be stopped; after
-# this long the process ends all the same, as after kill -9.
-_PATIENCE_SECONDS = 30.0
+# An interruption ends workers at once, but tables in the making and requests to a server that is
+# gone cannot be stopped; after this long the process ends all the same, as after kill -9.
+_PATIENCE_SECONDS = 4.0
 
 
 @contextmanager

@@ -6,13 +6,13 @@ import importlib
 import logging
 import shutil
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 
+from flows.console import page_address
 from flows.progress import Tally, Terminal
 from flows.server import embedded_server, server_home
 from lensllm.errors import DiskFullError, LensError
@@ -40,9 +40,10 @@ def launch(
     the pages is one that really runs.
     """
     store.require_space(_LEAST_SPACE_BYTES)
-    threading.Thread(target=_import_ahead, daemon=True).start()
-    home = server_home(store)
-    with console.status("starting the Prefect server …") as waiting, embedded_server(home) as url:
+    with (
+        console.status("starting the Prefect server …") as waiting,
+        embedded_server(server_home(store), while_starting=_import_ahead) as server,
+    ):
         # Not at the top: it takes a second, and here the other thread has done it.
         from prefect import tags
         from prefect.task_runners import ThreadPoolTaskRunner
@@ -53,7 +54,9 @@ def launch(
         _quiet_console()
         mark_zombies()
         waiting.stop()
-        console.print(f"Prefect UI while this runs: {url.removesuffix('/api')}", soft_wrap=True)
+        console.print(
+            f"Prefect UI while this runs: {page_address(server, console)}", soft_wrap=True
+        )
         with Terminal(console, slots) as terminal:
             observers.set((terminal,))
             with tags(*tags_of_this_process()), _explained(store):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from lensllm.processes import die_with_parent
 
+SECRET = "LENSLLM_MLFLOW_SECRET"  # the environment variable that holds it
+
 
 def main() -> None:
     """Serve the runs of the SQLite file DATABASE until SIGTERM or the end of process PARENT."""
@@ -22,9 +24,17 @@ def main() -> None:
     from mlflow.server.fastapi_app import app
     from mlflow.server.handlers import initialize_backend_stores
 
+    from flows.access import AccessControl
+
     figures = (database.parent / "mlflow-artifacts").as_uri()
     initialize_backend_stores(f"sqlite:///{database}", f"sqlite:///{database}", figures)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+    secret, port = os.environ.pop(SECRET), listener.getsockname()[1]
+    config = uvicorn.Config(
+        AccessControl(app, port, secret, open_paths={"/health"}),
+        log_level="warning",
+        proxy_headers=False,
+        timeout_graceful_shutdown=2,
+    )
     uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -13,6 +13,8 @@ from http.client import HTTPConnection, HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
+from flows.access import authorization
+
 _LOOK_SECONDS = 0.2
 _STILL_SECONDS = 1.2  # nothing new for so long, which is more than an interval: all is written
 _STUCK_SECONDS = 2.5  # nothing new for so long: what is unfinished was left by a dead process
@@ -37,8 +39,9 @@ def send_everything() -> None:
             getattr(sys.modules[module], name).drain_all(timeout=_PATIENCE_SECONDS)
 
 
-def wait_until_written(url: str) -> None:
-    """Return once the server at ``url`` has written every task run it was told of.
+def wait_until_written(url: str, secret: str) -> None:
+    """Return once the server at ``url``, which knows ``secret``, has written every task run it was
+    told of.
 
     It does not say how much it has left, so we watch the numbers of task runs until they rest.
     """
@@ -46,8 +49,8 @@ def wait_until_written(url: str) -> None:
     before = None
     while (now := time.monotonic()) - begin < _PATIENCE_SECONDS:
         try:
-            unfinished = _count(url, {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}})
-            counts = (_count(url, {}), unfinished)
+            unfinished = _count(url, secret, {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}})
+            counts = (_count(url, secret, {}), unfinished)
         except (OSError, HTTPException, ValueError):
             return  # a server that is gone writes no more
         if counts != before:
@@ -57,12 +60,12 @@ def wait_until_written(url: str) -> None:
         time.sleep(_LOOK_SECONDS)
 
 
-def _count(url: str, task_runs: dict[str, Any]) -> int:
+def _count(url: str, secret: str, task_runs: dict[str, Any]) -> int:
     parts = urlsplit(url)
     connection = HTTPConnection(parts.hostname or "", parts.port, timeout=30)
     try:
         body = json.dumps({"task_runs": task_runs})
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", "Authorization": authorization(secret)}
         connection.request("POST", f"{parts.path}/task_runs/count", body, headers)
         return int(connection.getresponse().read())
     finally:

@@ -7,16 +7,19 @@ with what was made again, *Incomplete* when a part failed and the ranking is mad
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect import flow, get_client, tags
 from prefect.context import FlowRunContext
-from prefect.states import Completed, State
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 from rich.console import Console
 
+from flows.deploy import altered_fields
 from flows.ending import Outcome, observers, reports
 from flows.progress import Tally, Terminal
 from flows.rank import rank
@@ -28,14 +31,19 @@ from lensllm.store import Store
 
 # Set by ``lensllm serve`` to its process number: the runs it starts do not outlive it.
 SERVER_PROCESS = "LENSLLM_SERVE_PROCESS"
+# What it has registered: the parameters of each deployment, by pipeline, as JSON.
+REGISTERED = "LENSLLM_REGISTERED"
 _WIDTH = 110  # columns of what a worker's log gets
 
 
-@flow(name="scheduled", flow_run_name="{pipeline}", persist_result=False)
-def scheduled(pipeline: str, file: str, artifacts: str) -> State[None]:
+def rerun(pipeline: str, file: str, artifacts: str) -> State[None]:
     """Rank the candidates of ``pipeline`` again, as far as anything changed."""
     if server := os.environ.get(SERVER_PROCESS):
         die_with_parent(int(server))
+        given = {"pipeline": pipeline, "file": file, "artifacts": artifacts}
+        if reason := _refusal(given, json.loads(os.environ[REGISTERED])):
+            print(f"{pipeline}: {reason}", flush=True)
+            return Failed(message=reason)
     store = Store(Path(artifacts))
     store.prepare()
     _name_process()
@@ -50,6 +58,26 @@ def scheduled(pipeline: str, file: str, artifacts: str) -> State[None]:
     state = ended(outcome, terminal.tally, before, _shown(store, pipeline))
     print(f"{pipeline}: {state.message}", flush=True)
     return state
+
+
+# The function has a name of its own, by which ``lensllm serve`` passes it on to its processes.
+scheduled = flow(rerun, name="scheduled", flow_run_name="{pipeline}", persist_result=False)
+
+
+def _refusal(given: dict[str, str], registered: dict[str, dict[str, str]]) -> str:
+    """Why ``serve`` does not run this; empty when it is what it has registered."""
+    if given != registered.get(given["pipeline"]):
+        return "refused: lensllm serve has not registered these parameters"
+    context = FlowRunContext.get()
+    if context and context.flow_run and context.flow_run.deployment_id:
+        try:
+            with get_client(sync_client=True) as client:
+                there = client.read_deployment(context.flow_run.deployment_id)
+        except ObjectNotFound:  # what was changed is replaced
+            return "refused: its deployment is not there any more"
+        if fields := altered_fields(there, given):
+            return f"refused: its deployment was changed on the server ({', '.join(fields)})"
+    return ""
 
 
 def ended(

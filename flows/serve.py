@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -10,14 +11,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from rich.console import Console
 
-from flows.deploy import TAG, Deployment, remove_others
+from flows.console import page_address
+from flows.deploy import FLOW, TAG, Deployment, altered_fields, remove_others
 from flows.server import embedded_server
 from lensllm.errors import ConfigError
 from lensllm.store import Store
+
+if TYPE_CHECKING:
+    from prefect.runner import Runner
 
 # How often the server is asked for runs that are due: a run starts at most this late.
 _SECONDS_BETWEEN_LOOKS = 5.0
@@ -41,21 +47,22 @@ def serve(
     with (
         _until_stopped(),
         console.status("starting the Prefect server …") as waiting,
-        embedded_server(home, port) as url,
+        embedded_server(home, port) as server,
     ):
-        from flows.scheduled import SERVER_PROCESS
+        from flows.scheduled import REGISTERED, SERVER_PROCESS
         from flows.zombies import mark_zombies
 
         mark_zombies()
         remove_others(found)
         waiting.stop()
         os.environ[SERVER_PROCESS] = str(os.getpid())
-        console.print(f"Prefect UI: {url.removesuffix('/api')}", soft_wrap=True)
+        os.environ[REGISTERED] = json.dumps({d.pipeline: d.parameters for d in found})
+        console.print(f"Prefect UI: {page_address(server, console)}", soft_wrap=True)
         for deployment in found:
             console.print(f"{deployment.pipeline}: {deployment.when}", soft_wrap=True)
         console.print("Ctrl-C ends server and runs.")
         with suppress(asyncio.CancelledError):
-            asyncio.run(_serve(found))
+            asyncio.run(_serve(found, console))
 
 
 @contextmanager
@@ -104,32 +111,14 @@ async def _forget_unfinished(deployment: UUID) -> None:
                 await client.set_flow_run_state(run.id, state, force=True)
 
 
-async def _serve(found: Sequence[Deployment]) -> None:
+async def _serve(found: Sequence[Deployment], console: Console) -> None:
     """Register ``found`` and start what is due until Ctrl-C or SIGTERM cancels it."""
-    from prefect.client.schemas.objects import ConcurrencyLimitConfig
     from prefect.runner import Runner
-    from prefect.schedules import Cron
-    from prefect.types.entrypoint import EntrypointType
-
-    from flows.scheduled import scheduled
 
     runner = Runner(name="lensllm serve", query_seconds=_SECONDS_BETWEEN_LOOKS)
     for d in found:
-        cron = d.schedule.cron
-        made = await scheduled.ato_deployment(
-            name=d.pipeline,
-            description=d.description,
-            parameters=d.parameters,
-            tags=[TAG],
-            schedule=Cron(cron, timezone=d.schedule.timezone) if cron else None,
-            concurrency_limit=ConcurrencyLimitConfig(**d.concurrency),
-            paused=False,  # the last serve paused it when it ended
-            entrypoint_type=EntrypointType.MODULE_PATH,  # every run imports it anew
-        )
-        # as Runner.add_flow does: a pool that lensllm deploy gave it would wait for a worker
-        made.work_pool_name = made.work_queue_name = None
-        await _forget_unfinished(await runner.aadd_deployment(made))
-    running = asyncio.create_task(runner.start())
+        await _forget_unfinished(await _register(runner, d))
+    running = asyncio.gather(runner.start(), _keep_registered(runner, found, console))
     await asyncio.sleep(0)  # it sets a handler of its own, which would leave in the middle
 
     def stop() -> None:
@@ -139,3 +128,59 @@ async def _serve(found: Sequence[Deployment]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop)
     await running
+
+
+async def _register(runner: Runner, d: Deployment) -> UUID:
+    """Register a deployment as the configuration has it, whatever the server holds of that name.
+
+    The runner is given the flow itself: its runs do not load what the server says.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import DeploymentUpdate
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig
+    from prefect.schedules import Cron
+    from prefect.types.entrypoint import EntrypointType
+
+    from flows.scheduled import scheduled
+
+    cron = d.schedule.cron
+    number = await runner.aadd_flow(
+        scheduled,
+        name=d.pipeline,
+        description=d.description,
+        parameters=d.parameters,
+        tags=[TAG],
+        schedule=Cron(cron, timezone=d.schedule.timezone) if cron else None,
+        concurrency_limit=ConcurrencyLimitConfig(**d.concurrency),
+        paused=False,  # the last serve paused it when it ended
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    async with get_client() as client:
+        # Registering it leaves this as somebody may have set it.
+        await client.update_deployment(number, DeploymentUpdate(path=""))
+    return number
+
+
+async def _keep_registered(runner: Runner, found: Sequence[Deployment], console: Console) -> None:
+    """Put a deployment right that somebody changed on the server, and say so."""
+    from httpx import HTTPError
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    async def put_right(d: Deployment) -> None:
+        try:
+            there = await client.read_deployment_by_name(f"{FLOW}/{d.pipeline}")
+            fields = ", ".join(altered_fields(there, d.parameters))
+        except ObjectNotFound:
+            fields = "it was deleted"
+        if fields:
+            await _register(runner, d)
+            text = f"{d.pipeline}: its deployment was changed on the server ({fields}): put right"
+            console.print(text, soft_wrap=True)
+
+    async with get_client() as client:
+        while True:
+            await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+            for d in found:
+                with suppress(HTTPError):  # a server that is being started again
+                    await put_right(d)

@@ -6,7 +6,7 @@ to end takes it down (``flows.server_child``). The files in ``home``:
 
     server.turn   locked while a command looks for the server and, if there is none, starts it
     server.users  locked, shared, by every command that uses the server
-    server.json   where it listens and which process it is
+    server.json   where it listens, which process it is and its secret, for its user alone
     server.log    what it printed
 """
 
@@ -22,15 +22,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote, urlsplit
 
 from flows import recorder
+from flows.access import entry_link, new_secret
 from lensllm import locks
 from lensllm.errors import ConfigError, LensError
 from lensllm.processes import alive, started
@@ -40,6 +41,9 @@ from lensllm.store import Store
 _START_SECONDS = 180.0  # 4-8 s on an idle machine; the first start also builds the database
 _STOP_SECONDS = 15.0
 _LOOK_SECONDS = 1.0  # how late a server's death may be noticed
+_HANDOVER_SECONDS = 10.0  # within which the command that holds the port starts a dead server again
+_STARTS = 3  # of a server that is killed while it starts
+_QUEUE = 2048  # connections that wait for a server that is being started
 
 log = logging.getLogger("lensllm.server")
 
@@ -50,16 +54,28 @@ class ServerError(LensError):
 
 @dataclass(frozen=True)
 class Server:
-    """A server process: where it listens and which process it is."""
+    """A server process: where it listens, which process it is, and what opens it."""
 
     url: str  # of the API, ending in /api
-    pid: int
-    start: float  # as processes.started says, tells it from a later one of the same number
+    pid: int = 0  # 0: the user's own server
+    start: float = 0.0  # as processes.started says, tells it from a later one of the same number
+    secret: str = field(default="", repr=False)
+
+    @property
+    def page(self) -> str:
+        """The address of its web page, which asks for the secret."""
+        return self.url.removesuffix("/api")
+
+    def entry_link(self) -> str:
+        """A link that opens its web page once; each call makes another."""
+        return entry_link(self.page, self.secret) if self.secret else self.page
 
 
 @contextmanager
-def embedded_server(home: Path, port: int | None = None) -> Iterator[str]:
-    """Within the context there is a Prefect server; its API's URL is yielded and announced.
+def embedded_server(
+    home: Path, port: int | None = None, while_starting: Callable[[], None] | None = None
+) -> Iterator[Server]:
+    """Within the context there is a Prefect server; it is yielded, and named in the environment.
 
     A server that the user names in PREFECT_API_URL is used as it is and none is started. A server
     that another command runs for ``home`` is shared, whatever ``port`` says.
@@ -67,6 +83,7 @@ def embedded_server(home: Path, port: int | None = None) -> Iterator[str]:
     Args:
         home: folder of the server's database and log; created.
         port: of the loopback interface, for a server that has to be started; None: a free one.
+        while_starting: called in another thread meanwhile, and waited for.
 
     Raises:
         ConfigError: the port is in use.
@@ -74,40 +91,40 @@ def embedded_server(home: Path, port: int | None = None) -> Iterator[str]:
     """
     named = os.environ.get("PREFECT_API_URL")
     if named:
-        yield named
+        yield Server(named)
         return
     home = home.resolve()
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    meanwhile = threading.Thread(target=while_starting or (lambda: None), daemon=True)
+    meanwhile.start()
     with (home / "server.users").open("a") as users:
-        with (home / "server.turn").open("a") as turn:
-            locks.take(turn, fcntl.LOCK_EX)
-            locks.take(users, fcntl.LOCK_SH)  # waits for a server that is just going down
-            server = _running(home)
-            child = None if server else _start(home, listener(port))
-            server = server or _running(home)
-        if server is None:
-            raise ServerError(f"The Prefect server did not start; {last_line(home / 'server.log')}")
-        kept = _Kept(home, server, child)
+        kept = _KeptServer(home, users, port)
         try:
-            with kept, _announced(server.url):
-                yield server.url
+            # Two threads that import the same packages find them half initialised.
+            meanwhile.join()
+            with kept, _announced(kept.server):
+                yield kept.server
         finally:
-            _leave(users, server, kept.child)
+            kept.leave()
 
 
-class _Kept:
-    """Within the context a server that dies is started again at the same address.
+class _KeptServer:
+    """Our share of the server of ``home``; within the context one that dies is started again.
 
-    Cells do not need it, but Prefect asks it before each of them and tries again for about a
-    minute: a run without its server would crawl. What it was told and had not written is lost; the
-    next command marks such task runs as crashed.
+    Prefect asks its server before each cell: a run without it would crawl. What the server was told
+    and had not written is lost; the next command marks such task runs as crashed. The command that
+    started it keeps the listening socket, so whoever connects meanwhile waits instead of failing,
+    and nobody else can take the port.
     """
 
-    def __init__(self, home: Path, server: Server, child: subprocess.Popen[bytes] | None) -> None:
-        self.child = child  # whom we started, to be seen off
-        self._home, self._server = home, server
+    def __init__(self, home: Path, users: IO[str], port: int | None) -> None:
+        self._home, self._users, self._port = home, users, port
+        self._secret = new_secret()
+        self._socket: socket.socket | None = None  # where we started the server
+        self._child: subprocess.Popen[bytes] | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="lensllm-server", daemon=True)
+        self.server = self._find_or_start()
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -116,35 +133,77 @@ class _Kept:
         self._over.set()
         self._thread.join()
 
-    def _watch(self) -> None:
-        while not self._over.wait(_LOOK_SECONDS):
-            if not alive(self._server.pid, self._server.start):
-                try:
-                    self._restart()
-                except (LensError, OSError) as error:
-                    log.error(
-                        "The Prefect server is gone and cannot be started again (%s), so this "
-                        "command ends.",
-                        error,
-                    )
-                    # Not SIGTERM, which Prefect takes and would tell the server of, for minutes.
-                    os.kill(os.getpid(), signal.SIGINT)
-                    return
-
-    def _restart(self) -> None:
+    def _find_or_start(self) -> Server:
         """Whichever of the commands comes first starts one; the others find it."""
-        if self.child is not None:
-            self.child.poll()  # else a dead child stays a zombie
         with (self._home / "server.turn").open("a") as turn:
             locks.take(turn, fcntl.LOCK_EX)
-            server = _running(self._home)
-            if server is None:
-                log.warning("The Prefect server is gone; another one is started in its place.")
-                self.child = _start(self._home, listener(urlsplit(self._server.url).port))
-                server = _running(self._home)
-        if server is None:
-            raise ServerError(last_line(self._home / "server.log"))
-        self._server = server
+            locks.take(self._users, fcntl.LOCK_SH)  # waits for a server that is just going down
+            if server := _running(self._home):
+                return server
+            self._socket = self._socket or listener(self._port)
+            for _ in range(_STARTS):
+                if self._child is not None:
+                    log.warning("The Prefect server is gone; another one is started in its place.")
+                self._child = _start(self._home, self._socket, self._secret)
+                if server := _running(self._home):
+                    return server
+                if self._child.poll() is None:
+                    self._child.kill()
+                if self._child.wait() > 0:  # by itself, so the next one would, too
+                    break
+        raise ServerError(
+            f"The Prefect server did not start; {last_line(self._home / 'server.log')}"
+        )
+
+    def _watch(self) -> None:
+        gone = None
+        while not self._over.wait(_LOOK_SECONDS):
+            if alive(self.server.pid, self.server.start):
+                gone = None
+                continue
+            gone = gone or time.monotonic()
+            try:
+                self._restart()
+            except (LensError, OSError) as error:
+                # Who started the server has its port, and starts it again if it lives.
+                if isinstance(error, ConfigError) and time.monotonic() - gone < _HANDOVER_SECONDS:
+                    continue
+                log.error(
+                    "The Prefect server is gone and cannot be started again (%s), so this "
+                    "command ends.",
+                    error,
+                )
+                # Not SIGTERM, which Prefect takes and would tell the server of, for minutes.
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    def _restart(self) -> None:
+        """Another one at the same address, with the secret that its clients know."""
+        if self._child is not None:
+            self._child.poll()  # else a dead child stays a zombie
+        self._port = urlsplit(self.server.url).port
+        self._secret = self.server.secret
+        self.server = self._find_or_start()
+
+    def leave(self) -> None:
+        """Give up our share. The last one waits for the records and, if it started the server, sees
+        it off; if another command is the last one, the server notices by itself."""
+        try:
+            locks.take(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        finally:
+            if self._socket is not None:
+                self._socket.close()
+        if alive(self.server.pid, self.server.start):
+            recorder.wait_until_written(self.server.url, self.server.secret)
+        if self._child is not None:
+            self._child.terminate()
+            try:
+                self._child.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._child.kill()
+                self._child.wait()
 
 
 def server_home(store: Store) -> Path:
@@ -192,7 +251,7 @@ def listener(port: int | None) -> socket.socket:
 def answers(url: str) -> bool:
     """Whether a GET of ``url`` gives 200. Asked directly: a proxy has no business on loopback."""
     parts = urlsplit(url)
-    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=10)
+    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=2)
     try:
         connection.request("GET", parts.path or "/")
         return connection.getresponse().status == 200
@@ -222,42 +281,50 @@ def _running(home: Path) -> Server | None:
     return server if up else None
 
 
-def _start(home: Path, bound: socket.socket) -> subprocess.Popen[bytes]:
+def _start(home: Path, bound: socket.socket, secret: str) -> subprocess.Popen[bytes]:
     """Start the child and note it at once: whoever comes next, even if we die now, finds it."""
     host, port = bound.getsockname()
+    bound.listen(_QUEUE)
     set_damaged_aside(home / "prefect.db")
-    with bound, (home / "server.log").open("ab") as log:
+    with (home / "server.log").open("ab") as log:
         child = subprocess.Popen(
             [
                 sys.executable,
+                "-P",  # no file beside the configuration is taken for one of ours
                 "-m",
                 "flows.server_child",
                 str(bound.fileno()),
                 home / "server.users",
             ],
             pass_fds=[bound.fileno()],
-            env=_environment(home, host, port),
+            env=_environment(home, host, port, secret),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,  # Ctrl-C is for the commands that use the server
         )
-    server = Server(f"http://{host}:{port}/api", child.pid, started(child.pid) or 0.0)
+    server = Server(f"http://{host}:{port}/api", child.pid, started(child.pid) or 0.0, secret)
     draft = home / "server.json.new"
+    draft.touch(mode=0o600)
     draft.write_text(json.dumps(asdict(server)))
     draft.replace(home / "server.json")
     return child
 
 
-def _environment(home: Path, host: str, port: int) -> dict[str, str]:
+def _environment(home: Path, host: str, port: int, secret: str) -> dict[str, str]:
     """The child's environment: ours, and what must be so for this server."""
     return (
         recorder.SETTINGS
         | os.environ
         | {
             "PREFECT_HOME": str(home),
-            "PREFECT_SERVER_API_HOST": host,  # the web page is told where the API is from these two
+            "PREFECT_SERVER_API_HOST": host,
             "PREFECT_SERVER_API_PORT": str(port),
+            "PREFECT_SERVER_API_AUTH_STRING": secret,
+            "PREFECT_API_AUTH_STRING": secret,
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{host}:{port}",
+            # For the web page, by whatever name of loopback it was opened.
+            "PREFECT_UI_API_URL": "/api",
             # By default the page's files are copied into site-packages, which may be read-only.
             "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home / "ui"),
         }
@@ -272,15 +339,22 @@ def last_line(log: Path) -> str:
 
 
 @contextmanager
-def _announced(url: str) -> Iterator[None]:
-    """Name the server in the environment, for Prefect in this process and in those we start."""
-    os.environ["PREFECT_API_URL"] = url
+def _announced(server: Server) -> Iterator[None]:
+    """Name the server and its secret in the environment, for Prefect in this process and in those
+    that we start."""
+    names = {"PREFECT_API_URL": server.url, "PREFECT_API_AUTH_STRING": server.secret}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
     _reread_settings()
     try:
         yield
     finally:
         recorder.send_everything()
-        del os.environ["PREFECT_API_URL"]
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
         _reread_settings()
 
 
@@ -290,22 +364,3 @@ def _reread_settings() -> None:
         from prefect import context  # waits for another thread that is importing it
 
         context.refresh_global_settings_context()
-
-
-def _leave(users: IO[str], server: Server, child: subprocess.Popen[bytes] | None) -> None:
-    """Give up our share. The last one waits for the records and, if it started it, sees it off.
-
-    If another command is the last one, the server notices by itself.
-    """
-    try:
-        locks.take(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return
-    recorder.wait_until_written(server.url)
-    if child is not None:
-        child.terminate()
-        try:
-            child.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
 from starlette.responses import Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
+from flows.access import AccessControl
 from flows.recorder import wait_until_written
 
 _LOOK_SECONDS = 0.3
@@ -32,18 +32,19 @@ def main() -> None:
     """Serve until the last user is gone, or SIGTERM."""
     listener = socket.socket(fileno=int(sys.argv[1]))
     users = Path(sys.argv[2])
+    host, port = listener.getsockname()
+    secret = os.environ["PREFECT_SERVER_API_AUTH_STRING"]
     config = uvicorn.Config(
-        partial(_app, users.parent.parent / "reports"),
+        partial(_app, users.parent.parent / "reports", port, secret),
         factory=True,
         log_level="warning",
+        proxy_headers=False,  # nobody stands between
         timeout_graceful_shutdown=2,  # web pages keep sockets open for ever
     )
     server = uvicorn.Server(config)
 
-    host, port = listener.getsockname()
-
     def stop() -> None:
-        wait_until_written(f"http://{host}:{port}/api")
+        wait_until_written(f"http://{host}:{port}/api", secret)
         server.should_exit = True
 
     watch = threading.Thread(target=_when_unused, args=(users, stop), daemon=True)
@@ -51,7 +52,7 @@ def main() -> None:
     server.run(sockets=[listener])
 
 
-def _app(reports: Path) -> FastAPI:
+def _app(reports: Path, port: int, secret: str) -> AccessControl:
     """Prefect's pages and API, and the reports that its artifacts link to.
 
     A report is shown as a page of no origin: were one to carry a script of a stranger's, it could
@@ -69,7 +70,8 @@ def _app(reports: Path) -> FastAPI:
 
     app = create_app()
     app.router.routes.insert(0, Mount("/reports", Reports(directory=reports, check_dir=False)))
-    return app
+    # Prefect's WebSockets ask for the secret themselves: its clients send it as a message.
+    return AccessControl(app, port, secret, open_paths={"/api/health"}, sockets="/api/")
 
 
 def _wait_for_writers() -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows.access import entry_link, new_secret
+from flows.mlflow_child import SECRET
 from flows.server import ServerError, embedded_server, last_line, listener, wait_until_up
 from lensllm.processes import started
 
@@ -24,16 +26,18 @@ def serve(artifacts: Path, prefect_port: int | None = None, mlflow_port: int | N
         ServerError: a server did not come up, or ended by itself.
     """
     artifacts = artifacts.resolve()
+    secret = new_secret()
     try:
         with (
-            _mlflow(artifacts, mlflow_port) as (page, child),
-            embedded_server(artifacts / "prefect", prefect_port) as api,
+            _mlflow(artifacts, mlflow_port, secret) as (page, child),
+            embedded_server(artifacts / "prefect", prefect_port) as prefect,
         ):
             log = artifacts / "mlflow.log"
-            if not wait_until_up(page, child.pid, started(child.pid) or 0.0):
+            if not wait_until_up(f"{page}/health", child.pid, started(child.pid) or 0.0):
                 raise ServerError(f"MLflow's page did not start; {last_line(log)}")
             print(
-                f"Prefect: {api.removesuffix('/api')}\nMLflow:  {page}\nCtrl-C ends both.",
+                f"Prefect: {prefect.entry_link()}\nMLflow:  {entry_link(page, secret)}\n"
+                "Each link opens its page in one browser, once. Ctrl-C ends both.",
                 flush=True,
             )
             while child.poll() is None:
@@ -44,14 +48,17 @@ def serve(artifacts: Path, prefect_port: int | None = None, mlflow_port: int | N
 
 
 @contextmanager
-def _mlflow(artifacts: Path, port: int | None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def _mlflow(
+    artifacts: Path, port: int | None, secret: str
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """MLflow's page as a child that is starting up: its address and process."""
     bound = listener(port)
     host, port = bound.getsockname()
     arguments = (str(bound.fileno()), str(os.getpid()), artifacts / "mlflow.db")
     with bound, (artifacts / "mlflow.log").open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "flows.mlflow_child", *arguments],
+            [sys.executable, "-P", "-m", "flows.mlflow_child", *arguments],
+            env={**os.environ, SECRET: secret},
             pass_fds=[bound.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=log,

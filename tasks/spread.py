@@ -81,7 +81,7 @@ def _others(
                 "parent": os.getpid(),
             }
             process = subprocess.Popen(
-                [sys.executable, "-m", "tasks.spread"],
+                [sys.executable, "-P", "-m", "tasks.spread"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -8,8 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
+
+from flows.access import authorization
+from flows.server import Server
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [str(Path(sys.executable).with_name("lensllm"))]
@@ -31,6 +36,19 @@ def lensllm(*arguments: str | Path, timeout: float = 300) -> subprocess.Complete
         text=True,
         timeout=timeout,
     )
+
+
+def server_of(artifacts: Path) -> Server:
+    """The embedded server of an artifacts folder, with its secret."""
+    return Server(**json.loads((artifacts / "prefect" / "server.json").read_text()))
+
+
+def ask(server: Server, path: str, content: dict[str, Any] | None = None) -> Any:
+    """What the API answers to whoever holds the secret."""
+    data = None if content is None else json.dumps(content).encode()
+    headers = {"Authorization": authorization(server.secret), "Content-Type": "application/json"}
+    with urlopen(Request(server.url + path, data, headers), timeout=60) as answer:
+        return json.load(answer)
 
 
 @pytest.fixture(scope="session")

@@ -216,14 +216,11 @@ def test_hostile_names_stay_text_in_report_and_terminal(hostile: tuple[Path, str
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 def test_hostile_names_stay_text_in_prefects_pages(hostile: tuple[Path, str], tmp_path: Path):
     with _ui(hostile[0]) as prefect:
-        ask = Request(
-            f"{prefect}/api/artifacts/filter", b"{}", {"Content-Type": "application/json"}
-        )
-        with urlopen(ask) as answer:
-            pages = {one["key"].partition("-")[0]: one["id"] for one in json.load(answer)}
+        found = ask(prefect, "/artifacts/filter", {})
+        pages = {one["key"].partition("-")[0]: one["id"] for one in found}
         for key in ("verdict", "ranking"):
-            page = f"{prefect}/artifacts/artifact/{pages[key]}"
-            shown = live(page, tmp_path / key, "is predicted best")
+            page = f"{prefect.page}/artifacts/artifact/{pages[key]}"
+            shown = live([prefect.entry_link(), page], tmp_path / key, "is predicted best")
             assert "is predicted best" in shown, key  # the page did show the sentence
             assert "&lt;script&gt;document.title" in shown  # as text, with nothing left out
             assert "<title>pwned" not in shown
@@ -231,12 +228,12 @@ def test_hostile_names_stay_text_in_prefects_pages(hostile: tuple[Path, str], tm
 
 
 class _ui:
-    """``lensllm ui`` of an artifacts folder; the address of Prefect's page."""
+    """``lensllm ui`` of an artifacts folder; its Prefect server."""
 
     def __init__(self, artifacts: Path) -> None:
         self.artifacts = artifacts
 
-    def __enter__(self) -> str:
+    def __enter__(self) -> Server:
         self.command = subprocess.Popen(
             [*COMMAND, "ui", "--artifacts", str(self.artifacts)],
             cwd=ROOT,
@@ -245,8 +242,8 @@ class _ui:
             text=True,
         )
         assert self.command.stdout is not None
-        line = self.command.stdout.readline()
-        return line.split()[-1]
+        assert self.command.stdout.readline().startswith("Prefect: http://127.0.0.1:")
+        return server_of(self.artifacts)
 
     def __exit__(self, *_: object) -> None:
         self.command.terminate()

@@ -1,6 +1,5 @@
 """``lensllm serve`` is stopped: it ends soon, nobody is left, and the next command goes on."""
 
-import json
 import os
 import signal
 import subprocess
@@ -9,13 +8,12 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import psutil
 import pytest
 
 from lensllm.store import Store
-from tests.e2e.conftest import COMMAND, ROOT, environment, lensllm
+from tests.e2e.conftest import COMMAND, ROOT, ask, environment, lensllm, server_of
 from tests.e2e.kills import identity, leftovers, wait
 from tests.stress import NAME, write_pipeline
 
@@ -66,13 +64,19 @@ class Serving:
 
     def ask(self, path: str, content: dict[str, Any] | None = None) -> dict[str, Any]:
         """The server's answer; nothing while it does not know."""
-        data = None if content is None else json.dumps(content).encode()
-        url = json.loads(self.noted.read_text())["url"] + path
         try:
-            with urlopen(Request(url, data, {"Content-Type": "application/json"})) as answer:
-                return dict(json.load(answer))
+            return dict(ask(server_of(self.artifacts), path, content))
         except OSError:  # of urllib's errors too
             return {}
+
+    def outcome(self, run: str) -> str:
+        """How a run ended; nothing while it goes on."""
+        state = self.ask(f"/flow_runs/{run}").get("state", {"type": "DELETED", "message": ""})
+        over = state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED", "DELETED")
+        return f"{state['type']}: {state['message']}" if over else ""
+
+    def said(self) -> str:
+        return self._log.read_text()
 
     def stop(self, way: "Way") -> None:
         begin = time.monotonic()
@@ -185,3 +189,49 @@ def test_a_run_that_was_only_beginning_does_not_hold_up_the_next(
     serving.wait(lambda: serving.state(second) == "RUNNING", "the second run")
     assert time.monotonic() - begin < _SECONDS  # else it waits for the first one's lease
     serving.stop(sigterm)
+
+
+_TRAP = """
+from pathlib import Path
+from prefect import flow
+
+Path({opened!r}).touch()
+
+@flow
+def scheduled(pipeline, file, artifacts):
+    return None
+"""
+
+
+def test_only_what_was_registered_is_run(tmp_path: Path, serve: Callable[[Path], Serving]) -> None:
+    """Somebody who has the secret changes the deployment, and what one of its runs is to do."""
+    file, opened = write_pipeline(tmp_path, 1, 4, 1, tracking={"enabled": False}), tmp_path / "open"
+    (tmp_path / "trap.py").write_text(_TRAP.format(opened=str(opened)))
+    serving = serve(file)
+    serving.deployment()
+    there = serving.ask(f"/deployments/name/scheduled/{NAME}")
+    script = {"prefect.deployments.steps.run_shell_script": {"script": f"touch {opened}"}}
+    trap = {
+        "pull_steps": [script],
+        "entrypoint": "trap.py:scheduled",
+        "path": str(tmp_path),
+        "job_variables": {"command": f"touch {opened}", "env": {"PYTHONPATH": str(tmp_path)}},
+    }
+    same = {name: there[name] for name in ("name", "flow_id", "parameters")}
+    assert serving.ask("/deployments/", {**same, **trap})
+    changed = serving.ask(f"/deployments/name/scheduled/{NAME}")
+    assert {name: changed[name] for name in trap} == trap
+    run = str(serving.ask(f"/deployments/{changed['id']}/create_flow_run", {})["id"])
+    serving.wait(lambda: "put right" in serving.said(), "the deployment to be put right")
+    serving.wait(lambda: serving.outcome(run) != "", "the end of the run")
+    right = serving.ask(f"/deployments/name/scheduled/{NAME}")
+    assert right["entrypoint"] == "flows.scheduled.rerun"
+    assert not any(right[name] for name in ("pull_steps", "path", "job_variables"))
+    assert "(entrypoint, path, pull_steps, job_variables): put right" in serving.said()
+
+    elsewhere = {"parameters": {**right["parameters"], "file": "elsewhere.yaml"}}
+    run = str(serving.ask(f"/deployments/{right['id']}/create_flow_run", elsewhere)["id"])
+    serving.wait(lambda: serving.outcome(run) != "", "the end of the run")
+    assert "has not registered these parameters" in serving.outcome(run)
+    serving.stop(sigterm)
+    assert not opened.exists()

@@ -39,8 +39,8 @@ def write(folder: Path, widths: dict[str, int] = project.WIDTHS) -> Path:
 
 @pytest.fixture
 def server(home: Path) -> Iterator[str]:
-    with embedded_server(home) as url:
-        yield url
+    with embedded_server(home) as server:
+        yield server.url
 
 
 _RUN = """

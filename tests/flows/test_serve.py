@@ -1,6 +1,5 @@
 """``lensllm serve`` runs what is due on a server of its own, and leaves nothing behind."""
 
-import json
 import os
 import signal
 import subprocess
@@ -8,13 +7,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from urllib.request import Request, urlopen
 
 import psutil
 import pytest
 import yaml
 
+from tests.e2e.conftest import ask, server_of
 from tests.tasks import project
 
 pytestmark = pytest.mark.full
@@ -46,29 +44,25 @@ def serving(tmp_path: Path) -> Callable[[], subprocess.Popen[str]]:
     return start
 
 
-def ask(url: str, path: str, content: dict[str, Any]) -> Any:
-    headers = {"Content-Type": "application/json"}
-    with urlopen(
-        Request(f"{url}/api{path}", json.dumps(content).encode(), headers), timeout=60
-    ) as answer:
-        return json.load(answer)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_what_is_due_runs_until_the_command_ends(
-    serving: Callable[[], subprocess.Popen[str]], gone: Callable[[int], bool], number: int
+    serving: Callable[[], subprocess.Popen[str]],
+    gone: Callable[[int], bool],
+    number: int,
+    tmp_path: Path,
 ) -> None:
     command = serving()
     assert command.stdout is not None
-    url = command.stdout.readline().split()[-1]
+    assert command.stdout.readline().startswith("Prefect UI: http://127.0.0.1:")
     assert command.stdout.readline() == "often: Every minute (UTC)\n"
+    server = server_of(tmp_path / "artifacts")
     deadline = time.monotonic() + 200
     states: set[str] = set()
     while not {"Completed", "Unchanged"} & states:  # the first makes it all
         assert time.monotonic() < deadline
         time.sleep(1)
         query = {"flows": {"name": {"any_": ["scheduled"]}}}
-        states = {run["state"]["name"] for run in ask(url, "/flow_runs/filter", query)}
+        states = {run["state"]["name"] for run in ask(server, "/flow_runs/filter", query)}
     children = [child.pid for child in psutil.Process(command.pid).children(recursive=True)]
     command.send_signal(number)
     printed, _ = command.communicate(timeout=60)

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from flows.server import answers, embedded_server
+from flows.access import authorization
+from flows.server import Server, answers, embedded_server
 from lensllm.errors import ConfigError
 
 # A command: joins the server, runs a flow of N tasks, says where, and ends when told to.
@@ -28,7 +29,7 @@ from flows.server import embedded_server
 
 home = Path(sys.argv[1])
 prepare(home.parent)
-with embedded_server(home) as url:
+with embedded_server(home) as server:
     from prefect import flow, task
     from prefect.cache_policies import NO_CACHE
 
@@ -41,7 +42,7 @@ with embedded_server(home) as url:
         return sum(future.result() for future in cell.map(range(n)))
 
     assert sweep(int(sys.argv[2])) == sum(range(int(sys.argv[2])))
-    print(url, flush=True)
+    print(server.url, flush=True)
     sys.stdin.readline()
 """
 
@@ -97,14 +98,16 @@ def test_a_server_on_a_port_of_ones_own_with_its_web_page(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with embedded_server(home, port) as url:
+    with embedded_server(home, port) as server:
+        url = server.url
         assert url == f"http://127.0.0.1:{port}/api"
         assert os.environ["PREFECT_API_URL"] == url
         pid = server_pid(home)
         with embedded_server(home) as named:  # the flow of a command may ask again
-            assert named == url
-        assert json.loads(fetch(url, "/ui-settings"))["api_url"] == url
-        assert "<!DOCTYPE html>" in fetch(url, "/v2/")
+            assert named.url == url
+        settings = json.loads(fetch(server, "/ui-settings"))
+        assert (settings["api_url"], settings["auth"]) == ("/api", "BASIC")
+        assert "<!DOCTYPE html>" in fetch(server, "/v2/")
         from prefect.client.orchestration import get_client  # imported by now, or only here
 
         with get_client(sync_client=True) as client:
@@ -113,9 +116,10 @@ def test_a_server_on_a_port_of_ones_own_with_its_web_page(
     assert gone(pid)
 
 
-def fetch(url: str, path: str) -> str:
-    connection = HTTPConnection(urlsplit(url).netloc)
-    connection.request("GET", path, headers={"Accept": "text/html"})
+def fetch(server: Server, path: str) -> str:
+    connection = HTTPConnection(urlsplit(server.url).netloc)
+    headers = {"Accept": "text/html", "Authorization": authorization(server.secret)}
+    connection.request("GET", path, headers=headers)
     answer = connection.getresponse()
     assert answer.status == 200
     return answer.read().decode()
@@ -138,8 +142,11 @@ def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path) -> None:
 
 def test_a_server_the_user_names_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://cluster:4200/api")
-    with embedded_server(tmp_path / "prefect") as url:
-        assert url == "http://cluster:4200/api"
+    with embedded_server(tmp_path / "prefect") as server:
+        assert (server.url, server.entry_link()) == (
+            "http://cluster:4200/api",
+            "http://cluster:4200",
+        )
     assert os.environ["PREFECT_API_URL"] == "http://cluster:4200/api"
     assert not (tmp_path / "prefect").exists()
 
@@ -159,13 +166,13 @@ def test_notes_of_a_server_that_is_gone_are_not_believed(tmp_path: Path) -> None
 
 def test_requests_that_read_and_then_write_wait_for_each_other(home: Path) -> None:
     """Refused ones are asked again by Prefect's client, but only after it has slept two seconds."""
-    with embedded_server(home) as url:
+    with embedded_server(home) as server:
 
         def ask(i: int) -> list[int]:
             lease = {"names": [f"tag:{i}"], "slots": 1, "lease_duration": 60}
             asked = [("/v2/concurrency_limits/increment-with-lease", lease)]
             asked += [("/flows/", {"name": f"flow {i} {k}"}) for k in range(3)]
-            return [posted(url + path, body) for path, body in asked]
+            return [posted(server, path, body) for path, body in asked]
 
         with ThreadPoolExecutor(8) as pool:
             statuses = Counter(status for seen in pool.map(ask, range(60)) for status in seen)
@@ -173,10 +180,13 @@ def test_requests_that_read_and_then_write_wait_for_each_other(home: Path) -> No
     assert set(statuses) <= {200, 201}, statuses
 
 
-def posted(url: str, body: dict[str, Any]) -> int:
-    parts = urlsplit(url)
+def posted(server: Server, path: str, body: dict[str, Any]) -> int:
+    parts = urlsplit(server.url + path)
     connection = HTTPConnection(parts.hostname or "", parts.port, timeout=30)
-    headers = {"Content-Type": "application/json"}
+    headers = {
+        "Content-Type": "application/json",
+        "Authorization": authorization(server.secret),
+    }
     connection.request("POST", parts.path, json.dumps(body), headers)
     status = connection.getresponse().status
     connection.close()

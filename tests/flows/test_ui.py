@@ -1,13 +1,15 @@
 """``lensllm ui``: both pages load, Ctrl-C ends both servers, a port in use is a sentence."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import psutil
 import pytest
@@ -38,13 +40,21 @@ def test_both_pages_are_served_until_ctrl_c(home: Path, gone: Callable[[int], bo
     ) as command:
         assert command.stdout is not None
         lines = [command.stdout.readline().split() for _ in range(2)]
+        assert "once" in command.stdout.readline()
         children = [child.pid for child in psutil.Process(command.pid).children(recursive=True)]
         pages = dict(lines)
         assert set(pages) == {"Prefect:", "MLflow:"}
-        for url in pages.values():
-            assert b"<html" in get(url).lower()
-        found = get(f"{pages['MLflow:']}/ajax-api/2.0/mlflow/experiments/search?max_results=9")
-        assert "demo" in {experiment["name"] for experiment in json.loads(found)["experiments"]}
+        found = "ajax-api/2.0/mlflow/experiments/search?max_results=9"
+        for name, path in (("Prefect:", "v2/"), ("MLflow:", ""), ("MLflow:", found)):
+            page = f"{pages[name].partition('/open/')[0]}/{path}"
+            with pytest.raises(HTTPError, match="401"):
+                get(page)
+            if path == "":  # the others' links stay good
+                basic = re.search(rb'password", "([^"]+)"', get(pages[name]))
+                assert basic is not None
+        assert b"<html" in get(f"{page.partition('ajax')[0]}", basic[1].decode()).lower()
+        experiments = json.loads(get(page, basic[1].decode()))["experiments"]
+        assert "demo" in {experiment["name"] for experiment in experiments}
         command.send_signal(signal.SIGINT)
         assert command.stdout.read().endswith("ended\n")
     assert command.returncode == 0
@@ -52,8 +62,9 @@ def test_both_pages_are_served_until_ctrl_c(home: Path, gone: Callable[[int], bo
     assert all(gone(pid) for pid in children)
 
 
-def get(url: str) -> bytes:
-    with urlopen(url, timeout=60) as answer:
+def get(url: str, basic: str = "") -> bytes:
+    headers = {"Authorization": f"Basic {basic}"} if basic else {}
+    with urlopen(Request(url, headers=headers), timeout=60) as answer:
         content: bytes = answer.read()
     return content
 
