@@ -1,26 +1,23 @@
 """What a run leaves behind and opens, with secrets planted and names that are traps."""
 
 import http.server
-import json
-import shutil
 import stat
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
-from urllib.request import Request, urlopen
 
 import psutil
 import pytest
-from websockets.sync.client import connect
 
-from tests.e2e.conftest import COMMAND, ROOT, environment, lensllm
+from flows.server import Server
+from tests.browser import CHROMIUM as BROWSER
+from tests.browser import Browser
+from tests.e2e.conftest import COMMAND, ROOT, ask, environment, lensllm, server_of
 from tests.stress import NAME, write_pipeline
 
 pytestmark = pytest.mark.slow
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 SECRETS = {
     "HF_TOKEN": "hf_plantedPlantedPlanted",
     "MLFLOW_TRACKING_USERNAME": "somebody",
@@ -140,33 +137,6 @@ def browse(page: str, profile: Path, wait_ms: int = 3000) -> str:
     return seen.stdout
 
 
-def live(page: str, profile: Path, wanted: str, within_seconds: float = 90.0) -> str:
-    """The DOM of an application once it holds ``wanted``, or as it is when the time is up."""
-    options = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0")
-    command = [str(BROWSER), *options, f"--user-data-dir={profile}", "about:blank"]
-    deadline, dom = time.monotonic() + within_seconds, ""
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as browser:
-        try:
-            told = profile / "DevToolsActivePort"
-            while not told.exists() or "\n" not in told.read_text():
-                time.sleep(0.1)
-                assert time.monotonic() < deadline, "the browser did not start"
-            port = told.read_text().split("\n")[0]
-            new = f"http://127.0.0.1:{port}/json/new?{page}"
-            with urlopen(Request(new, method="PUT")) as answer:
-                target = json.load(answer)["webSocketDebuggerUrl"]
-            ask = {"id": 1, "method": "Runtime.evaluate"}
-            ask["params"] = {"expression": "document.documentElement.outerHTML"}
-            with connect(target, max_size=None) as channel:
-                while wanted not in dom and time.monotonic() < deadline:
-                    time.sleep(0.5)
-                    channel.send(json.dumps(ask))
-                    dom = json.loads(channel.recv())["result"]["result"].get("value", "")
-        finally:
-            browser.terminate()
-    return dom
-
-
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 def test_the_browser_would_run_such_a_script(canary: str, tmp_path: Path):
     page = tmp_path / "trap.html"
@@ -219,8 +189,11 @@ def test_hostile_names_stay_text_in_prefects_pages(hostile: tuple[Path, str], tm
         found = ask(prefect, "/artifacts/filter", {})
         pages = {one["key"].partition("-")[0]: one["id"] for one in found}
         for key in ("verdict", "ranking"):
-            page = f"{prefect.page}/artifacts/artifact/{pages[key]}"
-            shown = live([prefect.entry_link(), page], tmp_path / key, "is predicted best")
+            with Browser(tmp_path / key) as browser:
+                browser.open(prefect.entry_link())
+                browser.wait("location.pathname != '/' && document.title")
+                browser.open(f"{prefect.page}/artifacts/artifact/{pages[key]}")
+                shown = browser.shows("is predicted best")
             assert "is predicted best" in shown, key  # the page did show the sentence
             assert "&lt;script&gt;document.title" in shown  # as text, with nothing left out
             assert "<title>pwned" not in shown
