@@ -20,7 +20,7 @@ from rich.markup import escape
 
 from flows import environment
 from flows.console import SafeConsole
-from flows.interruption import interruptible
+from flows.interruption import INTERRUPTED, interruptible
 from lensllm import configfile
 from lensllm.config import Law, Pipeline, Ranking
 from lensllm.errors import LensError
@@ -471,10 +471,13 @@ def script() -> None:
         main()
     except SystemExit as end:
         others = [t for t in threading.enumerate() if t is not threading.main_thread()]
-        if end.code in (None, 0) and all(thread.daemon for thread in others):
-            # All is done; taking a million objects apart would last longer than a second.
+        done = end.code in (None, 0) and all(thread.daemon for thread in others)
+        if done:
             atexit._run_exitfuncs()
+        if done or end.code == INTERRUPTED:
+            # Taking a million objects apart would last longer than a second, and a thread that an
+            # interruption leaves in the middle of an import or a request may abort the process.
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(0)
+            os._exit(int(end.code or 0))
         raise

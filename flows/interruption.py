@@ -14,9 +14,11 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+INTERRUPTED = 130  # the exit code: 128 and the number of SIGINT
+
 # An interruption ends workers at once, but tables in the making and requests to a server that is
 # gone cannot be stopped; after this long the process ends all the same, as after kill -9.
-_PATIENCE_SECONDS = 4.0
+_PATIENCE_SECONDS = 3.0
 
 
 @contextmanager
@@ -39,12 +41,12 @@ def interruptible(err: Console) -> Iterator[None]:
         if not (isinstance(error, KeyboardInterrupt) or late.is_alive()):
             raise
         _say_stopped(err)
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _leave(err: Console) -> None:
     _say_stopped(err)
-    os._exit(130)
+    os._exit(INTERRUPTED)
 
 
 def _say_stopped(err: Console) -> None:
