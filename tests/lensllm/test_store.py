@@ -5,6 +5,7 @@ import json
 import logging
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -332,15 +334,20 @@ def one_gibibyte(path: Path) -> None:
 
 @pytest.fixture
 def hurry() -> Iterator[None]:
-    """Nothing may wait for the other end of a pipe."""
+    """Nothing may wait for the other end of a pipe, or take a device into memory."""
 
     def late(*_: object) -> None:
         raise AssertionError("it hangs")
 
-    signal.signal(signal.SIGALRM, late)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    most = psutil.Process().memory_info().vms + 2**29
+    handler = signal.signal(signal.SIGALRM, late)
     signal.alarm(20)
+    resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
     yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
     signal.alarm(0)
+    signal.signal(signal.SIGALRM, handler)
 
 
 CANNOT = "its manifest cannot be read"
