@@ -89,7 +89,7 @@ def alive(pid: int, start: float) -> bool:
 
 def signature() -> str:
     """``host@number@start``: a name for this process that no other has."""
-    return f"{socket.gethostname()}@{os.getpid()}@{started(os.getpid()):.2f}"
+    return f"{socket.gethostname()}@{os.getpid()}@{started(os.getpid()) or 0.0:.2f}"
 
 
 def is_signature_of_dead(name: str) -> bool:

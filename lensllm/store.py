@@ -20,7 +20,7 @@ import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -123,9 +123,11 @@ class Store:
         """
         with _explained(self.root, errno.ENOENT):
             for name in (".tmp", ".locks", ".partial", lease.FOLDER):
-                if not (self.root / name).is_dir():
-                    locks.remove(self.root / name)  # a stray file, or a link that leads nowhere
-                (self.root / name).mkdir(parents=True, exist_ok=True)
+                folder = self.root / name
+                with suppress(OSError):  # removes no folder, which another command may just make
+                    if not folder.is_dir():
+                        folder.unlink()  # a stray file, or a link that leads nowhere
+                folder.mkdir(parents=True, exist_ok=True)
             probe = self.root / ".tmp" / f".writable-{os.getpid()}"
             probe.touch()
             probe.unlink()
@@ -276,12 +278,8 @@ class Store:
         """
         folder = self.root / stage
         if os.path.lexists(folder) and not folder.is_dir():
-            what = (
-                f"links to {folder.readlink()}, which is not there"
-                if folder.is_symlink()
-                else ("is not a folder")
-            )
-            raise StoreError(f"{folder} {what}; mend or remove it")
+            where = f", it links to {folder.readlink()}" if folder.is_symlink() else ""
+            raise StoreError(f"{folder}: it is not a folder{where}; mend or remove it")
 
     def _publish(self, folder: Path, recipe: Recipe) -> None:
         files = {}
@@ -293,7 +291,7 @@ class Store:
             _fsync(path)
         manifest = folder / MANIFEST
         text = json.dumps({**recipe.describe(), "files": files}, indent=1)
-        if not files or len(text) > _MOST_MANIFEST_BYTES:
+        if not files or len(text) > _MOST_MANIFEST_BYTES:  # it would be damage to every reader
             raise ValueError(f"{recipe.ref}: {len(files)} files, a manifest of {len(text)} bytes")
         manifest.write_text(text)
         _fsync(manifest)
@@ -356,7 +354,8 @@ class Store:
         for ref in {ref for folder in (*drafts, self.root / ".locks") for ref in _named(folder)}:
             with self._lock(ref, wait=False) as free:
                 if free:
-                    locks.remove(self._draft(ref))
+                    for folder in drafts:
+                        locks.remove(folder / f"{ref.stage}-{ref.key}")
         for ref in self._partials():
             if self.path(ref).is_dir():  # its maker died between publishing and cleaning up
                 with self._lock(ref, wait=False) as free:
