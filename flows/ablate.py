@@ -54,17 +54,18 @@ def ablate(
     def point(place: int, label: str) -> Tried:
         return _try(pipeline, points[place], store, workers, lost, whole=place == 0)
 
-    _announce(points, store)
     tried = []
-    with workers_of(points[0].config.engine, store) as workers:
-        for place, here in enumerate(points):
-            tell([f"point {place + 1} of {len(points)}: {here.label}"])
-            try:
-                tried.append(point(place, here.label))
-            except LensError as error:
-                tell([f"this point failed: {error}"])
-                tried.append(Tried(here.settings, None, str(error)))
-    return _conclude(pipeline, points[0].config, tried, store)
+    with store.using(f"an ablation of {pipeline}"):
+        _announce(points, store)
+        with workers_of(points[0].config.engine, store) as workers:
+            for place, here in enumerate(points):
+                tell([f"point {place + 1} of {len(points)}: {here.label}"])
+                try:
+                    tried.append(point(place, here.label))
+                except LensError as error:
+                    tell([f"this point failed: {error}"])
+                    tried.append(Tried(here.settings, None, str(error)))
+        return _conclude(pipeline, points[0].config, tried, store)
 
 
 def _try(

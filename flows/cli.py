@@ -10,8 +10,10 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import shlex
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,6 +61,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")
 FILE = Path("pipelines.yaml")
 ARTIFACTS = Path("artifacts")
 
+_in_use = ExitStack()  # leases that a command holds until it ends
+
 
 def _say_version(asked: bool) -> None:
     if asked:
@@ -70,12 +74,14 @@ def _say_version(asked: bool) -> None:
 
 @app.callback()
 def _common(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_say_version, is_eager=True, help="Print it and exit."),
     ] = False,
 ) -> None:
     """What holds for all commands."""
+    context.with_resource(_in_use)
 
 
 @app.command()
@@ -169,7 +175,7 @@ def ablate(
     from lensllm import grid
 
     points = grid.read(file, name, over, overrides)
-    store = _store(artifacts)
+    store = _hold(_store(artifacts))
     plans, slots = ablation.plans(points, store), slots_of(points[0].config.engine)[0]
     effort = ablation.Effort.of(plans, store)
     if dry_run:
@@ -241,7 +247,7 @@ def replay(
             "law": {"gamma": gamma, "tau": tau},
         }
     )
-    store = _store(artifacts)
+    store = _hold(_store(artifacts))
     from tasks.replay import check
 
     check(settings, store)
@@ -400,6 +406,7 @@ def verify(
 
     store = Store(artifacts.absolute())
     store.prepare()
+    _hold(store, alone=repair)
     with err.status("reading every artefact …"):
         found = checking.verify(store, repair=repair)
     _print(as_json, lambda: found.as_dict, lambda: checking.screen(found))
@@ -423,10 +430,9 @@ def gc(
     from flows.summary import garbage
 
     environment.restrict(artifacts)
-    store = _store(artifacts)
+    store = _hold(_store(artifacts), alone=delete)
     found = garbage(files, store)
     if delete:
-        store.refuse_while_used()
         for ref in found.refs:
             store.remove(ref)
     _print(as_json, lambda: found.as_dict, lambda: screens.garbage(found, deleted=delete))
@@ -436,7 +442,7 @@ def _open(file: Path, name: str, overrides: list[str], artifacts: Path) -> tuple
     from tasks.plan import check
 
     settings = configfile.load(file, name, overrides)
-    store = _store(artifacts)
+    store = _hold(_store(artifacts))
     check(settings, store)
     return settings, store
 
@@ -446,6 +452,13 @@ def _store(artifacts: Path) -> Store:
     store = Store(artifacts.absolute())
     store.prepare()
     environment.prepare(store.root)
+    return store
+
+
+def _hold(store: Store, *, alone: bool = False) -> Store:
+    """Until the command ends nobody deletes from ``store``, or nobody but it uses it."""
+    command = mask(shlex.join(["lensllm", *sys.argv[1:]]))
+    _in_use.enter_context(store.alone(command) if alone else store.using(command))
     return store
 
 

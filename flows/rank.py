@@ -40,7 +40,10 @@ def rank(pipeline: str, file: str, artifacts: str, overrides: list[str] | None =
     store = Store(Path(artifacts))
     store.prepare()
     shown = settings(config)
-    with running(pipeline, config.tracking, shown, config.engine, store) as (run, mlflow):
+    with (
+        store.using(f"a run of {pipeline}"),
+        running(pipeline, config.tracking, shown, config.engine, store) as (run, mlflow),
+    ):
         futures = run_steps(run, data_steps(config), {})
         stop_on_failure(run)
         plan = make_plan(config, store)  # knows the data by now: checks the sizes against it

@@ -22,7 +22,10 @@ def replay(name: str, settings: dict[str, Any], artifacts: str) -> Outcome:
     store = Store(Path(artifacts))
     store.prepare()
     shown = public(asked)
-    with running(name_of(asked), asked.tracking, shown, Engine(slots=1), store) as (run, mlflow):
+    with (
+        store.using(f"a replay of {name}"),
+        running(name_of(asked), asked.tracking, shown, Engine(slots=1), store) as (run, mlflow),
+    ):
         table = losses.step(asked.table)
         futures = run_steps(run, [table], {})
         stop_on_failure(run)

@@ -4,6 +4,7 @@ import ctypes
 import functools
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -84,6 +85,22 @@ def alive(pid: int, start: float) -> bool:
     """
     now = started(pid)
     return now is not None and abs(now - start) < _TICK_SECONDS
+
+
+def signature() -> str:
+    """``host@number@start``: a name for this process that no other has."""
+    return f"{socket.gethostname()}@{os.getpid()}@{started(os.getpid()) or 0.0:.2f}"
+
+
+def is_signature_of_dead(name: str) -> bool:
+    """Whether ``name`` ends in the signature of a process of this machine that runs no more."""
+    *_, host, pid, start = ["", "", *name.rsplit("@", 3)]
+    if host != socket.gethostname():
+        return False
+    try:
+        return not alive(int(pid), float(start))
+    except ValueError:  # a stray name
+        return False
 
 
 def cores() -> int:

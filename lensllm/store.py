@@ -15,10 +15,12 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
-import socket
+import stat
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -28,14 +30,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lensllm import locks, schemas
+from lensllm import lease, locks, schemas
 from lensllm.errors import DiskFullError, StoreError
-from lensllm.processes import alive, started
+from lensllm.processes import is_signature_of_dead, signature
 
 log = logging.getLogger("lensllm.store")
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
+_MOST_MANIFEST_BYTES = 16 << 20  # 100,000 upstream references take 9 MB; it is parsed in memory
 _NO_STAGES = {"prefect", "reports"}
+_KEY = "[0-9a-f]" * 32
+_announced: set[Path] = set()  # damaged artefacts that this process has named
+_announcing = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -116,8 +122,12 @@ class Store:
         Raises ``StoreError`` when the folder cannot be written.
         """
         with _explained(self.root, errno.ENOENT):
-            for name in (".tmp", ".locks"):
-                (self.root / name).mkdir(parents=True, exist_ok=True)
+            for name in (".tmp", ".locks", ".partial", lease.FOLDER):
+                folder = self.root / name
+                with suppress(OSError):  # removes no folder, which another command may just make
+                    if not folder.is_dir():
+                        folder.unlink()  # a stray file, or a link that leads nowhere
+                folder.mkdir(parents=True, exist_ok=True)
             probe = self.root / ".tmp" / f".writable-{os.getpid()}"
             probe.touch()
             probe.unlink()
@@ -129,6 +139,24 @@ class Store:
     def lockable(self) -> bool:
         """Whether the file system has locks."""
         return locks.supported(self.root / ".tmp")
+
+    @contextmanager
+    def using(self, holder: str = "a program") -> Iterator[None]:
+        """Within the context ``lensllm gc --delete`` and ``verify --repair`` are refused, in this
+        and in every other process; they name ``holder``. Waits while one of them is at work."""
+        with ExitStack() as stack:
+            with _explained(self.root):
+                stack.enter_context(lease.shared(self.root, holder))
+            yield
+
+    @contextmanager
+    def alone(self, holder: str = "a program") -> Iterator[None]:
+        """Within the context, which is for deleting, no other process uses the store; one that
+        starts waits. Raises ``StoreError`` when somebody uses it, or its disk has no locks."""
+        with ExitStack() as stack:
+            with _explained(self.root):
+                stack.enter_context(lease.exclusive(self.root, holder))
+            yield
 
     def require_space(self, needed_bytes: int) -> None:
         """Raise ``StoreError`` when the disk has less than ``needed_bytes`` free."""
@@ -149,22 +177,31 @@ class Store:
         return self.root / ".partial" / f"{ref.stage}-{ref.key}"
 
     def has(self, ref: Ref) -> bool:
-        """Whether ``ref`` is there and undamaged; a damaged artefact is named in a warning."""
+        """Whether ``ref`` is there and undamaged; a damaged artefact is named in a warning, once
+        per process."""
+        return not self._lack(ref)
+
+    def _lack(self, ref: Ref) -> str:
+        """Why ``ref`` cannot be read; empty when it can."""
         if ref in self._verified:
-            return True
+            return ""
         folder = self.path(ref)
-        if not folder.is_dir():
-            return False
-        if fault := _fault(folder):
-            log.warning("artefact %s is damaged (%s); it will be computed again", ref, fault)
-            return False
+        if not os.path.lexists(folder):
+            return "is missing"
+        if fault := _fault(folder, ref):
+            with _announcing:
+                if folder not in _announced:
+                    _announced.add(folder)
+                    log.warning(
+                        "artefact %s is damaged (%s); it will be computed again", ref, fault
+                    )
+            return f"is damaged ({fault})"
         self._verified.add(ref)
-        return True
+        return ""
 
     def refs(self, stage: str) -> list[Ref]:
         """Every undamaged artefact of a stage, by key."""
-        folder = self.root / stage
-        names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+        names = sorted(path.name for path in (self.root / stage).glob(_KEY))
         return [ref for name in names if self.has(ref := Ref(stage, name))]
 
     def in_progress(self, ref: Ref) -> bool:
@@ -176,8 +213,7 @@ class Store:
 
     def manifest(self, ref: Ref) -> dict[str, Any]:
         self._require(ref)
-        content: dict[str, Any] = json.loads((self.path(ref) / MANIFEST).read_text())
-        return content
+        return _manifest(self.path(ref))
 
     def table(self, ref: Ref, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Read one Parquet table of an artefact, or ``columns`` of it, checksums verified first."""
@@ -192,25 +228,18 @@ class Store:
         return self.path(ref) / name
 
     def _require(self, ref: Ref) -> None:
-        if not self.has(ref):
-            raise StoreError(f"artefact {ref} is missing or damaged; run the pipeline again")
+        if lack := self._lack(ref):
+            raise StoreError(f"artefact {ref} {lack}; run the pipeline again")
 
     def fault(self, ref: Ref) -> str:
-        """What is wrong with an artefact that is there, "" if nothing: its files by the manifest,
-        the manifest by the key, the tables by their schema. Reads all of it, every time."""
+        """What is wrong with an artefact that is there, "" if nothing: the manifest by the key, its
+        files by the manifest, the tables by their schema. Reads all of it, every time."""
         folder = self.path(ref)
-        if fault := _fault(folder):
+        if fault := _fault(folder, ref):
             return fault
-        content = json.loads((folder / MANIFEST).read_text())
-        listed = content.pop("files")
-        if content.get("stage") != ref.stage or _key(content) != ref.key:
-            return "its manifest is not of this key"
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            name = path.relative_to(folder).as_posix()
-            if name != MANIFEST and name not in listed:
-                return f"{name} is not in its manifest"
-            if path.suffix == ".parquet" and (fault := _fault_of_table(path, ref.stage)):
-                return f"{name} {fault}"
+        for path in sorted(folder.rglob("*.parquet")):
+            if fault := _fault_of_table(path, ref.stage):
+                return f"{path.relative_to(folder).as_posix()} {fault}"
         return ""
 
     # --- writing ---------------------------------------------------------------------------
@@ -222,21 +251,35 @@ class Store:
         ref = recipe.ref
         if self.has(ref):
             return True
-        with _explained(self.root), self._lock(ref):
+        with _explained(self.root), lease.shared(self.root), self._lock(ref):
             if self.has(ref):
                 return True
-            self._discard(self.path(ref))
-            folder = self.root / ".tmp" / self._draft(ref)
-            shutil.rmtree(folder, ignore_errors=True)  # ours by the lock: its maker is dead
+            self._require_folder(ref.stage)
+            self._discard(ref)
+            folder, partial = self._draft(ref), self.partial(ref)
+            locks.remove(folder)  # ours by the lock: its maker is dead
             folder.mkdir(parents=True)
+            if partial.is_symlink() or not partial.is_dir():
+                locks.remove(partial)
             try:
                 build(folder)
                 self._publish(folder, recipe)
-                shutil.rmtree(self.partial(ref), ignore_errors=True)
+                locks.remove(partial)
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                locks.remove(folder)
         self._verified.add(ref)
+        _announced.discard(self.path(ref))
         return False
+
+    def _require_folder(self, stage: str) -> None:
+        """Raise ``StoreError`` when something else has the name of a stage's folder.
+
+        It is not removed: a link to a disk that is not mounted may be what the user wants.
+        """
+        folder = self.root / stage
+        if os.path.lexists(folder) and not folder.is_dir():
+            where = f", it links to {folder.readlink()}" if folder.is_symlink() else ""
+            raise StoreError(f"{folder}: it is not a folder{where}; mend or remove it")
 
     def _publish(self, folder: Path, recipe: Recipe) -> None:
         files = {}
@@ -247,7 +290,10 @@ class Store:
             }
             _fsync(path)
         manifest = folder / MANIFEST
-        manifest.write_text(json.dumps({**recipe.describe(), "files": files}, indent=1))
+        text = json.dumps({**recipe.describe(), "files": files}, indent=1)
+        if not files or len(text) > _MOST_MANIFEST_BYTES:  # it would be damage to every reader
+            raise ValueError(f"{recipe.ref}: {len(files)} files, a manifest of {len(text)} bytes")
+        manifest.write_text(text)
         _fsync(manifest)
         _fsync(folder)
         final = self.path(recipe.ref)
@@ -268,9 +314,8 @@ class Store:
         checks that the name still leads to the file it locked.
         """
         path = self.root / ".locks" / f"{ref.stage}-{ref.key}"
-        path.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # by the umask
+            handle = locks.open_file(path)
             try:
                 locks.take(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
@@ -286,52 +331,50 @@ class Store:
             path.unlink(missing_ok=True)
             os.close(handle)
 
-    def _draft(self, ref: Ref) -> str:
-        """The name of a folder that is being filled; without locks it has its maker in it."""
+    def _draft(self, ref: Ref) -> Path:
+        """The folder to be filled for an artefact; without locks its name has the maker in it.
+
+        It is on the disk of the stage, which may be a link to another: only within a disk can
+        folders be renamed.
+        """
+        stage = self.root / ref.stage
+        place = stage if stage.is_symlink() or stage.is_mount() else self.root
         name = f"{ref.stage}-{ref.key}"
-        if self.lockable:
-            return name
-        return f"{name}@{socket.gethostname()}@{os.getpid()}@{started(os.getpid()):.2f}"
+        return place / ".tmp" / (name if self.lockable else f"{name}@{signature()}")
 
     def _collect_leftovers(self) -> None:
         """Remove temporary folders and lock files whose makers are dead (their lock is free)."""
-        self._collect_unlocked()
+        lease.collect(self.root)
+        drafts = [self.root / ".tmp", *self.root.glob("*/.tmp")]
+        for draft in (path for folder in drafts for path in folder.glob("*@*@*@*")):
+            if is_signature_of_dead(draft.name):
+                locks.remove(draft)
         if not self.lockable:
             return
-        names = {p.name for sub in (".tmp", ".locks") for p in (self.root / sub).iterdir()}
-        for name in names:
-            stage, _, key = name.rpartition("-")
-            if not stage or stage.startswith(".") or "@" in name:
-                continue
-            with self._lock(Ref(stage, key), wait=False) as free:
+        for ref in {ref for folder in (*drafts, self.root / ".locks") for ref in _named(folder)}:
+            with self._lock(ref, wait=False) as free:
                 if free:
-                    shutil.rmtree(self.root / ".tmp" / name, ignore_errors=True)
+                    for folder in drafts:
+                        locks.remove(folder / f"{ref.stage}-{ref.key}")
         for ref in self._partials():
             if self.path(ref).is_dir():  # its maker died between publishing and cleaning up
                 with self._lock(ref, wait=False) as free:
                     if free:
-                        shutil.rmtree(self.partial(ref), ignore_errors=True)
-
-    def _collect_unlocked(self) -> None:
-        """Remove what dead processes of this machine were filling without a lock."""
-        for folder in (self.root / ".tmp").glob(f"*@{socket.gethostname()}@*@*"):
-            _, _, pid, start = folder.name.rsplit("@", 3)
-            if not alive(int(pid), float(start)):
-                shutil.rmtree(folder, ignore_errors=True)
+                        locks.remove(self.partial(ref))
 
     def _partials(self) -> list[Ref]:
         """What interrupted builds would go on from."""
-        folder = self.root / ".partial"
-        names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-        return [Ref(stage, key) for stage, _, key in (name.rpartition("-") for name in names)]
+        return _named(self.root / ".partial")
 
-    def _discard(self, folder: Path) -> None:
-        """Remove an artefact so that no reader ever sees half of it."""
-        if folder.exists():
-            grave = self.root / ".tmp" / self._draft(Ref(folder.parent.name, folder.name))
-            shutil.rmtree(grave, ignore_errors=True)
-            folder.rename(grave)
-            shutil.rmtree(grave, ignore_errors=True)
+    def _discard(self, ref: Ref) -> None:
+        """Remove an artefact so that no reader ever sees half of it, or what has its name."""
+        folder = self.path(ref)
+        if folder.is_dir() and not folder.is_symlink():
+            grave = self._draft(ref)
+            locks.remove(grave)
+            grave.parent.mkdir(exist_ok=True)
+            folder = folder.rename(grave)
+        locks.remove(folder)
 
     def unreferenced(self, wanted: set[Ref]) -> list[Ref]:
         """Artefacts, begun ones too, that none of ``wanted`` names, for ``lensllm gc``."""
@@ -344,40 +387,29 @@ class Store:
         MLflow and reports keep beside them are none."""
         return [
             Ref(folder.parent.name, folder.name)
-            for folder in sorted(self.root.glob("*/" + "[0-9a-f]" * 32))
-            if folder.is_dir() and folder.parent.name.isidentifier()
+            for folder in sorted(self.root.glob(f"*/{_KEY}"))
+            if folder.parent.name.isidentifier()
             if folder.parent.name not in _NO_STAGES
         ]
 
     def being_made(self) -> list[Ref]:
         """What some process, this one included, is making now."""
-        folder = self.root / ".locks"
-        names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-        refs = [Ref(stage, key) for stage, _, key in (name.rpartition("-") for name in names)]
-        return [ref for ref in refs if self.in_progress(ref)]
-
-    def refuse_while_used(self) -> None:
-        """Raise ``StoreError`` when some process is making an artefact now."""
-        if made := self.being_made():
-            raise StoreError(
-                f"artifacts folder {self.root}: a command is making {made[0]}; "
-                "delete when it has ended"
-            )
+        return [ref for ref in _named(self.root / ".locks") if self.in_progress(ref)]
 
     def remove(self, ref: Ref) -> int:
         """Delete an artefact; the bytes freed."""
         with self._lock(ref):
             freed = self.size_bytes(ref)
-            shutil.rmtree(self.partial(ref), ignore_errors=True)
-            self._discard(self.path(ref))
+            locks.remove(self.partial(ref))
+            self._discard(ref)
             self._verified.discard(ref)
         return freed
 
     def remove_damaged(self, ref: Ref) -> None:
         """Delete an artefact unless somebody has mended it meanwhile."""
         with self._lock(ref):
-            if self.path(ref).is_dir() and self.fault(ref):
-                self._discard(self.path(ref))
+            if os.path.lexists(self.path(ref)) and self.fault(ref):
+                self._discard(ref)
                 self._verified.discard(ref)
 
     def size_bytes(self, ref: Ref) -> int:
@@ -385,13 +417,41 @@ class Store:
         return sum(p.stat().st_size for f in folders for p in f.rglob("*") if p.is_file())
 
 
-def _fault(folder: Path) -> str:
-    """What is wrong with the artefact in ``folder``; empty when nothing is."""
+def _named(folder: Path) -> list[Ref]:
+    """The artefacts that names ``<stage>-<key>`` in ``folder`` stand for, in order."""
+    found = (re.fullmatch(r"(\w+)-([0-9a-f]{32})", path.name) for path in folder.glob("*-*"))
+    return [Ref(*parts.groups()) for parts in sorted(filter(None, found), key=lambda m: m.string)]
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """The manifest in ``folder``. Raises ``OSError``, ``ValueError``, ``RecursionError``."""
+    # Of a pipe or a device there would be no end, and a link may lead to one.
+    handle = os.open(folder / MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(handle, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise ValueError("not a plain file")
+        text = stream.read(_MOST_MANIFEST_BYTES + 1)
+    if len(text) > _MOST_MANIFEST_BYTES:
+        raise ValueError("too large")
+    content: dict[str, Any] = json.loads(text)
+    return content
+
+
+def _fault(folder: Path, ref: Ref) -> str:
+    """What is wrong with the artefact ``ref`` in ``folder``; empty when nothing is."""
+    if not folder.is_dir():
+        return "it is not a folder"
     try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
+        content = _manifest(folder)
+        files = content.pop("files")
+        if content["stage"] != ref.stage or _key(content) != ref.key:
+            return "its manifest is not of this key"
+        if not files:
+            return "its manifest lists no files"
+        place = folder.resolve()
         for name, entry in files.items():
             path = folder / name
-            if not path.resolve().is_relative_to(folder.resolve()):
+            if not path.resolve().is_relative_to(place):
                 return f"{name} leads out of it"
             if not path.is_file():
                 return f"{name} is missing"
@@ -399,9 +459,24 @@ def _fault(folder: Path) -> str:
                 return f"{name} has {path.stat().st_size} bytes instead of {entry['bytes']}"
             if _sha256(path) != entry["sha256"]:
                 return f"{name} does not match its checksum"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        if more := set(_present(folder)) - {MANIFEST, *files}:
+            return f"{min(more)} is not in its manifest"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "its manifest cannot be read"
     return ""
+
+
+def _present(folder: Path | str, prefix: str = "") -> Iterator[str]:
+    """Whatever is in ``folder`` and no folder itself, but for what file systems and desktops leave
+    (``.nfs…``, ``.DS_Store``), which no reader of ours looks at."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _present(entry.path, f"{prefix}{entry.name}/")
+            else:
+                yield prefix + entry.name
 
 
 def _fault_of_table(path: Path, stage: str) -> str:
@@ -458,6 +533,8 @@ def _explained(root: Path, *more: int) -> Iterator[None]:
             reason = "it cannot be written; choose another with --artifacts or change its mode"
         elif error.errno in (errno.ENOTDIR, errno.EEXIST):
             reason = "it is not a folder; choose another with --artifacts"
+        elif error.errno == errno.EXDEV:
+            reason = "its .tmp is on another disk; make it a plain folder"
         else:
             raise
         raise StoreError(f"artifacts folder {root}: {reason}") from error

@@ -7,6 +7,7 @@ channel between its processes, is lost whole when an idle one is killed, and can
 process gets which GPU.
 """
 
+import logging
 import os
 import pickle
 import signal
@@ -207,6 +208,8 @@ def _warm_up(parent: int, threads: int, gpu: str | None) -> None:
 
 def settle(threads: int) -> None:
     """Quiet libraries with so many threads, in a process that runs jobs."""
+    # What is damaged the command has named; each of its workers would again.
+    logging.getLogger("lensllm.store").setLevel(logging.ERROR)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
     os.environ |= _QUIET

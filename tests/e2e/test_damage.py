@@ -71,6 +71,33 @@ def test_verify_finds_every_kind_of_damage_and_repairs_it(
     assert final_tables(finished[1]) == final_tables(artifacts)
 
 
+def test_a_run_names_each_damage_once_and_computes_what_is_damaged_or_no_folder(
+    finished: tuple[Path, Path], artifacts: Path, tmp_path: Path
+) -> None:
+    cells = sorted((artifacts / "finetune").iterdir())
+    flip(cells[0] / "cell.parquet")
+    manifest = json.loads((cells[1] / "manifest.json").read_text())
+    manifest["params"]["size"] += 1
+    (cells[1] / "manifest.json").write_text(json.dumps(manifest))
+    elsewhere = shutil.move(cells[2], tmp_path / "elsewhere")
+    cells[2].symlink_to(elsewhere)
+    (elsewhere / "cell.parquet").unlink()
+    for cell, target in (
+        (cells[3], "nowhere"),
+        (artifacts / ".tmp" / f"finetune-{cells[3].name}", elsewhere),
+    ):
+        shutil.rmtree(cell, ignore_errors=True)
+        cell.symlink_to(target)
+    left = sorted(p.name for p in elsewhere.iterdir())
+
+    done = run(finished[0], artifacts)
+    assert (done.returncode, json.loads(done.stdout)["computed"]) == (0, 4), done.stderr
+    for cell in cells[:4]:
+        assert done.stderr.count(f"finetune/{cell.name[:12]} is damaged") == 1
+    assert final_tables(finished[1]) == final_tables(artifacts)
+    assert left == sorted(p.name for p in elsewhere.iterdir())
+
+
 def test_broken_databases_are_set_aside_and_filled_again(
     finished: tuple[Path, Path], artifacts: Path
 ) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lensllm import locks
+from lensllm.errors import StoreError
 from lensllm.store import Recipe, Store
 
 # Another command on the folder, in the middle of making the same artefact.
@@ -109,3 +110,15 @@ def test_it_is_said_at_the_start_and_only_drafts_of_the_dead_are_collected(
     while drafts(tmp_path) and time.monotonic() < deadline:
         Store(tmp_path).prepare()
     assert drafts(tmp_path) == []
+
+
+@pytest.mark.usefixtures("lockless")
+def test_without_locks_nobody_deletes_because_nobody_can_tell(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.prepare()
+    with store.using(), store.using():
+        pass
+    with pytest.raises(StoreError, match="has no locks, so nobody can tell"), store.alone():
+        pytest.fail("not alone for certain")
+    with store.using():
+        assert not store.make(Recipe("s", 1), note)

@@ -5,13 +5,19 @@ import json
 import logging
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
+import socket
 import subprocess
 import time
+import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -118,7 +124,7 @@ def test_damage_is_named_and_mended(store: Store, damage: str, caplog):
     with caplog.at_level(logging.WARNING):
         assert not fresh.has(recipe.ref)
     assert f"{recipe.ref} is damaged" in caplog.text
-    with pytest.raises(StoreError, match="missing or damaged"):
+    with pytest.raises(StoreError, match="is damaged"):
         fresh.table(recipe.ref, "x")
     assert not fresh.make(recipe, note("hello"))
     assert path.read_text() == "hello"
@@ -187,6 +193,21 @@ def test_unreferenced_and_remove(store: Store):
     assert [left.ref] == store.unreferenced({kept.ref})
     assert store.remove(left.ref) > 0
     assert store.unreferenced({kept.ref}) == []
+
+
+def test_damage_is_announced_once_however_many_look(store: Store, caplog):
+    recipe = Recipe("s", 1)
+    store.make(recipe, note("hello"))
+    (store.path(recipe.ref) / "note.txt").write_text("hallo")
+    with caplog.at_level(logging.WARNING), ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: Store(store.root).has(recipe.ref), range(8)))
+        assert not Store(store.root).make(recipe, note("hello"))
+    assert found == [False] * 8
+    assert caplog.text.count("is damaged") == 1
+    (store.path(recipe.ref) / "note.txt").write_text("hullo")  # another damage
+    with caplog.at_level(logging.WARNING):
+        assert not Store(store.root).has(recipe.ref)
+    assert caplog.text.count("is damaged") == 2
 
 
 def test_the_manifest_lists_every_file(store: Store):
@@ -282,15 +303,6 @@ def test_a_fault_is_found_however_often_it_was_read_before(store: Store, rows: R
 
 def test_what_checksums_do_not_tell_is_a_fault_too(store: Store, rows: Recipe):
     table = store.path(rows.ref) / "roles.parquet"
-    (table.parent / "stray.txt").write_text("x")
-    assert store.fault(rows.ref) == "stray.txt is not in its manifest"
-    (table.parent / "stray.txt").unlink()
-
-    manifest = table.with_name(MANIFEST)
-    content = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps({**content, "params": {"d": 4}}))
-    assert store.fault(rows.ref) == "its manifest is not of this key"
-
     frame = pq.read_table(table)
     other = frame.rename_columns(["row", "part", "rank"])
     pq.write_table(other.replace_schema_metadata(frame.schema.metadata), table)
@@ -301,14 +313,102 @@ def test_what_checksums_do_not_tell_is_a_fault_too(store: Store, rows: Recipe):
     assert store.fault(rows.ref) == "roles.parquet cannot be read as a table"
 
 
+def edit(manifest: Path, **changes: object) -> None:
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **changes}))
+
+
+def pipe_instead(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def endless_instead(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def one_gibibyte(path: Path) -> None:
+    with path.open("r+b") as stream:
+        stream.truncate(2**30)
+
+
+@pytest.fixture
+def hurry() -> Iterator[None]:
+    """Nothing may wait for the other end of a pipe, or take a device into memory."""
+
+    def late(*_: object) -> None:
+        raise AssertionError("it hangs")
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    most = psutil.Process().memory_info().vms + 2**29
+    handler = signal.signal(signal.SIGALRM, late)
+    signal.alarm(20)
+    resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, handler)
+
+
+CANNOT = "its manifest cannot be read"
+
+
+@pytest.mark.usefixtures("hurry")
+@pytest.mark.parametrize(
+    ("spoil", "fault"),
+    [
+        (lambda m: edit(m, params={"d": 4}), "its manifest is not of this key"),
+        (lambda m: edit(m, version=2), "its manifest is not of this key"),
+        (lambda m: edit(m, note="x"), "its manifest is not of this key"),
+        (lambda m: edit(m, files={}), "its manifest lists no files"),
+        (lambda m: edit(m, files=[1]), CANNOT),
+        (lambda m: m.with_name("stray").touch(), "stray is not in its manifest"),
+        (lambda m: m.with_name("stray").symlink_to("/"), "stray is not in its manifest"),
+        (lambda m: m.write_text('{"files":' + "[" * 100_000 + "]" * 100_000 + "}"), CANNOT),
+        (lambda m: m.write_text('{"files": ' + "1" * 5001 + "}"), CANNOT),
+        (lambda m: m.write_text("[]"), CANNOT),
+        (pipe_instead, CANNOT),
+        (endless_instead, CANNOT),
+        (one_gibibyte, CANNOT),
+    ],
+)  # fmt: skip
+def test_a_run_trusts_no_manifest_that_verify_does_not(store: Store, rows: Recipe, spoil, fault):
+    spoil(store.path(rows.ref) / MANIFEST)
+    tracemalloc.start()
+    assert not Store(store.root).has(rows.ref)
+    assert store.fault(rows.ref) == fault
+    assert tracemalloc.get_traced_memory()[1] < 2**26
+    tracemalloc.stop()
+    table = [{"row": 4, "role": "train", "rank": 0}]
+    assert not Store(store.root).make(rows, lambda f: write_table(f, "sample/roles", table))
+    assert store.fault(rows.ref) == ""
+
+
+def test_what_desktops_and_network_disks_leave_in_a_folder_is_no_damage(store: Store, rows: Recipe):
+    (store.path(rows.ref) / ".DS_Store").touch()
+    assert Store(store.root).has(rows.ref)
+    assert store.fault(rows.ref) == ""
+
+
+def test_an_artefact_without_files_is_not_published(store: Store):
+    with pytest.raises(ValueError, match="0 files"):
+        store.make(Recipe("s", 1), lambda folder: None)
+    assert store.present() == []
+
+
 def test_everything_present_is_listed_and_only_the_damaged_is_removed(store: Store, rows: Recipe):
     whole = Recipe("s", 1)
     store.make(whole, note("x"))
     (store.path(rows.ref) / MANIFEST).unlink()
     for stranger in ("mlflow-artifacts", "reports", ".tmp"):
         (store.root / stranger / whole.ref.key).mkdir(parents=True)
-    assert set(store.present()) == {whole.ref, rows.ref}
-    assert store.unreferenced({whole.ref}) == [rows.ref]
+    stray, dangling = Ref("s", "a" * 32), Ref("s", "b" * 32)
+    store.path(stray).touch()
+    store.path(dangling).symlink_to("nowhere")
+    damaged = {rows.ref, stray, dangling}
+    assert set(store.present()) == {whole.ref, *damaged}
+    assert set(store.unreferenced({whole.ref})) == damaged
+    assert store.fault(dangling) == "it is not a folder"
     for ref in store.present():
         store.remove_damaged(ref)
     assert store.present() == [whole.ref]
@@ -345,6 +445,122 @@ def test_removing_an_artefact_that_is_a_link_keeps_what_it_leads_to(store: Store
     store.remove(Ref("s", "k"))
     assert (elsewhere / "precious").exists()
     assert not (store.root / "s" / "k").exists()
+
+
+def socket_at(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(path))  # names of sockets are short
+
+
+STRAYS = {
+    "link": lambda path, elsewhere: path.symlink_to(elsewhere),
+    "link to a file": lambda path, elsewhere: path.symlink_to(elsewhere / "precious"),
+    "link to nowhere": lambda path, elsewhere: path.symlink_to(elsewhere / "gone" / "x"),
+    "file": lambda path, elsewhere: path.write_text("x"),
+    "folder": lambda path, elsewhere: (path / "inside").mkdir(parents=True),
+    "pipe": lambda path, elsewhere: os.mkfifo(path),
+    "socket": lambda path, elsewhere: socket_at(path),
+}
+
+
+@pytest.mark.usefixtures("hurry")
+@pytest.mark.parametrize("stray", STRAYS)
+@pytest.mark.parametrize("place", ["artefact", ".tmp", ".locks", ".partial"])
+@pytest.mark.parametrize("prepared", [True, False])
+def test_whatever_has_an_artefacts_name_is_removed_and_never_followed(
+    store: Store, tmp_path: Path, monkeypatch, place: str, stray: str, prepared: bool
+):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").write_text("x")
+    recipe = Recipe("s", 1)
+    path = (
+        store.path(recipe.ref)
+        if place == "artefact"
+        else store.root / place / f"s-{recipe.ref.key}"
+    )
+    path.parent.mkdir(exist_ok=True)
+    monkeypatch.chdir(path.parent)
+    STRAYS[stray](path, elsewhere)
+
+    fresh = Store(store.root)
+    if prepared:
+        fresh.prepare()
+    assert not fresh.has(recipe.ref)
+    assert not fresh.in_progress(recipe.ref)
+    assert not fresh.make(recipe, note("hello"))
+    assert Store(store.root).file(recipe.ref, "note.txt").read_text() == "hello"
+    assert not fresh.path(recipe.ref).is_symlink()
+    assert [p.name for p in elsewhere.iterdir()] == ["precious"]
+    assert (elsewhere / "precious").read_text() == "x"
+    for folder in (".tmp", ".locks", ".partial"):
+        assert list((store.root / folder).glob("*")) == []
+
+
+@pytest.mark.parametrize("name", [".tmp", ".locks", ".partial", ".users", ".users/lock"])
+@pytest.mark.parametrize("stray", ["file", "link to nowhere"])
+def test_strays_in_place_of_the_stores_own_folders_are_removed(
+    store: Store, tmp_path: Path, name: str, stray: str
+):
+    path = store.root / name
+    shutil.rmtree(path, ignore_errors=True)
+    STRAYS[stray](path, tmp_path / "elsewhere")
+    store.prepare()
+    with store.using():
+        assert not store.make(Recipe("s", 1), note("hello"))
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_names_that_nobody_gave_are_left_alone(store: Store):
+    host = socket.gethostname()
+    names = ["x-..", "readme", f"s@{host}@x@y", f"s-k@{host}@1", "-" + "a" * 32]
+    for folder in (".tmp", ".locks", ".partial", ".users"):
+        for name in names:
+            (store.root / folder / name).touch()
+    store.prepare()
+    assert store.being_made() == []
+    assert len(list((store.root / ".tmp").iterdir())) == len(names)
+
+
+# --- a stage on another disk ----------------------------------------------------------------------
+def test_a_stage_may_be_a_link_to_another_disk(store: Store, small_disk: Path):
+    (store.root / "s").symlink_to(small_disk)
+    recipe = Recipe("s", 1)
+    left = small_disk / ".tmp" / f"s-{recipe.ref.key}"
+    left.mkdir(parents=True)
+    Store(store.root).prepare()
+    assert not left.exists()
+    assert not store.make(recipe, note("hello"))
+    assert (small_disk / recipe.ref.key / "note.txt").read_text() == "hello"
+    assert store.present() == store.refs("s") == [recipe.ref]
+    assert Store(store.root).has(recipe.ref)
+    (store.path(recipe.ref) / "note.txt").write_text("hallo")
+    assert not Store(store.root).make(recipe, note("hello"))
+    assert (store.root / "s").is_symlink()
+    store.remove(recipe.ref)
+    assert [p.name for p in small_disk.iterdir()] == [".tmp"]
+    assert list((small_disk / ".tmp").iterdir()) == []
+
+
+def test_the_whole_folder_may_be_a_link(tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "artifacts").symlink_to(tmp_path / "elsewhere")
+    store = Store(tmp_path / "artifacts")
+    store.prepare()
+    with store.using():
+        assert not store.make(Recipe("s", 1), note("hello"))
+    assert (tmp_path / "elsewhere" / "s").is_dir()
+
+
+@pytest.mark.parametrize("stray", ["link to nowhere", "file"])
+def test_a_stage_that_is_no_folder_is_a_sentence_and_stays(
+    store: Store, tmp_path: Path, stray: str
+):
+    STRAYS[stray](store.root / "s", tmp_path)  # its disk may not be mounted
+    store.prepare()
+    with pytest.raises(StoreError, match=r"artifacts/s: it is not a folder.*; mend or remove it"):
+        store.make(Recipe("s", 1), note("hello"))
+    assert os.path.lexists(store.root / "s")
 
 
 @pytest.mark.parametrize("name", schemas.WRITTEN_BY)
