@@ -28,10 +28,10 @@ _TYPES = {bool: "true, false", int: "integer", float: "number", str: "text", Non
 _LIMITS = {
     "ge": "≥ {:g}",
     "gt": "> {:g}",
+    "le": "≤ {:g}",
     "lt": "< {:g}",
     "min_length": "(at least {})",
-    "max_length": "(at most {} characters)",
-    "pattern": "matching `{}`",
+    "max_length": "(at most {})",
 }
 
 
