@@ -52,14 +52,23 @@ def is_text(text: str) -> bool:
 def parse_json(text: str) -> Any:
     """The JSON value of a text. Raises ``UnreadableError``; NaN and Infinity are floats."""
     try:
-        found = json.loads(text)
-    except RecursionError:
-        raise UnreadableError(_DEEP) from None
-    except ValueError as error:  # json's own, or that of int()
-        raise UnreadableError(_LONG if "int_max_str" in str(error) else str(error)) from None
-    if text.count("[") + text.count("{") > MOST_LEVELS and _levels(found) > MOST_LEVELS:
+        return checked(text, json.loads(text))
+    except (RecursionError, ValueError) as error:
+        raise UnreadableError(reason(error)) from None
+
+
+def checked(text: str, value: Any) -> Any:
+    """``value``, as it was read from ``text``. Raises ``UnreadableError`` if it is nested deep."""
+    if text.count("[") + text.count("{") > MOST_LEVELS and _levels(value) > MOST_LEVELS:
         raise UnreadableError(_DEEP)
-    return found
+    return value
+
+
+def reason(error: RecursionError | ValueError) -> str:
+    """Why ``json`` could not read a text."""
+    if isinstance(error, RecursionError):
+        return _DEEP
+    return _LONG if "int_max_str" in str(error) else str(error)  # of int(), or json's own
 
 
 def read_json(path: Path, most_bytes: int) -> Any:

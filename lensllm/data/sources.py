@@ -229,8 +229,9 @@ def _identity(one: Set, data: Data) -> Any:
 
 def _tables(one: Set, data: Data) -> list[Table]:
     if _by_library(one):
-        return [hub.open_table(one.source, data.config, one.hub_split, data.revision)]
-    return [readers.open_table(path) for path in _files(one)]
+        limits = data.revision, data.max_row_bytes
+        return [hub.open_table(one.source, data.config, one.hub_split, *limits)]
+    return [readers.open_table(path, data.max_row_bytes) for path in _files(one)]
 
 
 def _files(one: Set) -> list[Path]:
