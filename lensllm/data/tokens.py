@@ -109,10 +109,11 @@ def _chats(examples: pd.DataFrame, tokenizer: Any, limits: Limits) -> Iterator[_
     render, always = chat.renderer(tokenizer), beginning(tokenizer)
     templated = chat.has_template(tokenizer)
     special = set(tokenizer.all_special_ids)
-    columns = ("completion", "messages", "file", "number")
-    for text, before, file, number in zip(*(examples[c] for c in columns), strict=True):
+    chats = zip(map(json.loads, examples["messages"]), examples["completion"], strict=True)
+    texts = render(chats)
+    for file, number in zip(examples["file"], examples["number"], strict=True):
         try:
-            found = render(json.loads(before), text)
+            found = next(texts)
         except DataError as error:
             raise DataError(f"{place(file, number)}: {error}") from None
         ids, starts, ends = _encode(tokenizer, found.text, (found.start, found.end))
