@@ -35,13 +35,14 @@ class UnreadableError(ValueError):
 
 def shown(value: Any) -> str:
     """``repr`` of a value in about 80 characters, however long or deep it is."""
-    return _repr.repr(value)
+    text: str = _repr.repr(value)
+    return text
 
 
 def short(text: Any, most: int = 80) -> str:
     """The text, or its beginning where it has more than ``most`` characters."""
-    text = str(text)
-    return text if len(text) <= most else text[: most - 1] + "…"
+    found = str(text)
+    return found if len(found) <= most else found[: most - 1] + "…"
 
 
 def is_text(text: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -49,8 +49,9 @@ def read(source: str) -> list[str]:
     is damaged or not UTF-8.
     """
     path = _file(source)
-    read = {".txt": _paragraphs, ".jsonl": _lines}.get(path.suffix.lower(), _column)
-    texts = read(path)
+    kinds: dict[str, Callable[[Path], Iterable[str | None]]]
+    kinds = {".txt": _paragraphs, ".jsonl": _lines}
+    texts = kinds.get(path.suffix.lower(), _column)(path)
     return list(dict.fromkeys(text.strip() for text in texts if text and text.strip()))
 
 
