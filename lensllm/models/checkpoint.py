@@ -149,8 +149,8 @@ def check_settings(folder: Path, max_tokens: int) -> None:
         )
     if stray := [k for k in kinds if "For" in k and not k.endswith(_LANGUAGE_MODELS)]:
         raise ModelError(
-            f"candidates: {folder} is a {short(stray[0])}, which has no language-model head and writes no "
-            "text; take a causal or encoder-decoder language model"
+            f"candidates: {folder} is a {short(stray[0])}, which has no language-model head and "
+            "writes no text; take a causal or encoder-decoder language model"
         )
     if "quantization_config" in settings:
         quantised = settings["quantization_config"]
