@@ -50,6 +50,11 @@ def is_text(text: str) -> bool:
     return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether a library written in Rust gave up; in Python that is no ``Exception``."""
+    return type(error).__module__ == "pyo3_runtime"
+
+
 def parse_json(text: str) -> Any:
     """The JSON value of a text. Raises ``UnreadableError``; NaN and Infinity are floats."""
     try:

@@ -16,7 +16,7 @@ from transformers import (
 from lensllm.errors import ModelError
 from lensllm.models import checkpoint, gguf
 from lensllm.models.fused import fuse_activations
-from lensllm.untrusted import short
+from lensllm.untrusted import is_panic, short
 
 # Below this many weights bfloat16 loses on every device measured (0.44 x at 1M weights on CPU).
 BFLOAT16_PAYS_FROM = 2_000_000
@@ -146,7 +146,9 @@ def load_tokenizer(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-    except Exception as error:  # each kind of tokenizer raises its own for a missing file
+    except BaseException as error:  # each kind of tokenizer raises its own for a missing file
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         raise ModelError(
             f"{folder}: its tokenizer cannot be loaded ({_first_line(error)})"
         ) from error
@@ -196,7 +198,7 @@ def count_trainable(model: Any) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().split("\n", 2)
     text = " ".join(line.strip() for line in lines[:2]) if lines[0].endswith(":") else lines[0]
     return short(text or type(error).__name__, 300)
