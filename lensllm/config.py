@@ -10,15 +10,16 @@ import json
 import math
 import re
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import available_timezones
 
 from cronsim import CronSim, CronSimError
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lensllm.errors import listing, suggestion
 from lensllm.secrets import mask
-from lensllm.untrusted import shown
+from lensllm.untrusted import short, shown
 
 Policy = Literal["all", "adaptive", "halving"]
 _CRON_FIELDS = 5  # a sixth would be seconds
@@ -28,7 +29,25 @@ _MOST_SIZES = 1_000
 _MOST_CELLS = 100_000
 _MOST_EXAMPLES = 10**12
 _MOST_MINUTES = 5_256_000  # ten years
+_PATH_BYTES = 4096  # Linux takes fewer than that, and 255 between slashes
 _NAME_BYTES = 200  # file systems take 255, and names get a suffix
+
+
+def place(text: str) -> str:
+    """``text`` if it can be a path; operating systems each raise something else for one that cannot
+    be."""
+    if len(text.encode()) >= _PATH_BYTES or max(len(p.encode()) for p in text.split("/")) > 255:
+        raise ValueError(f"{shown(text)} is too long for a path; check what it names")
+    try:
+        Path(text).expanduser()
+    except RuntimeError:
+        user = shown(text.partition("/")[0])
+        raise ValueError(f"there is no home folder of {user}; write the whole path") from None
+    return text
+
+
+# A path, or what else names data or a model.
+Place = Annotated[str, AfterValidator(place)]
 
 
 class Section(BaseModel):
@@ -42,7 +61,7 @@ class Section(BaseModel):
 class Data(Section):
     """What the candidates are fine-tuned on."""
 
-    source: str = "builtin:docstrings"
+    source: Place = "builtin:docstrings"
     """``builtin:docstrings`` or ``builtin:names``; a .jsonl, .json, .csv, .tsv, .parquet, .txt or
     .md file; a folder of such files, or a pattern such as ``data/*.jsonl``; ``hub:org/name`` of a
     Hugging Face data set, or ``hub:`` and the folder of a copy."""
@@ -52,11 +71,11 @@ class Data(Section):
     """Hub data only: the split to train on."""
     revision: str | None = None
     """Hub data only: branch, tag or commit; nothing: the main branch as it is now."""
-    test_source: str | None = None
+    test_source: Place | None = None
     """Where the test set is, if it is not to be drawn from ``source``: the same kinds."""
     test_split: str | None = None
     """Hub data only: the split that is the test set."""
-    validation_source: str | None = None
+    validation_source: Place | None = None
     """Where the validation set is, if it is not to be drawn from the training examples."""
     validation_split: str | None = None
     """Hub data only: the split that is the validation set."""
@@ -128,7 +147,7 @@ class Candidate(Section):
     name: str
     """How tables and figures call it: letters, digits, ``-``, ``_`` and ``.``, a letter or digit
     first, no point last, at most 80 characters."""
-    model: str
+    model: Place
     """``org/name`` on the Hugging Face hub, there ``org/name@revision`` too; a folder with a
     transformers checkpoint; a .gguf file; or ``builtin:NAME`` of those that come along. A ``*`` in
     a path stands for every checkpoint that it matches, each a candidate named by its folder."""
@@ -288,7 +307,7 @@ class Kernel(Section):
     exact products while they are cheap and fit, and says why."""
     memory_gib: float = Field(8.0, gt=0, le=1e6)
     """What the computation may take beside the model; the allocator may keep a little more."""
-    pretraining_text: str | None = None
+    pretraining_text: Place | None = None
     """Text like what the candidates were pretrained on, a few megabytes, for the overlap of both
     data: a .txt file with blank lines between texts, or a .jsonl, .csv or .parquet file with a
     column ``text``. Embedded candidates have their own; others without it have no overlap."""
@@ -399,12 +418,12 @@ class Schedule(Section):
     def _fires(cls, cron: str | None) -> str | None:
         how = "write minute, hour, day of month, month, day of week, e.g. '0 2 * * *'"
         if cron is not None and len(cron.split()) != _CRON_FIELDS:
-            raise ValueError(f"'{cron}' has not five fields; {how}")
+            raise ValueError(f"'{short(cron)}' has not five fields; {how}")
         try:
             _ = cron and next(CronSim(cron, datetime.now()))
         except (CronSimError, StopIteration) as error:
             what = str(error).lower() or "no such day"
-            raise ValueError(f"'{cron}' never comes ({what}); {how}") from None
+            raise ValueError(f"'{short(cron)}' never comes ({what}); {how}") from None
         return cron
 
     @field_validator("timezone")
@@ -413,7 +432,7 @@ class Schedule(Section):
         zones = available_timezones()
         if timezone not in zones:
             hint = suggestion(timezone, zones)
-            raise ValueError(f"no time zone '{timezone}'{hint}; e.g. UTC or Europe/Berlin")
+            raise ValueError(f"no time zone '{short(timezone)}'{hint}; e.g. UTC or Europe/Berlin")
         return timezone
 
 
@@ -483,7 +502,7 @@ class Pipeline(Section):
 class Replay(Section):
     """A ranking from a table of losses measured elsewhere."""
 
-    table: str
+    table: Place
     """``flan`` or ``gigaword``, or a .csv, .tsv or .parquet file."""
     target: int | None = Field(None, ge=2, le=_MOST_EXAMPLES)
     """Training-set size the ranking is for; nothing: the largest of the table."""

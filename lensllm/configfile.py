@@ -141,7 +141,7 @@ def _sentence(error: ValidationError) -> str:
         hint = suggestion(str(first["loc"][-1]), allowed)
         return f"unknown key '{where}'{hint}; allowed: {', '.join(allowed)}{more}"
     if first["type"] == "value_error":
-        return f"{where + ': ' if where else ''}{first['ctx']['error']}{more}"
+        return f"{where + ': ' if where else ''}{short(first['ctx']['error'], 400)}{more}"
     if first["type"] == "missing":
         return f"'{where}' is missing{more}"
     message = first["msg"][0].lower() + first["msg"][1:]

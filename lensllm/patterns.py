@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lensllm.config import name_of
+from lensllm.config import name_of, place
 from lensllm.errors import ConfigError
 from lensllm.untrusted import short
 
@@ -36,6 +36,10 @@ def _expanded(entry: Any) -> list[Any]:
             f"candidates: '{pattern}' names its candidates by their folders; leave out the name "
             f"'{shared['name']}'"
         )
+    try:
+        pattern = place(pattern)
+    except ValueError as error:
+        raise ConfigError(f"candidates: {error}") from None
     matches = glob.iglob(str(Path(pattern).expanduser()))  # noqa: PTH207 (takes any pattern)
     paths = sorted(islice(matches, _MOST_PATHS + 1))
     if len(paths) > _MOST_PATHS:

@@ -32,6 +32,8 @@ _MOST_BYTES = {
     "tokenizer.json": 2**27,
     "vocab.json": 2**27,
     "merges.txt": 2**27,
+    "tokenizer.model": 2**27,
+    "spiece.model": 2**27,
 }
 _OBJECTS = ("generation_config.json", "special_tokens_map.json", "tokenizer_config.json",
             "added_tokens.json")  # fmt: skip

@@ -304,6 +304,23 @@ def test_all_numbers_are_tried():
         ("x={[a]: b}", r"not YAML \(a value cannot be read as map"),
         ('x="\\ud800"', r"not YAML \(a text holds half a character"),
         (".".join("abc" * 20_000) + "=1", "there is no such key"),
+        (
+            "data.source=" + "x" * 300 + ".jsonl",
+            "data.source: 'x+...x+.jsonl' is too long for a path",
+        ),
+        ("data.source=" + "x/" * 3000, "is too long for a path"),
+        (
+            "data.test_source=~nobody-here/x",
+            "test_source: there is no home folder of '~nobody-here'",
+        ),
+        ("kernel.pretraining_text=" + "x" * 300, "is too long for a path"),
+        ("candidates=[{name: a, model: " + "x" * 300 + "}]", "candidates.0.model: .* is too long"),
+        (
+            "candidates=[{name: a, model: ~nobody-here/x}]",
+            "there is no home folder of '~nobody-her",
+        ),
+        ("candidates=[~nobody-here/*]", "there is no home folder of '~nobody-here'"),
+        ("schedule.cron=" + "1 " * 5000, "has not five fields; write minute"),
         ("data.source.a.b.c.d.e.f=1", r"'data.source': .*string, not {'a': {"),
     ],
     ids=lambda value: value[:20],
