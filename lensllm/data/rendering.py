@@ -103,16 +103,17 @@ def _text(render: Render, turns: Sequence[Turn], answer: str) -> str:
     most = _CHARACTERS + _TIMES * sum(len(turn["content"]) for turn in chat)
     try:
         text = render(chat)
-        text.encode()
     except MemoryError:
         raise RefusedError(f"takes more than {MEMORY_BYTES // 2**20:,} MiB of memory") from None
-    except UnicodeEncodeError:
-        raise RefusedError("writes half a character") from None
     except Exception as error:  # whatever a template raises: roles it does not know, an order
         said = " ".join(str(error)[:300].split())
         raise RefusedError(f"refuses it: {said or type(error).__name__}") from None
     if len(text) > most:
         raise RefusedError(f"writes {len(text):,} characters, of at most {most:,} for this chat")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RefusedError("writes half a character") from None
     return text
 
 
