@@ -30,7 +30,7 @@ from tasks.plan import Conclusion, Plan, conclude, data_steps, make_plan
 from tasks.rounds import Sweep, sweep
 
 # of the settings, what changes no result
-_ELSEWHERE = {"engine", "tracking", "schedule"}
+_ELSEWHERE = {"engine": True, "tracking": True, "schedule": True, "data": {"max_row_bytes"}}
 
 
 @flow(name="rank", flow_run_name="{pipeline}", persist_result=False)

@@ -5,18 +5,19 @@ A pipeline overrides the defaults section by section, and ``--set sweep.max=3200
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from lensllm import patterns
-from lensllm.config import Candidate, FineTune, Pipeline, Replay
-from lensllm.errors import ConfigError, suggestion
+from lensllm import patterns, untrusted
+from lensllm.config import Candidate, FineTune, Pipeline, Replay, wrong_name
+from lensllm.errors import ConfigError, listing, suggestion
 from lensllm.secrets import has_password
+from lensllm.untrusted import short, shown
+
+_MOST_PARTS = 20  # of a key's path; the longest has three
 
 
 def load(path: Path, name: str, overrides: Sequence[str] = ()) -> Pipeline:
@@ -28,7 +29,8 @@ def load(path: Path, name: str, overrides: Sequence[str] = ()) -> Pipeline:
     pipelines = content.get("pipelines") or {}
     if name not in pipelines:
         hint = suggestion(name, pipelines)
-        raise ConfigError(f"{path}: no pipeline '{name}'{hint}; it has {', '.join(pipelines)}")
+        known = listing(pipelines) or "none"
+        raise ConfigError(f"{path}: no pipeline '{short(name)}'{hint}; it has {known}")
     merged = _merge(content.get("defaults") or {}, pipelines[name] or {})
     for override in overrides:
         merged = _override(merged, override)
@@ -50,83 +52,44 @@ def replay(options: dict[str, Any]) -> Replay:
             raise ConfigError(str(first["ctx"]["error"])) from None
         option = str(first["loc"][-1]).replace("_", "-")
         message = first["msg"][0].lower() + first["msg"][1:]
-        raise ConfigError(f"--{option}: {message}, not {first['input']!r}") from None
+        raise ConfigError(f"--{option}: {message}, not {shown(first['input'])}") from None
 
 
 def names(path: Path) -> dict[str, str]:
     """The file's pipelines and their descriptions."""
     return {
-        n: (p or {}).get("description", "") for n, p in _read(path).get("pipelines", {}).items()
+        n: (p or {}).get("description", "") for n, p in (_read(path).get("pipelines") or {}).items()
     }
-
-
-_NAME = re.compile(r"\w[\w\-. ]{0,79}")
-# Some hundred are in use; a few lines of aliases of aliases can stand for more than memory holds.
-_MOST_VALUES = 100_000
-
-
-def _is_endless(content: Any) -> bool:
-    """Whether there are more than ``_MOST_VALUES`` values, those of an alias each time counted."""
-    waiting, seen = [content], 0
-    while waiting and seen <= _MOST_VALUES:
-        value = waiting.pop()
-        seen += 1
-        if isinstance(value, dict):
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
-    return seen > _MOST_VALUES
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key written twice, which YAML would silently overwrite."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
-    keys = [loader.construct_object(k) for k, _ in node.value]
-    for place, (key, (key_node, _)) in enumerate(zip(keys, node.value, strict=True)):
-        if key in keys[:place]:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key '{key}' is written twice", key_node.start_mark
-            )
-    return dict(
-        zip(keys, [loader.construct_object(v, deep=True) for _, v in node.value], strict=True)
-    )
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        content = untrusted.read_yaml(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; name one with --file") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{where}: {getattr(error, 'problem', None) or error}") from None
-    if _is_endless(content):
-        raise ConfigError(f"{path}: its aliases (*name) make more than {_MOST_VALUES:,} values")
+    except ValueError as error:  # of untrusted.UnreadableError and UnicodeDecodeError
+        line = getattr(error, "line", None)
+        raise ConfigError(f"{path}{f', line {line}' if line else ''}: {error}") from None
     allowed = ("defaults", "pipelines")
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected the keys {' and '.join(allowed)} at the top")
     for key in content:
         if key not in allowed:
             hint = suggestion(str(key), allowed)
-            raise ConfigError(f"{path}: unknown key '{key}'{hint}; allowed: {', '.join(allowed)}")
+            raise ConfigError(
+                f"{path}: unknown key '{short(key)}'{hint}; allowed: {', '.join(allowed)}"
+            )
     for section in content.values():
         if section is not None and not isinstance(section, dict):
             raise ConfigError(f"{path}: defaults and pipelines must be mappings")
     for name, pipeline in (content.get("pipelines") or {}).items():
         if pipeline is not None and not isinstance(pipeline, dict):
-            raise ConfigError(f"{path}: pipeline '{name}' must be a mapping of sections")
-        if not _NAME.fullmatch(str(name)):
+            raise ConfigError(f"{path}: pipeline '{short(name)}' must be a mapping of sections")
+        if wrong := wrong_name(str(name), spaces=True):
             raise ConfigError(
-                f"{path}: pipeline {name!r}: a name has letters, digits, '-', '_', '.' and spaces "
-                "and begins with a letter or digit; a folder is called by it"
+                f"{path}: pipeline {short(name)!r}: {wrong}; a folder is called by it"
             )
     return content
 
@@ -146,16 +109,23 @@ def _override(content: dict[str, Any], text: str) -> dict[str, Any]:
     path, equals, value = text.partition("=")
     if has_password(value):  # which this sentence must not repeat
         raise ConfigError(
-            f"--set {path}: a password on the command line is seen by everyone on the machine and "
-            "kept in Prefect's records; write it into the configuration file"
+            f"--set {short(path)}: a password on the command line is seen by everyone on the "
+            "machine and kept in Prefect's records; write it into the configuration file"
         )
     if not equals or not path:
-        raise ConfigError(f"--set {text}: write it as KEY.PATH=VALUE, e.g. --set sweep.max=3200")
+        raise ConfigError(
+            f"--set {short(text)}: write it as KEY.PATH=VALUE, e.g. --set sweep.max=3200"
+        )
     try:
-        nested: Any = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {text}: the value is not YAML") from None
-    for key in reversed(path.strip().split(".")):
+        nested: Any = untrusted.parse_yaml(value)
+    except untrusted.UnreadableError as error:
+        raise ConfigError(f"--set {short(text)}: the value is not YAML ({error})") from None
+    parts = path.strip().split(".")
+    if len(parts) > _MOST_PARTS or not untrusted.is_text(path):
+        raise ConfigError(
+            f"--set {short(ascii(path)[1:-1])}: there is no such key; write KEY.PATH=VALUE"
+        )
+    for key in reversed(parts):
         nested = {key: nested}
     return _merge(content, nested)
 
@@ -164,18 +134,18 @@ def _sentence(error: ValidationError) -> str:
     # A misspelt key comes first: it is also why another one is missing.
     found = sorted(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
     first = found[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = short(".".join(str(part) for part in first["loc"]))
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         allowed = _keys_at(first["loc"][:-1])
         hint = suggestion(str(first["loc"][-1]), allowed)
         return f"unknown key '{where}'{hint}; allowed: {', '.join(allowed)}{more}"
     if first["type"] == "value_error":
-        return f"{where + ': ' if where else ''}{first['ctx']['error']}{more}"
+        return f"{where + ': ' if where else ''}{short(first['ctx']['error'], 400)}{more}"
     if first["type"] == "missing":
         return f"'{where}' is missing{more}"
     message = first["msg"][0].lower() + first["msg"][1:]
-    return f"'{where}': {message}, not {first['input']!r}{more}"
+    return f"'{where}': {message}, not {shown(first['input'])}{more}"
 
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:

@@ -36,3 +36,10 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the nearest known spelling, or nothing."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def listing(words: Iterable[object], most: int = 20) -> str:
+    """``a, b, c``; of more than ``most`` words the first, and how many others there are."""
+    texts = [f"{text[:79]}…" if len(text) > 80 else text for text in map(str, words)]
+    more = f" and {len(texts) - most:,} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more

@@ -7,19 +7,20 @@ that whatever moves can be told from what does not: the first point is the pipel
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from lensllm import configfile
+from lensllm import configfile, untrusted
 from lensllm.config import Pipeline
 from lensllm.errors import ConfigError, LensError
+from lensllm.untrusted import short
 
 _HOW = "write it as KEY.PATH=VALUE,VALUE, e.g. --over law.tau=3,8"
+_MOST_POINTS = 1_000  # each is read, planned and ranked
 # Settings that change no ranking: curvature is a diagnostic.
 _NO_RESULT = ("description", "curvature", "engine", "tracking", "schedule")
 
@@ -57,6 +58,11 @@ def read(
         if key in axes:
             raise ConfigError(f"--over {key} is given twice; put all its values into one")
         axes[key] = _axis(key, values, path, name, overrides, own)
+    if (count := math.prod(map(len, axes.values()))) > _MOST_POINTS:
+        raise ConfigError(
+            f"--over {', '.join(axes)}: {count:,} combinations of values, of at most "
+            f"{_MOST_POINTS:,}; name fewer values"
+        )
     reference = {key: _value(own, key) for key in axes}
     others = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     chosen = [reference, *(settings for settings in others if settings != reference)]
@@ -78,13 +84,15 @@ def _parse(text: str) -> tuple[str, list[Any]]:
     key, equals, listed = text.partition("=")
     key = key.strip()
     if not (key and equals):
-        raise ConfigError(f"--over {text}: {_HOW}")
+        raise ConfigError(f"--over {short(text)}: {_HOW}")
     try:
-        values = yaml.safe_load(f"[{listed}]")
-    except yaml.YAMLError:
-        raise ConfigError(f"--over {text}: the values are not YAML with commas between") from None
+        values = untrusted.parse_yaml(f"[{listed}]")
+    except untrusted.UnreadableError as error:
+        raise ConfigError(
+            f"--over {short(text)}: the values are not YAML with commas between ({error})"
+        ) from None
     if not isinstance(values, list) or not values:
-        raise ConfigError(f"--over {text}: no value; {_HOW}")
+        raise ConfigError(f"--over {short(text)}: no value; {_HOW}")
     return key, values
 
 
@@ -100,6 +108,8 @@ def _axis(
             f"--over {key}: the points of a grid rank the same candidates; "
             "run the pipeline with others instead"
         )
+    if len(values) > _MOST_POINTS:
+        raise ConfigError(f"--over {key}: {len(values):,} values, of at most {_MOST_POINTS:,}")
     found: list[Any] = []
     for value in values:
         point = _point(path, name, {key: value}, overrides)

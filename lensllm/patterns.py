@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import glob
 import re
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lensllm.config import name_of
+from lensllm.config import name_of, place
 from lensllm.errors import ConfigError
+from lensllm.untrusted import short
+
+_MOST_PATHS = 10_000  # /*/*/* would look through the whole disk
 
 
 def expand(content: dict[str, Any]) -> dict[str, Any]:
@@ -32,7 +36,17 @@ def _expanded(entry: Any) -> list[Any]:
             f"candidates: '{pattern}' names its candidates by their folders; leave out the name "
             f"'{shared['name']}'"
         )
-    paths = sorted(glob.glob(str(Path(pattern).expanduser())))  # noqa: PTH207 (takes any pattern)
+    try:
+        pattern = place(pattern)
+    except ValueError as error:
+        raise ConfigError(f"candidates: {error}") from None
+    matches = glob.iglob(str(Path(pattern).expanduser()))  # noqa: PTH207 (takes any pattern)
+    paths = sorted(islice(matches, _MOST_PATHS + 1))
+    if len(paths) > _MOST_PATHS:
+        raise ConfigError(
+            f"candidates: '{short(pattern)}' matches more than {_MOST_PATHS:,} paths; write it for "
+            "the folders of checkpoints, e.g. models/*"
+        )
     found = [path for path in paths if _is_checkpoint(Path(path))]
     if not found:
         others = f", only {paths[0]}" if paths else ""
@@ -49,4 +63,4 @@ def _is_checkpoint(path: Path) -> bool:
 
 def _name(path: str) -> str:
     """A folder may be called anything, a candidate may not; equal names are refused later."""
-    return re.sub(r"[^\w.\-]+", "-", name_of(path)).strip("-") or "candidate"
+    return re.sub(r"[^\w.\-]+", "-", name_of(path)).strip("-.") or "candidate"

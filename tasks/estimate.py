@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from lensllm.errors import ModelError
-from lensllm.models import adapters, cost, load, memory, prepare, zoo
+from lensllm.models import adapters, checkpoint, cost, load, memory, prepare, zoo
 from lensllm.models.batch import Example
 from lensllm.pace import Pace
 from lensllm.store import Ref, Store
@@ -203,7 +203,10 @@ class _Outlook:
     def parameters(self) -> int:
         """Weights, adapters not among them."""
         with torch.device("meta"):
-            return load.count_parameters(load.from_config(self._settings))
+            count = load.count_parameters(load.from_config(self._settings))
+        if not self.model.steps:  # its weights are there
+            checkpoint.check_weights(self.model.folder, count)
+        return count
 
     def _runs_with(self) -> str:
         """Method, precision and attention, with reasons."""

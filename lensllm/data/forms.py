@@ -10,7 +10,7 @@ from typing import Any
 
 from lensllm.config import Data
 from lensllm.data import messages, template
-from lensllm.errors import DataError
+from lensllm.errors import DataError, listing
 
 Values = Mapping[str, Any]
 
@@ -77,7 +77,7 @@ def _guess(data: Data, columns: Collection[str]) -> str:
     if data.text in columns:
         return "text"
     raise DataError(
-        f"no column says what an example is; it has {', '.join(columns)}; set data.prompt and "
+        f"no column says what an example is; it has {listing(columns)}; set data.prompt and "
         "data.completion, or data.text, or data.messages to its columns"
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from lensllm.data import checksum
+from lensllm.data import checksum, readers
 from lensllm.data.readers import Rows, Table
 from lensllm.errors import DataError
 
@@ -40,8 +40,13 @@ def identity(source: str, config: str | None, split: str, revision: str | None) 
     return {**version, "config": config, "split": split}
 
 
-def open_table(source: str, config: str | None, split: str, revision: str | None) -> Table:
-    """One split. Raises ``DataError`` when there is no such data set, configuration or split."""
+def open_table(
+    source: str, config: str | None, split: str, revision: str | None, most_bytes: int
+) -> Table:
+    """One split, whose rows have at most so many bytes.
+
+    Raises ``DataError`` when there is no such data set, configuration or split.
+    """
     name = source.removeprefix(PREFIX)
     folder = Path(name).expanduser()
     rows = _load(name, folder, config, split, revision)
@@ -53,6 +58,8 @@ def open_table(source: str, config: str | None, split: str, revision: str | None
         for batch in rows.select_columns(sorted(columns)).iter(_BATCH):
             for values in zip(*batch.values(), strict=True):
                 number += 1
+                if sum(len(value) for value in values if isinstance(value, str)) > most_bytes:
+                    raise readers.too_long(f"{source}: row {number}", most_bytes)
                 yield number, dict(zip(batch, values, strict=True))
 
     label = f"{folder.name if folder.is_dir() else name}:{split}"

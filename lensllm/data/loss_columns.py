@@ -11,7 +11,8 @@ import numpy as np
 
 from lensllm.curves import Metric
 from lensllm.data.loss_sheet import GAPS, Integers, Sheet
-from lensllm.errors import DataError, suggestion
+from lensllm.errors import DataError, listing, suggestion
+from lensllm.untrusted import short
 
 # Names as people write them, without case, spaces, hyphens and underscores; the first that a
 # table has is taken.
@@ -184,7 +185,7 @@ def _losses(sheet: Sheet, roles: dict[str, int]) -> dict[Metric, int]:
     missing = "loss" if "size" in roles else "size"
     raise DataError(
         f"{sheet.name}: no column '{missing}'{suggestion(missing, sheet.header)}, nor columns "
-        "named by training sizes (0, 200, 400, …); it has " + ", ".join(filter(None, sheet.header))
+        f"named by training sizes (0, 200, 400, …); it has {listing(filter(None, sheet.header))}"
     )
 
 
@@ -198,7 +199,7 @@ def wholes(sheet: Sheet, column: int, what: str, least: float) -> Integers:
     for code, value in enumerate(values):
         if value is None or value < least:
             wanted = "a whole number" + (f" from {least:g}" if np.isfinite(least) else "")
-            problem = f"'{texts[code]}' is no {what}: write {wanted}"
+            problem = f"'{short(texts[code])}' is no {what}: write {wanted}"
             raise sheet.error(int(np.argmax(codes == code)), column, problem)
     return np.array(values, dtype=np.int64)[codes]
 
@@ -224,10 +225,12 @@ def per_candidate(
             continue
         value = convert(text)
         if value is None:
-            problem = f"'{text}' is no number of weights: write it as 124000000 or 124M"
+            problem = f"'{short(text)}' is no number of weights: write it as 124000000 or 124M"
             raise sheet.error(int(row), column, problem)
         if found.setdefault(name, value) != value:
-            problem = f"{name} has '{text}' here and '{found[name]}' above: make them agree"
+            problem = (
+                f"{name} has '{short(text)}' here and '{short(found[name])}' above: make them agree"
+            )
             raise sheet.error(int(row), column, problem)
     return found
 

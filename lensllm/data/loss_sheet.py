@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -22,13 +22,16 @@ from numpy.typing import NDArray
 
 from lensllm.curves import Array
 from lensllm.errors import DataError
+from lensllm.untrusted import short
 
 Integers = NDArray[np.int64]
 KINDS = (".csv", ".tsv", ".parquet")
 GAPS = ("", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none", "-")
 
 # A row of nothing but separators: spreadsheets leave some below the table.
-_EMPTY_ROW = re.compile(r'^(?:[ \t,;]|"")+$', re.MULTILINE)
+_EMPTY_ROW = re.compile(r'^(?:[ \t,;]|"")++$', re.MULTILINE)
+_MOST_COLUMNS, _LONGEST_TITLE = 10_000, 1_000
+_MOST_CELLS, _MOST_BYTES = 10_000_000, 2**30  # of a Parquet file, unfolded
 _NAMELESS = re.compile(r"|Unnamed: \d+|__index_level_\d+__")  # the latter two are pandas' own
 
 
@@ -51,7 +54,11 @@ class Sheet:
 
     def error(self, row: int, column: int, problem: str) -> DataError:
         """The sentence for one cell."""
-        title = f"column '{self.header[column]}'" if self.header[column] else "the nameless column"
+        title = (
+            f"column '{short(self.header[column])}'"
+            if self.header[column]
+            else "the nameless column"
+        )
         return DataError(f"{self.name}: {self.place(row)}, {title}: {problem}")
 
     def levels(self, column: int) -> tuple[Integers, list[str]]:
@@ -81,7 +88,7 @@ class Sheet:
             advice = "is no number: correct it, or leave the cell empty"
         if re.fullmatch(r"[+-]?\d+,\d+", text):
             advice = f"has a decimal comma: write {text.replace(',', '.')}"
-        raise self.error(row, column, f"'{text}' {advice}")
+        raise self.error(row, column, f"'{short(text)}' {advice}")
 
 
 def parse(content: bytes, name: str, kind: str) -> Sheet:
@@ -112,11 +119,33 @@ def _empty(name: str) -> DataError:
 
 def _parquet(content: bytes, name: str) -> Sheet:
     try:
-        table = pyarrow.parquet.read_table(io.BytesIO(content))
-        return _sheet(table, table.column_names, name)
+        with pyarrow.parquet.ParquetFile(io.BytesIO(content)) as file:
+            found, columns = file.metadata, file.schema_arrow.names
+            cells = found.num_rows * found.num_columns
+            size = sum(found.row_group(g).total_byte_size for g in range(found.num_row_groups))
+            if cells > _MOST_CELLS or size > _MOST_BYTES:
+                raise DataError(
+                    f"{name}: it unfolds to {cells:,} cells of {size:,} bytes, of at most "
+                    f"{_MOST_CELLS:,} and {_MOST_BYTES:,}: rank in parts"
+                )
+            _check_header(columns, name)
+            return _sheet(file.read(), columns, name)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{name}: cannot be read as parquet ({reason}): write it again") from None
+
+
+def _check_header(header: Sequence[str], name: str) -> None:
+    if len(header) > _MOST_COLUMNS:
+        raise DataError(
+            f"{name}: it has {len(header):,} columns, of at most {_MOST_COLUMNS:,}: write a row "
+            "per cell instead"
+        )
+    if longest := next((title for title in header if len(title) > _LONGEST_TITLE), ""):
+        raise DataError(
+            f"{name}: the column '{short(longest)}' has a name of {len(longest):,} characters, of "
+            f"at most {_LONGEST_TITLE}: cut it"
+        )
 
 
 def _sheet(
@@ -150,6 +179,7 @@ def _text(content: bytes, name: str) -> Sheet:
         raise DataError(f"{name}: the header cannot be read ({error}): mend its quotes") from None
     if not header:
         raise _empty(name)
+    _check_header(header, name)
     if len(header) < 2:
         start = header[0].splitlines()[0][:40]
         raise DataError(

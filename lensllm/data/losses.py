@@ -28,6 +28,8 @@ _LOSSES = 0.0, 1e6  # a mean loss lies between them, whatever its unit
 _FEWEST_SIZES = 3  # a curve of two parameters and one point to see it fail
 # Every predictor is compared on all pairs of them; of more than this another column was meant.
 _MOST_CANDIDATES = 1_000
+_LONGEST_NAME = 200
+_MOST_BYTES = 2**26  # of a file; a thousand candidates at a hundred sizes are 5 MB
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,13 @@ def _load(source: str) -> tuple[str, bytes]:
     """Kind and content of the file that a source names."""
     try:
         path = _file(source)
-        return path.suffix.lower(), path.read_bytes()
+        with path.open("rb") as stream:
+            content = stream.read(_MOST_BYTES + 1)
     except OSError as error:
         raise DataError(f"{source}: cannot be read: {error.strerror}") from None
+    if len(content) > _MOST_BYTES:
+        raise DataError(f"{source}: it has more than {_MOST_BYTES:,} bytes: rank in parts")
+    return path.suffix.lower(), content
 
 
 def _file(source: str) -> Path:
@@ -154,6 +160,10 @@ def _codes(sheet: Sheet, columns: Columns) -> tuple[Integers, list[str]]:
     if "" in names:
         row = int(np.argmax(codes == names.index("")))
         raise sheet.error(row, columns.roles["candidate"], "is blank: name the candidate")
+    if longest := next((name for name in names if len(name) > _LONGEST_NAME), ""):
+        row = int(np.argmax(codes == names.index(longest)))
+        problem = f"the name has {len(longest):,} characters, of at most {_LONGEST_NAME}: cut it"
+        raise sheet.error(row, columns.roles["candidate"], problem)
     return codes, names
 
 

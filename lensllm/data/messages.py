@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from lensllm.errors import DataError, suggestion
+from lensllm.errors import DataError, listing, suggestion
+from lensllm.untrusted import UnreadableError, parse_json, short, shown
 
 Turn = dict[str, str]  # role: system, user, assistant or tool; content
 
@@ -33,8 +33,8 @@ def turns(value: Any, column: str) -> list[Turn]:
     """The turns of a chat, those of a JSON text too. Raises ``DataError`` when it is none."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except ValueError:
+            value = parse_json(value)
+        except UnreadableError:
             value = None
     if not isinstance(value, list):
         raise DataError(f"column '{column}' holds no list of messages")
@@ -43,18 +43,18 @@ def turns(value: Any, column: str) -> list[Turn]:
 
 def _turn(entry: Any, where: str) -> Turn:
     if not isinstance(entry, dict):
-        raise DataError(f"{where} is {str(entry)[:40]!r}, and not a role with its content")
+        raise DataError(f"{where} is {shown(entry)}, and not a role with its content")
     role = entry.get("role", entry.get("from"))
     content = entry.get("content", entry.get("value"))
     if role is None or ("content" not in entry and "value" not in entry):
         raise DataError(
-            f"{where} has {', '.join(map(str, entry)) or 'nothing'}; "
+            f"{where} has {listing(entry) or 'nothing'}; "
             "a message has role and content, or from and value"
         )
-    known = _ROLES.get(str(role).lower())
+    known = _ROLES.get(short(role).lower())
     if known is None:
         raise DataError(
-            f"{where} has the role '{role}'{suggestion(str(role), _ROLES)}; "
+            f"{where} has the role '{short(role)}'{suggestion(short(role), _ROLES)}; "
             "roles are system, user, assistant and tool"
         )
     return {"role": known, "content": _content(content, where)}
@@ -70,6 +70,8 @@ def _content(content: Any, where: str) -> str:
         for part in content:
             if not (isinstance(part, dict) and isinstance(part.get("text"), str)):
                 kind = part.get("type", "something else") if isinstance(part, dict) else part
-                raise DataError(f"{where} has a part that is not text ({kind}); only text is read")
+                raise DataError(
+                    f"{where} has a part that is not text ({short(kind)}); only text is read"
+                )
         return "".join(part["text"] for part in content)
-    raise DataError(f"{where} has the content {content!r}, which is not text")
+    raise DataError(f"{where} has the content {shown(content)}, which is not text")

@@ -7,8 +7,9 @@ training.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lensllm.errors import DataError
 
 BUILTIN = {"builtin:docstrings": docstrings.pairs, "builtin:names": names.pairs}
 _COLUMNS = ["prompt", "completion", "messages", "stratum", "split", "file", "number"]
+_MOST_FILES = 100_000  # each is opened twice
 _EXCERPT = 60  # characters of a row that a sentence shows
 _BESIDE = ("readme", "license", "licence")  # files that lie beside data and are none
 
@@ -229,8 +231,9 @@ def _identity(one: Set, data: Data) -> Any:
 
 def _tables(one: Set, data: Data) -> list[Table]:
     if _by_library(one):
-        return [hub.open_table(one.source, data.config, one.hub_split, data.revision)]
-    return [readers.open_table(path) for path in _files(one)]
+        limits = data.revision, data.max_row_bytes
+        return [hub.open_table(one.source, data.config, one.hub_split, *limits)]
+    return [readers.open_table(path, data.max_row_bytes) for path in _files(one)]
 
 
 def _files(one: Set) -> list[Path]:
@@ -241,11 +244,11 @@ def _files(one: Set) -> list[Path]:
     elif path.is_dir():
         inside = (p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
         known = (p for p in inside if readers.kind(p) in readers.KINDS)
-        found = sorted(p for p in known if p.stem.lower() not in _BESIDE)
+        found = _sorted((p for p in known if p.stem.lower() not in _BESIDE), one)
         if not found:
             raise DataError(f"{one.key}: no file in {path} is one of {allowed}")
     else:
-        found = _matching(path)
+        found = _sorted(_matching(path), one)
     if others := [p for p in found or [path] if readers.kind(p) not in readers.KINDS]:
         raise DataError(f"{one.key}: {others[0]} is none of {allowed}")
     if not found:
@@ -259,10 +262,19 @@ def _files(one: Set) -> list[Path]:
     return found
 
 
-def _matching(pattern: Path) -> list[Path]:
+def _sorted(paths: Iterable[Path], one: Set) -> list[Path]:
+    found = sorted(islice(paths, _MOST_FILES + 1))
+    if len(found) > _MOST_FILES:
+        raise DataError(
+            f"{one.key}: {one.source} has more than {_MOST_FILES:,} files; join them, or name fewer"
+        )
+    return found
+
+
+def _matching(pattern: Path) -> Iterable[Path]:
     """Files that a pattern such as ``data/*.jsonl`` names."""
     steps = pattern.parts[1:] if pattern.is_absolute() else pattern.parts
     root = Path(pattern.anchor or ".")
     if not any(set(step) & set("*?[") for step in steps):
         return []
-    return sorted(p for p in root.glob("/".join(steps)) if p.is_file())
+    return (p for p in root.glob("/".join(steps)) if p.is_file())

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from lensllm.errors import DataError, suggestion
+from lensllm.errors import DataError, listing, suggestion
 
 _PIECES = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]")
 
@@ -60,6 +60,6 @@ def parse(key: str, written: str, known: Collection[str]) -> Template:
 def _column(key: str, name: str, known: Collection[str]) -> str:
     if name not in known:
         raise DataError(
-            f"no column '{name}'{suggestion(name, known)}; it has {', '.join(known)}; set {key}"
+            f"no column '{name}'{suggestion(name, known)}; it has {listing(known)}; set {key}"
         )
     return name

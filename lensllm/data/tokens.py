@@ -16,6 +16,7 @@ from lensllm.data import chat
 from lensllm.data.readers import place
 from lensllm.errors import DataError
 from lensllm.models.batch import Example
+from lensllm.untrusted import is_panic, short
 
 _BATCH = 1000  # examples tokenised at a time
 _COLUMNS = ["prompt_ids", "completion_ids", "target_bytes", "truncated", "target_truncated"]
@@ -47,10 +48,18 @@ def tokenise(
     """
     limits = Limits(max_tokens, text=form == "text")
     rows = _chats if form == "messages" else _pairs
-    pieces = [
-        pd.DataFrame(rows(examples.iloc[i : i + _BATCH], tokenizer, limits), columns=_COLUMNS)
-        for i in range(0, len(examples), _BATCH)
-    ]
+    try:
+        pieces = [
+            pd.DataFrame(rows(examples.iloc[i : i + _BATCH], tokenizer, limits), columns=_COLUMNS)
+            for i in range(0, len(examples), _BATCH)
+        ]
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise DataError(
+            f"the tokenizer of {tokenizer.name_or_path} gives up ({short(error, 200)}); take "
+            "another candidate"
+        ) from None
     frame = pd.concat(pieces, ignore_index=True)
     return frame.assign(row=range(len(frame)))
 
@@ -109,10 +118,11 @@ def _chats(examples: pd.DataFrame, tokenizer: Any, limits: Limits) -> Iterator[_
     render, always = chat.renderer(tokenizer), beginning(tokenizer)
     templated = chat.has_template(tokenizer)
     special = set(tokenizer.all_special_ids)
-    columns = ("completion", "messages", "file", "number")
-    for text, before, file, number in zip(*(examples[c] for c in columns), strict=True):
+    chats = zip(map(json.loads, examples["messages"]), examples["completion"], strict=True)
+    texts = render(chats)
+    for file, number in zip(examples["file"], examples["number"], strict=True):
         try:
-            found = render(json.loads(before), text)
+            found = next(texts)
         except DataError as error:
             raise DataError(f"{place(file, number)}: {error}") from None
         ids, starts, ends = _encode(tokenizer, found.text, (found.start, found.end))

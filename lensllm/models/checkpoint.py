@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import math
 from pathlib import Path
 from typing import Any
 
 from lensllm.errors import ModelError
+from lensllm.models import limits
+from lensllm.untrusted import UnreadableError, read_json, short, shown
 
 INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
@@ -17,6 +19,26 @@ _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "M
 # Their value may be a repository, whose kernels transformers would load.
 _IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation",
                     "_experts_implementation")  # fmt: skip
+# The largest files of tokenizers have 40 MB; those that are read by Python are to be smaller.
+_MOST_BYTES = {
+    "config.json": 2**22,
+    "generation_config.json": 2**22,
+    "special_tokens_map.json": 2**22,
+    "tokenizer_config.json": 2**25,
+    "added_tokens.json": 2**25,
+    INDEX: 2**25,
+    "chat_template.jinja": 2**20,
+    "chat_template.json": 2**20,
+    "tokenizer.json": 2**27,
+    "vocab.json": 2**27,
+    "merges.txt": 2**27,
+    "tokenizer.model": 2**27,
+    "spiece.model": 2**27,
+}
+_OBJECTS = ("generation_config.json", "special_tokens_map.json", "tokenizer_config.json",
+            "added_tokens.json")  # fmt: skip
+# Up to here a file that holds less than its configuration says does no harm before it is found out.
+_HARMLESS_WEIGHTS = 10**8
 _SENSES = ("vision_config", "audio_config", "speech_config", "vision_tower")
 
 
@@ -45,6 +67,44 @@ def check(folder: Path, max_tokens: int) -> None:
             "copy or download it again"
         )
     check_settings(folder, max_tokens)
+    for path in sorted(folder.glob("*.safetensors")):
+        weights_in(path)
+
+
+def weights_in(path: Path) -> int:
+    """How many weights a .safetensors file holds, by its header.
+
+    Raises ``ModelError`` where that contradicts itself or the file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            shapes = (file.get_slice(name).get_shape() for name in file.keys())  # noqa: SIM118
+            return sum(map(math.prod, shapes))
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"candidates: {path} cannot be loaded: {short(error, 200)}; download it again"
+        ) from None
+
+
+def check_weights(folder: Path, claimed: int) -> None:
+    """Raise ``ModelError`` if the files hold far fewer weights than the ``claimed`` ones, all of
+    which would be allocated."""
+    if claimed <= _HARMLESS_WEIGHTS:
+        return
+    held = sum(map(weights_in, folder.glob("*.safetensors")))
+    if claimed > 2 * held:
+        raise ModelError(
+            f"candidates: {folder} has a config.json for {claimed:,} weights and files with "
+            f"{held:,}; they do not belong together, download it again"
+        )
+
+
+def may_claim_too_much(folder: Path) -> bool:
+    """Whether config.json may be for so many weights that ``check_weights`` is worth its time."""
+    where = f"candidates: {folder}"
+    return limits.weights(_read(folder / "config.json"), where) > _HARMLESS_WEIGHTS
 
 
 def shards(folder: Path) -> list[str]:
@@ -54,7 +114,12 @@ def shards(folder: Path) -> list[str]:
     """
     if not (folder / INDEX).is_file():
         return []
-    names = sorted(set(map(str, _read(folder / INDEX).get("weight_map", {}).values())))
+    named = _read(folder / INDEX).get("weight_map")
+    if not isinstance(named, dict):
+        raise ModelError(
+            f"candidates: the {INDEX} of {folder} has no weight_map; download it again"
+        )
+    names = sorted({short(name, 255) for name in named.values()})
     for name in names:
         if "/" in name or not name.endswith(".safetensors"):
             raise ModelError(
@@ -66,8 +131,19 @@ def shards(folder: Path) -> list[str]:
 
 def check_settings(folder: Path, max_tokens: int) -> None:
     """Raise ``ModelError`` if the config.json in ``folder`` is of a model that we cannot rank."""
+    _check_sizes(folder)
     settings = _read(folder / "config.json")
-    kinds = [str(kind) for kind in settings.get("architectures") or ()]
+    limits.check(settings, f"candidates: {folder}")
+    for name in _OBJECTS:
+        if (folder / name).is_file():
+            _read(folder / name)
+    kinds = settings.get("architectures") or []
+    if not isinstance(kinds, list) or not isinstance(settings.get("model_type", ""), str):
+        raise ModelError(
+            f"candidates: {folder}: architectures of its config.json must be a list and model_type "
+            "a text; download it again"
+        )
+    kinds = [str(kind) for kind in kinds]
     if any(sense in settings for sense in _SENSES):
         raise ModelError(
             f"candidates: {folder} is a model of more than text ({_kind(settings, kinds)}); "
@@ -75,20 +151,21 @@ def check_settings(folder: Path, max_tokens: int) -> None:
         )
     if stray := [k for k in kinds if "For" in k and not k.endswith(_LANGUAGE_MODELS)]:
         raise ModelError(
-            f"candidates: {folder} is a {stray[0]}, which has no language-model head and writes no "
-            "text; take a causal or encoder-decoder language model"
+            f"candidates: {folder} is a {short(stray[0])}, which has no language-model head and "
+            "writes no text; take a causal or encoder-decoder language model"
         )
     if "quantization_config" in settings:
-        method = (settings["quantization_config"] or {}).get("quant_method", "unknown")
+        quantised = settings["quantization_config"]
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else None
         raise ModelError(
-            f"candidates: {folder} has quantised weights ({method}), which cannot be fine-tuned; "
-            "take the checkpoint that they were made from"
+            f"candidates: {folder} has quantised weights ({short(method or 'unknown')}), which "
+            "cannot be fine-tuned; take the checkpoint that they were made from"
         )
     for key in _IMPLEMENTATIONS:
         if "/" in str(settings.get(key)):
             raise ModelError(
-                f"candidates: {folder} asks for code from the hub ({key}: {settings[key]}), which "
-                "is never run; take that key out of its config.json"
+                f"candidates: {folder} asks for code from the hub ({key}: "
+                f"{short(settings[key])}), which is never run; take that key out of its config.json"
             )
     context = settings.get(_POSITIONS.get(family(folder), "max_position_embeddings"))
     if isinstance(context, int) and 0 < context < max_tokens:
@@ -100,18 +177,40 @@ def check_settings(folder: Path, max_tokens: int) -> None:
 
 def family(folder: Path) -> str:
     """The architecture by its transformers name, of a checked folder; empty where it has none."""
-    return str(_read(folder / "config.json").get("model_type") or "")
+    return short(_read(folder / "config.json").get("model_type") or "")
+
+
+def generation(folder: Path) -> dict[str, Any]:
+    """The settings of generation_config.json; none without one."""
+    path = folder / "generation_config.json"
+    return _read(path) if path.is_file() else {}
 
 
 def _kind(settings: dict[str, Any], kinds: list[str]) -> str:
-    return kinds[0] if kinds else str(settings.get("model_type", "unknown"))
+    return short(kinds[0]) if kinds else short(settings.get("model_type", "unknown"))
+
+
+def _check_sizes(folder: Path) -> None:
+    """Raise ``ModelError`` for a file that is read whole and larger than any such file is."""
+    for name, most in _MOST_BYTES.items():
+        path = folder / name
+        if path.is_file() and (size := path.stat().st_size) > most:
+            raise ModelError(
+                f"candidates: {path} has {size:,} bytes, of at most {most:,}; download it again"
+            )
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        content = None
+        content = read_json(path, _MOST_BYTES[path.name])
+    except OSError as error:
+        raise ModelError(f"candidates: {path} cannot be read: {error.strerror}") from None
+    except (UnreadableError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"candidates: {path} is not JSON ({short(error, 200)}); download it again"
+        ) from None
     if not isinstance(content, dict):
-        raise ModelError(f"candidates: {path} is not JSON; download it again")
+        raise ModelError(
+            f"candidates: {path} is not JSON of an object, but {shown(content)}; download it again"
+        )
     return content

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lensllm.errors import ModelError
+from lensllm.models import limits
 
 SUFFIX = ".gguf"
 # Packages that carry a checkpoint, by the name of the embedded candidate: package, how to get it.
@@ -41,12 +42,14 @@ def check(path: Path, max_tokens: int) -> str:
     try:
         with path.open("rb") as stream:
             found = _header(stream)
-    except (struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
+    except (struct.error, UnicodeDecodeError, KeyError, ValueError, RecursionError) as error:
         raise ModelError(
             f"candidates: {path} is damaged or no GGUF file; download it again"
         ) from error
     architecture = str(found.get(_ARCHITECTURE, ""))
     context = found.get(f"{architecture}.context_length")
+    shapes = {key: found.get(f"{architecture}.{name}") for key, name in _SHAPES.items()}
+    limits.check(shapes, f"candidates: {path}")
     if isinstance(context, int) and context < max_tokens:
         raise ModelError(
             f"candidates: {path} reads at most {context} tokens and data.max_tokens is "
@@ -59,6 +62,16 @@ def check(path: Path, max_tokens: int) -> str:
 _ARCHITECTURE = "general.architecture"
 _SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}  # as struct calls them
 _TEXT, _LIST = 8, 9
+_MOST_VALUES = 2**20  # of a list, the vocabulary's excepted, which is not read
+# As a config.json calls what the header says of shapes.
+_SHAPES = {
+    "num_hidden_layers": "block_count",
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_attention_heads": "attention.head_count",
+    "num_experts": "expert_count",
+    "vocab_size": "vocab_size",
+}
 _LONGEST = 2**24  # bytes of a text; a chat template has thousands
 
 
@@ -81,6 +94,8 @@ def _value(stream: BinaryIO, kind: int) -> Any:
         return _text(stream)
     if kind == _LIST:
         inner, length = struct.unpack("<IQ", stream.read(12))
+        if length > _MOST_VALUES:
+            raise ValueError("a list without end")
         return [_value(stream, inner) for _ in range(length)]
     form = f"<{_SCALARS[kind]}"
     return struct.unpack(form, stream.read(struct.calcsize(form)))[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from transformers import (
 )
 
 from lensllm.errors import ModelError
-from lensllm.models import gguf
+from lensllm.models import checkpoint, gguf
 from lensllm.models.fused import fuse_activations
+from lensllm.untrusted import is_panic, short
 
 # Below this many weights bfloat16 loses on every device measured (0.44 x at 1M weights on CPU).
 BFLOAT16_PAYS_FROM = 2_000_000
@@ -31,6 +31,9 @@ def load_model(
     when the folder holds no loadable safetensors checkpoint, not all weights of one, or NaN.
     """
     config = load_config(folder)
+    if checkpoint.may_claim_too_much(folder):
+        with torch.device("meta"):
+            checkpoint.check_weights(folder, count_parameters(from_config(config)))
     try:
         model, found = _auto(config).from_pretrained(
             folder,
@@ -60,8 +63,17 @@ def weight_not_finite(model: Any) -> str:
 
 
 def from_config(config: Any) -> Any:
-    """A float32 model with fresh weights; inside ``torch.device("meta")`` it takes no memory."""
-    return _auto(config).from_config(config, dtype=torch.float32, trust_remote_code=False)
+    """A float32 model with fresh weights; inside ``torch.device("meta")`` it takes no memory.
+
+    Raises ``ModelError`` for a configuration that its architecture cannot have.
+    """
+    try:
+        return _auto(config).from_config(config, dtype=torch.float32, trust_remote_code=False)
+    except Exception as error:  # each architecture raises its own for shapes that do not fit
+        where = getattr(config, "name_or_path", "") or type(config).__name__
+        raise ModelError(
+            f"{where}: no model can be built of its config.json ({_first_line(error)})"
+        ) from error
 
 
 def model_class(config: Any) -> type:
@@ -83,7 +95,7 @@ def load_config(folder: Path) -> Any:
         config = AutoConfig.from_pretrained(
             place, local_files_only=True, trust_remote_code=False, **more
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # wrong types raise whatever comes first
         if "trust_remote_code" in str(error):
             raise ModelError(
                 f"{folder} needs Python code of its own, which is never run; take a model that "
@@ -107,20 +119,15 @@ def _completed(config: Any, folder: Path) -> Any:
     pad = getattr(config, "pad_token_id", None)
     config.pad_token_id = pad  # some configurations do not have it at all
     if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
-        start = _generation(folder).get("decoder_start_token_id")
+        start = checkpoint.generation(folder).get("decoder_start_token_id")
         choices = (start, pad, getattr(config, "bos_token_id", None))
-        config.decoder_start_token_id = next((i for i in choices if i is not None), None)
+        config.decoder_start_token_id = next((i for i in choices if isinstance(i, int)), None)
         if config.decoder_start_token_id is None:
             raise ModelError(
                 f"{folder}: no token begins what its decoder writes; set decoder_start_token_id in "
                 "its config.json"
             )
     return config
-
-
-def _generation(folder: Path) -> dict[str, Any]:
-    path = folder / "generation_config.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def check_vocabulary(model: Any, largest: int, folder: Path) -> None:
@@ -139,7 +146,9 @@ def load_tokenizer(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-    except Exception as error:  # each kind of tokenizer raises its own for a missing file
+    except BaseException as error:  # each kind of tokenizer raises its own for a missing file
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         raise ModelError(
             f"{folder}: its tokenizer cannot be loaded ({_first_line(error)})"
         ) from error
@@ -189,5 +198,7 @@ def count_trainable(model: Any) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().split("\n", 2)
+    text = " ".join(line.strip() for line in lines[:2]) if lines[0].endswith(":") else lines[0]
+    return short(text or type(error).__name__, 300)

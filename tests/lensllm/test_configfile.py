@@ -1,13 +1,16 @@
 """pipelines.yaml: merging, overrides, and mistakes met with a sentence."""
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
-from lensllm import configfile
-from lensllm.config import Candidate, Sweep
+from lensllm import configfile, patterns
+from lensllm.config import Candidate, Pipeline, Sweep, public
 from lensllm.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -226,7 +229,8 @@ def test_aliases_without_end_are_refused(tmp_path: Path, bomb: str):
 
 
 @pytest.mark.parametrize(
-    "name", ["../../x", "/etc/x", "..", ".hidden", "a/b", "a\\n", "x" * 90, ""]
+    "name",
+    ["../../x", "/etc/x", "..", ".hidden", "a/b", "a\\n", "x" * 90, "", "a.", "a ", "語" * 80],
 )
 def test_a_pipelines_name_cannot_leave_the_artifacts_folder(tmp_path: Path, name: str):
     file = tmp_path / "pipelines.yaml"
@@ -235,10 +239,138 @@ def test_a_pipelines_name_cannot_leave_the_artifacts_folder(tmp_path: Path, name
         configfile.load(file, name)
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "<b>", "a b", "", "x" * 90])
-def test_a_candidates_name_is_a_word(tmp_path: Path, name: str):
-    with pytest.raises(ValueError, match="name"):
+BAD_NAMES = ["../x", "a/b", "<b>", "a b", "", "x" * 90, ".", "..", ".a", "-a", "a.", "a..",
+             "a\0b", "a\n", "a\x1b", "語" * 80]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_candidates_name_is_a_word(name: str):
+    with pytest.raises(ValueError, match="a name has letters, digits"):
         Candidate(name=name, model="a/b")
+
+
+@pytest.mark.parametrize("model", [".", "..", "models/..", "./", "-x"])
+def test_a_candidate_is_not_called_as_its_folder_where_that_is_no_name(file: Path, model: str):
+    with pytest.raises(ConfigError, match=r"candidates\.0\.name: '.*': a name has .*; write {name"):
+        configfile.load(file, "p", [f"candidates=['{model}']"])
+
+
+def number_keys(section: type[BaseModel] = Pipeline, path: str = "") -> Iterator[str]:
+    """Every key of a pipeline whose value may be a number, or a list of them."""
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from number_keys(kind, f"{path}{name}.")
+        elif "int" in str(kind) or "float" in str(kind):
+            yield path + name
+
+
+KEYS = list(number_keys())
+NUMBERS = [".nan", ".inf", "-.inf", "-1", "0", "1.0000000001", "1.0e+300", "1000000000000000000",
+           "9" * 390, "9" * 5001, "0x" + "f" * 5000, "null", "true", "{}", "[[]]", "word",
+           "[1, 2]", "[.nan, 1]", f"[{'7, ' * 2000}]", "2024-99-99"]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_no_number_hangs_or_ends_in_a_traceback(file: Path, key: str):
+    """What is not refused with a sentence is small enough to plan."""
+    for number in NUMBERS:
+        loaded, refusal = None, ""
+        try:
+            loaded = configfile.load(file, "p", [f"{key}={number}"])
+        except ConfigError as error:
+            refusal = str(error)
+        assert len(refusal) < 500
+        assert "\n" not in refusal
+        if loaded:
+            assert number not in (".nan", ".inf", "-.inf", "1.0e+300")
+            assert len(loaded.sweep.sizes) * loaded.sweep.seeds <= 100_000
+
+
+def test_all_numbers_are_tried():
+    assert {"sweep.growth", "sweep.seeds", "seed", "finetune.lora.rank", "engine.slots"} < {*KEYS}
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("sweep.growth=1.000000001", r"growth \(1.000000001\) makes 1,386,294,\d+ sizes .* 1,000"),
+        ("sweep.seeds=1000000000", r"'sweep.seeds': .*less than or equal to 1000"),
+        ("candidates=" + str([f"o/m{i}" for i in range(2000)]), r"'candidates': .*at most 1000"),
+        ("x=" + "[" * 100_000, r"--set x=\[+…: the value is not YAML \(.*more than 100 deep"),
+        ("x=" + "{a: " * 30_000, r"the value is not YAML \(.*nested more than 100 deep"),
+        ("x=" + "9" * 5001, r"not YAML \('9+…' cannot be read as int"),
+        ("x=2024-99-99", r"not YAML \('2024-99-99' cannot be read as timestamp"),
+        ("x={[a]: b}", r"not YAML \(a value cannot be read as map"),
+        ('x="\\ud800"', r"not YAML \(a text holds half a character"),
+        (".".join("abc" * 20_000) + "=1", "there is no such key"),
+        (
+            "data.source=" + "x" * 300 + ".jsonl",
+            "data.source: 'x+...x+.jsonl' is too long for a path",
+        ),
+        ("data.source=" + "x/" * 3000, "is too long for a path"),
+        (
+            "data.test_source=~nobody-here/x",
+            "test_source: there is no home folder of '~nobody-here'",
+        ),
+        ("kernel.pretraining_text=" + "x" * 300, "is too long for a path"),
+        ("candidates=[{name: a, model: " + "x" * 300 + "}]", "candidates.0.model: .* is too long"),
+        (
+            "candidates=[{name: a, model: ~nobody-here/x}]",
+            "there is no home folder of '~nobody-her",
+        ),
+        ("candidates=[~nobody-here/*]", "there is no home folder of '~nobody-here'"),
+        ("schedule.cron=" + "1 " * 5000, "has not five fields; write minute"),
+        ("data.source.a.b.c.d.e.f=1", r"'data.source': .*string, not {'a': {"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_an_override_without_end_is_one_sentence(file: Path, override: str, sentence: str):
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        configfile.load(file, "p", [override])
+    assert len(str(caught.value)) < 500
+
+
+def test_the_cells_of_a_sweep_are_counted_before_they_are_planned(file: Path):
+    more = ["candidates=" + str([f"o/m{i}" for i in range(1000)]), "sweep.seeds=1000"]
+    with pytest.raises(ConfigError, match=r"1,000 candidates at 4 sizes .* are 4,000,000 cells"):
+        configfile.load(file, "p", more)
+
+
+def test_a_pattern_for_the_whole_disk_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(patterns.glob, "iglob", lambda _: (f"/{i}" for i in itertools.count()))
+    with pytest.raises(ConfigError, match="matches more than 10,000 paths"):
+        configfile.load(file, "p", ["candidates=['/*/*/*']"])
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a: " + "[" * 100_000, "line 1: .*nested more than 100 deep"),
+        ("".join(" " * i + "a:\n" for i in range(1000)), "line 10.: .*nested more than 100 deep"),
+        ("a:\n  " + "- " * 50_000, "line 2: .*nested more than 100 deep"),
+        ("a: " + "9" * 5001, "line 1: '9+…' cannot be read as int"),
+        ("a: 0x" + "f" * 5001, "more than 400 digits"),
+        ("[" + "a, " * 200_000 + "]", "more than 100,000 values"),
+        ("a: " + "b" * 2**20, "more than 1,048,576 bytes"),
+        ("a: !!bool x", "'x' cannot be read as bool"),
+        ('pipelines:\n  p: {description: "\\0"}', "a text holds half a character or a NUL"),
+    ],
+    ids=lambda value: value[:12],
+)
+def test_a_file_without_end_is_one_sentence(tmp_path: Path, text: str, sentence: str):
+    path = tmp_path / "pipelines.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        configfile.load(path, "p")
+    assert len(str(caught.value)) < 500
+
+
+def test_a_bound_on_memory_is_in_no_key(file: Path):
+    plain = configfile.load(file, "p")
+    assert "max_row_bytes" not in public(plain)["data"]
+    raised = configfile.load(file, "p", ["data.max_row_bytes=1000000000"])
+    assert public(raised)["data"]["max_row_bytes"] == 10**9
 
 
 def test_a_password_does_not_come_by_the_command_line(file: Path):

@@ -123,3 +123,23 @@ def test_a_mistake_is_one_sentence(file: Path, over: list[str], sentence: str):
     with pytest.raises(ConfigError, match=sentence) as caught:
         grid.read(file, "p", over)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("over", "sentence"),
+    [
+        (["law.tau=" + "[" * 100_000], r"are not YAML .*\(lists .* nested more than 100 deep"),
+        (["law.tau=" + "9" * 5001], r"are not YAML .*\('9+…' cannot be read as int"),
+        (["law.tau=2024-99-99"], "'2024-99-99' cannot be read as timestamp"),
+        (["law.tau=" + "3," * 2000], r"--over law.tau: 2,000 values, of at most 1,000"),
+        (
+            [f"{key}={','.join(map(str, range(10, 50)))}" for key in ("law.tau", "seed")],
+            "1,681 combinations of values, of at most 1,000",
+        ),
+    ],
+    ids=range(5),
+)
+def test_values_without_end_are_one_sentence(file: Path, over: list[str], sentence: str):
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        grid.read(file, "p", over)
+    assert len(str(caught.value)) < 500

@@ -106,14 +106,14 @@ def test_without_a_template_a_chat_is_plain_text():
 
 def test_a_template_without_a_system_turn_has_it_before_the_users_words():
     turns = [{"role": "system", "content": "Be a cat."}, USER]
-    text = chat.renderer(TOKENIZERS["gemma"])(turns, "Hi!").text
+    text = next(chat.renderer(TOKENIZERS["gemma"])([(turns, "Hi!")])).text
     assert "user\nBe a cat.\n\nthe cat?<|im_end|>" in text
 
 
 def test_a_rendering_does_not_depend_on_the_day():
     tokenizer = byte_level("{{ strftime_now('%d %b %Y') }}{% for m in messages %}"
                            "{{ m['content'] }}{% endfor %}")  # fmt: skip
-    assert chat.renderer(tokenizer)([], "Hi!").text == "01 Jan 2025Hi!"
+    assert next(chat.renderer(tokenizer)([([], "Hi!")])).text == "01 Jan 2025Hi!"
 
 
 @pytest.mark.parametrize(

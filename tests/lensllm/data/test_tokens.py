@@ -4,8 +4,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex
+from tokenizers.pre_tokenizers import Split
 
 from lensllm.data.tokens import select, summary, tokenise
+from lensllm.errors import DataError
 from lensllm.models import tokenizer
 from tests.lensllm.data import templates
 
@@ -84,3 +87,12 @@ def test_how_a_tokenizer_reads_is_recorded():
     assert summary(plain, "text") == {
         "rendering": "text", "beginning": "", "end_token": tokenizer.END_OF_TEXT, "pad_token": "",
     }  # fmt: skip
+
+
+def test_a_regular_expression_that_gives_up_is_a_sentence():
+    """Its library panics, which in Python is no Exception."""
+    slow = templates.byte_level()
+    slow.backend_tokenizer.pre_tokenizer = Split(Regex("(a+)+$"), "isolated")
+    frame = pd.DataFrame({"prompt": ["a" * 50 + "!"], "completion": ["b"]})
+    with pytest.raises(DataError, match=r"the tokenizer of .* gives up \(.*retry-limit-in-match"):
+        tokenise(frame, slow, 16)

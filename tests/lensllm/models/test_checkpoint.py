@@ -8,12 +8,14 @@ import pytest
 from lensllm.errors import ModelError
 from lensllm.models import checkpoint
 
+EMPTY = (2).to_bytes(8, "little") + b"{}"  # safetensors without a tensor
+
 
 def write(folder: Path, config: str | None = "{}", weights: str = "model.safetensors") -> Path:
     folder.mkdir()
     if config is not None:
         (folder / "config.json").write_text(config)
-    (folder / weights).touch()
+    (folder / weights).write_bytes(EMPTY)
     return folder
 
 
@@ -82,5 +84,5 @@ def test_a_shard_that_is_not_there(tmp_path: Path):
     (folder / checkpoint.INDEX).write_text(json.dumps(index))
     with pytest.raises(ModelError, match=r"lacks model-2.safetensors, which its model.safetensors"):
         checkpoint.check(folder, max_tokens=128)
-    (folder / "model-2.safetensors").touch()
+    (folder / "model-2.safetensors").write_bytes(EMPTY)
     checkpoint.check(folder, max_tokens=128)
