@@ -9,12 +9,21 @@ import stat
 from pathlib import Path
 
 
+def prefect_home(artifacts: Path) -> Path:
+    """Where this user's Prefect server keeps its files. In a folder that a group shares each user
+    has a server of their own: it runs what it is told as the user who started it."""
+    home = artifacts / "prefect"
+    if home.exists() and home.stat().st_uid != os.getuid():
+        return artifacts / f"prefect-{os.getuid()}"
+    return home
+
+
 def settings(artifacts: Path) -> dict[str, str]:
     """The settings for runs that keep their outputs under ``artifacts``, by variable name."""
     return {
         # Prefect: its database and logs stand beside the outputs, and no process but the one
         # server we start ever becomes a server (each would cost 15 s and 225 MB).
-        "PREFECT_HOME": str(artifacts.resolve() / "prefect"),
+        "PREFECT_HOME": str(prefect_home(artifacts.resolve())),
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
         # Limits kept in memory leak when their holder is killed; those in files expire.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (

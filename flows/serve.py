@@ -10,7 +10,6 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -18,6 +17,7 @@ from rich.console import Console
 
 from flows.console import page_address
 from flows.deploy import FLOW, TAG, Deployment, altered_fields, remove_others
+from flows.environment import prefect_home
 from flows.server import embedded_server
 from lensllm.errors import ConfigError
 from lensllm.store import Store
@@ -43,7 +43,7 @@ def serve(
             f"PREFECT_API_URL names {named}, where lensllm deploy and workers run pipelines; "
             "unset it to serve them here, on a server of our own"
         )
-    home: Path = store.root / "prefect"
+    home = prefect_home(store.root)
     with (
         _until_stopped(),
         console.status("starting the Prefect server …") as waiting,

@@ -32,6 +32,7 @@ from urllib.parse import quote, urlsplit
 
 from flows import recorder
 from flows.access import entry_link, new_secret
+from flows.environment import prefect_home
 from lensllm import locks
 from lensllm.errors import ConfigError, LensError
 from lensllm.processes import alive, started
@@ -210,16 +211,19 @@ def server_home(store: Store) -> Path:
     """Where the server of an artifacts folder keeps its files: in it; where that has no locks,
     which the server and its database need, in this machine's temporary folder."""
     if store.lockable:
-        return store.root / "prefect"
-    name = hashlib.sha256(str(store.root.resolve()).encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"lensllm-{os.getuid()}" / name
+        return prefect_home(store.root)
+    folder = Path(tempfile.gettempdir()) / f"lensllm-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.lstat().st_uid != os.getuid():  # whoever made it could read the server's secret
+        raise ServerError(f"{folder} is another user's; set TMPDIR to a folder of your own")
+    return folder / hashlib.sha256(str(store.root.resolve()).encode()).hexdigest()[:16]
 
 
 def reports_address(artifacts: Path, file: Path) -> str | None:
     """Where the embedded server shows a file of ``artifacts/reports``, on whatever port it is: a
     link from one of its own pages. None when another server is used."""
     try:
-        noted = json.loads((artifacts / "prefect" / "server.json").read_text())["url"]
+        noted = json.loads((prefect_home(artifacts) / "server.json").read_text())["url"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if noted != os.environ.get("PREFECT_API_URL"):

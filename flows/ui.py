@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.access import entry_link, new_secret
+from flows.environment import prefect_home
 from flows.mlflow_child import SECRET
 from flows.server import ServerError, embedded_server, last_line, listener, wait_until_up
 from lensllm.processes import started
@@ -30,7 +31,7 @@ def serve(artifacts: Path, prefect_port: int | None = None, mlflow_port: int | N
     try:
         with (
             _mlflow(artifacts, mlflow_port, secret) as (page, child),
-            embedded_server(artifacts / "prefect", prefect_port) as prefect,
+            embedded_server(prefect_home(artifacts), prefect_port) as prefect,
         ):
             log = artifacts / "mlflow.log"
             if not wait_until_up(f"{page}/health", child.pid, started(child.pid) or 0.0):

@@ -1,5 +1,6 @@
 """What a run leaves behind and opens, with secrets planted and names that are traps."""
 
+import base64
 import http.server
 import stat
 import subprocess
@@ -72,7 +73,10 @@ command_ended = threading.Event()  # never set: a wait that costs no processor
 def test_no_secret_is_printed_or_written(planted: tuple[Path, str, set[str]]):
     artifacts, said, _ = planted
     wanted = [text.encode() for text in (*SECRETS.values(), PASSWORD) if text != "somebody"]
-    files = [path for path in artifacts.rglob("*") if path.is_file()]
+    own = server_of(artifacts).secret.encode()  # of the embedded server, in its note alone
+    wanted += [own, own.partition(b":")[2], base64.b64encode(own)]
+    note = artifacts / "prefect" / "server.json"
+    files = [path for path in artifacts.rglob("*") if path.is_file() and path != note]
     assert {"prefect.db", "report.html", "manifest.json"} <= {path.name for path in files}
     for content, where in [(said.encode(), "output"), *((p.read_bytes(), str(p)) for p in files)]:
         assert [text for text in wanted if text in content] == [], where

@@ -1,11 +1,14 @@
 """The settings reach Prefect, yield to the user's, and cost no import."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from flows.environment import prefect_home
 
 _ASK = """
 import json, sys
@@ -27,6 +30,17 @@ print(json.dumps({
     "level": settings.logging.level,
 }))
 """
+
+
+def test_each_user_of_a_shared_folder_has_a_server_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert prefect_home(tmp_path) == tmp_path / "prefect"  # who comes first
+    (tmp_path / "prefect").mkdir()
+    assert prefect_home(tmp_path) == tmp_path / "prefect"
+    me = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: me + 1)
+    assert prefect_home(tmp_path) == tmp_path / f"prefect-{me + 1}"
 
 
 def test_prefect_is_told_unless_the_user_said_otherwise(tmp_path: Path) -> None:
@@ -51,7 +65,7 @@ def test_prefect_is_told_unless_the_user_said_otherwise(tmp_path: Path) -> None:
 _WRITE = """
 import sys
 from pathlib import Path
-from flows.environment import restrict
+from flows.environment import prefect_home, restrict
 from lensllm.store import Store
 
 restrict(Path(sys.argv[1]))

@@ -2,23 +2,34 @@
 
 import json
 import os
+import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
+from fastapi.routing import APIWebSocketRoute
+from websockets import Subprotocol
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
 
 from flows.access import authorization
-from flows.server import Server, answers, embedded_server
-from lensllm.errors import ConfigError
+from flows.server import Server, answers, embedded_server, server_home
+from lensllm.errors import ConfigError, LensError
+from lensllm.processes import started
+from lensllm.store import Store
 
 # A command: joins the server, runs a flow of N tasks, says where, and ends when told to.
 _COMMAND = """
@@ -123,6 +134,91 @@ def fetch(server: Server, path: str) -> str:
     answer = connection.getresponse()
     assert answer.status == 200
     return answer.read().decode()
+
+
+def test_a_server_that_is_killed_leaves_its_port_to_its_successor_alone(home: Path) -> None:
+    """Who connects meanwhile waits; nobody else gets the port and is told the secret."""
+    with embedded_server(home) as server:
+        pid, port = server_pid(home), urlsplit(server.url).port
+        os.kill(pid, signal.SIGKILL)
+        while started(pid) is not None:
+            time.sleep(0.01)
+        with socket.socket() as thief:
+            thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with pytest.raises(OSError, match="in use"):
+                thief.bind(("127.0.0.1", port or 0))
+        assert fetch(server, "/api/version")  # waits for the one that is started in its place
+        noted = Server(**json.loads((home / "server.json").read_text()))
+        assert (noted.url, noted.secret) == (server.url, server.secret)
+        assert noted.pid != pid
+
+
+def test_a_server_that_is_killed_while_it_starts_is_started_again(home: Path) -> None:
+    note = home / "server.json"
+    note.unlink(missing_ok=True)
+    killed: list[int] = []
+
+    def kill_the_first() -> None:
+        while not note.exists():
+            time.sleep(0.01)
+        killed.append(server_pid(home))
+        os.kill(killed[0], signal.SIGKILL)
+        time.sleep(8.0)  # longer than a start
+        killed.append(0)
+
+    with embedded_server(home, while_starting=kill_the_first) as server:
+        assert killed[1:] == [0]  # it was waited for
+        assert server.pid != killed[0]
+        assert fetch(server, "/api/version")
+
+
+def test_a_folder_in_the_place_of_ours_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the artifacts folder has no locks; its maker could read what is put into it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    store = Store(tmp_path / "artifacts")
+    store.__dict__["lockable"] = False
+    folder = tmp_path / f"lensllm-{os.getuid()}"
+    assert server_home(store).parent == folder
+    if os.getuid() != 0:
+        pytest.skip("only root can give a folder away")
+    os.lchown(folder, os.getuid() + 1, -1)
+    with pytest.raises(LensError, match="is another user's; set TMPDIR"):
+        server_home(store)
+
+
+def test_the_servers_note_is_for_its_user_alone(home: Path) -> None:
+    with embedded_server(home) as server:
+        assert (home / "server.json").stat().st_mode & 0o777 == 0o600
+        assert server.secret not in repr(server)
+        assert os.environ["PREFECT_API_AUTH_STRING"] == server.secret
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                assert server.secret not in " ".join(process.cmdline())
+    assert "PREFECT_API_AUTH_STRING" not in os.environ
+
+
+def test_every_socket_of_prefects_asks_for_the_secret(home: Path) -> None:
+    from prefect.server.api.server import API_ROUTERS
+
+    paths = [
+        route.path.replace("{work_pool_name}", "any")
+        for router in API_ROUTERS
+        for route in router.routes
+        if isinstance(route, APIWebSocketRoute)
+    ]
+    assert "/events/in" in paths
+    with embedded_server(home) as server:
+        for path in paths:
+            address = server.url.replace("http", "ws", 1) + path
+            for token in ("", "lensllm:wrong"):
+                with connect(address, subprotocols=[Subprotocol("prefect")]) as channel:
+                    channel.send(json.dumps({"type": "auth", "token": token}))
+                    with pytest.raises(ConnectionClosed):
+                        channel.recv(timeout=30)
+            with pytest.raises(InvalidStatus), connect(address):
+                pass  # without Prefect's protocol nobody would ask
 
 
 def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path) -> None:

@@ -35,8 +35,15 @@ def test_both_pages_are_served_until_ctrl_c(home: Path, gone: Callable[[int], bo
     mlflow = Tracker(f"sqlite:///{artifacts / 'mlflow.db'}", "demo")
     mlflow.finish(mlflow.parent("key", "demo", {}), {"regret": 0.0}, [])
     mlflow.close()
+    beside = artifacts / "beside"  # a folder whose files have the names of ours
+    for name in ("flows", "tasks", "lensllm"):
+        (beside / name).mkdir(parents=True)
+        (beside / name / "__init__.py").write_text("raise SystemExit('taken for ours')")
     with subprocess.Popen(
-        [sys.executable, "-c", _SERVE, artifacts], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-P", "-c", _SERVE, artifacts],
+        cwd=beside,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as command:
         assert command.stdout is not None
         lines = [command.stdout.readline().split() for _ in range(2)]
