@@ -120,12 +120,11 @@ class _KeptServer:
 
     def __init__(self, home: Path, users: IO[str], port: int | None) -> None:
         self._home, self._users, self._port = home, users, port
-        self._secret = new_secret()
         self._socket: socket.socket | None = None  # where we started the server
         self._child: subprocess.Popen[bytes] | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="lensllm-server", daemon=True)
-        self.server = self._find_or_start()
+        self.server = self._find_or_start(None)
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -134,41 +133,15 @@ class _KeptServer:
         self._over.set()
         self._thread.join()
 
-    def _find_or_start(self) -> Server:
-        """Whichever of the commands comes first starts one; the others find it."""
-        with (self._home / "server.turn").open("a") as turn:
-            locks.take(turn, fcntl.LOCK_EX)
-            locks.take(self._users, fcntl.LOCK_SH)  # waits for a server that is just going down
-            if server := _running(self._home):
-                return server
-            self._socket = self._socket or listener(self._port)
-            for _ in range(_STARTS):
-                if self._child is not None:
-                    log.warning("The Prefect server is gone; another one is started in its place.")
-                self._child = _start(self._home, self._socket, self._secret)
-                if server := _running(self._home):
-                    return server
-                if self._child.poll() is None:
-                    self._child.kill()
-                if self._child.wait() > 0:  # by itself, so the next one would, too
-                    break
-        raise ServerError(
-            f"The Prefect server did not start; {last_line(self._home / 'server.log')}"
-        )
-
     def _watch(self) -> None:
-        gone = None
         while not self._over.wait(_LOOK_SECONDS):
             if alive(self.server.pid, self.server.start):
-                gone = None
                 continue
-            gone = gone or time.monotonic()
+            if self._child is not None:
+                self._child.poll()  # else a dead child stays a zombie
             try:
-                self._restart()
+                self.server = self._find_or_start(self.server)
             except (LensError, OSError) as error:
-                # Who started the server has its port, and starts it again if it lives.
-                if isinstance(error, ConfigError) and time.monotonic() - gone < _HANDOVER_SECONDS:
-                    continue
                 log.error(
                     "The Prefect server is gone and cannot be started again (%s), so this "
                     "command ends.",
@@ -178,13 +151,57 @@ class _KeptServer:
                 os.kill(os.getpid(), signal.SIGINT)
                 return
 
-    def _restart(self) -> None:
-        """Another one at the same address, with the secret that its clients know."""
-        if self._child is not None:
-            self._child.poll()  # else a dead child stays a zombie
-        self._port = urlsplit(self.server.url).port
-        self._secret = self.server.secret
-        self.server = self._find_or_start()
+    def _find_or_start(self, dead: Server | None) -> Server:
+        """The server of ``home``; whichever of the commands comes first starts it.
+
+        One that died while commands use it, as ``dead``, comes back at its address and with its
+        secret, which these know. Its port is with the command that started it, if that lives, and
+        so that command is waited for.
+        """
+        deadline = time.monotonic() + _HANDOVER_SECONDS
+        while True:
+            with (self._home / "server.turn").open("a") as turn:
+                locks.take(turn, fcntl.LOCK_EX)
+                locks.take(self._users, fcntl.LOCK_SH)  # waits for a server that is going down
+                if server := _running(self._home):
+                    return server
+                dead = dead or self._used_by_others()
+                try:
+                    if self._socket is None:
+                        self._socket = listener(urlsplit(dead.url).port if dead else self._port)
+                    return self._start(dead.secret if dead else new_secret())
+                except ConfigError:
+                    if dead is None or time.monotonic() > deadline:
+                        raise
+            if self._over.wait(_LOOK_SECONDS):
+                return dead
+
+    def _used_by_others(self) -> Server | None:
+        """The server that is noted, if another command uses it; None: it is nobody's any more."""
+        try:
+            locks.take(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _noted(self._home)
+        finally:
+            locks.take(self._users, fcntl.LOCK_SH)
+        return None
+
+    def _start(self, secret: str) -> Server:
+        """Start a server; one that is killed meanwhile is started again."""
+        assert self._socket is not None
+        for _ in range(_STARTS):
+            if self._child is not None:
+                log.warning("The Prefect server is gone; another one is started in its place.")
+            self._child = _start(self._home, self._socket, secret)
+            if server := _running(self._home):
+                return server
+            if self._child.poll() is None:
+                self._child.kill()
+            if self._child.wait() > 0:  # by itself, so the next one would, too
+                break
+        raise ServerError(
+            f"The Prefect server did not start; {last_line(self._home / 'server.log')}"
+        )
 
     def leave(self) -> None:
         """Give up our share. The last one waits for the records and, if it started the server, sees
@@ -275,14 +292,21 @@ def wait_until_up(url: str, pid: int, start: float) -> bool:
     return False
 
 
-def _running(home: Path) -> Server | None:
-    """The server noted in ``home``, once it answers; None if there is none or it died."""
+def _noted(home: Path) -> Server | None:
+    """The server noted in ``home``, whether it lives or not."""
     try:
         server = Server(**json.loads((home / "server.json").read_text()))
     except (OSError, ValueError, TypeError):
         return None
-    up = wait_until_up(f"{server.url}/health", server.pid, server.start)
-    return server if up else None
+    return server if server.secret else None
+
+
+def _running(home: Path) -> Server | None:
+    """The server noted in ``home``, once it answers; None if there is none or it died."""
+    server = _noted(home)
+    if server and wait_until_up(f"{server.url}/health", server.pid, server.start):
+        return server
+    return None
 
 
 def _start(home: Path, bound: socket.socket, secret: str) -> subprocess.Popen[bytes]:

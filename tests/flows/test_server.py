@@ -153,6 +153,18 @@ def test_a_server_that_is_killed_leaves_its_port_to_its_successor_alone(home: Pa
         assert noted.pid != pid
 
 
+def test_whoever_comes_while_a_used_server_is_dead_gets_it_where_it_was(home: Path) -> None:
+    """Else those who use it would ask at an address where nobody answers."""
+    first = command(home, 3)
+    url = url_of(first)
+    os.kill(server_pid(home), signal.SIGKILL)
+    second = command(home, 3)
+    assert url_of(second) == url
+    for one in (first, second):
+        _, said = one.communicate("end\n")
+        assert (one.returncode, "Traceback" in said) == (0, False), said
+
+
 def test_a_server_that_is_killed_while_it_starts_is_started_again(home: Path) -> None:
     note = home / "server.json"
     note.unlink(missing_ok=True)
@@ -249,7 +261,8 @@ def test_a_server_the_user_names_is_used(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_notes_of_a_server_that_is_gone_are_not_believed(tmp_path: Path) -> None:
     """A note of a dead process, or one cut short, means: start one (here: on a port in use)."""
-    for note in ('{"url": "http://127.0.0.1:9/api", "pid": 1, "start": 0.0}', '{"url": "ht'):
+    dead = '{"url": "http://127.0.0.1:9/api", "pid": 1, "start": 0.0, "secret": "lensllm:old"}'
+    for note in (dead, '{"url": "ht'):
         (tmp_path / "server.json").write_text(note)
         with socket.socket() as other:
             other.bind(("127.0.0.1", 0))
