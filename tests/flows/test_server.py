@@ -114,6 +114,12 @@ def test_a_server_on_a_port_of_ones_own_with_its_web_page(
         assert url == f"http://127.0.0.1:{port}/api"
         assert os.environ["PREFECT_API_URL"] == url
         pid = server_pid(home)
+        assert (home / "server.json").stat().st_mode & 0o777 == 0o600
+        assert server.secret not in repr(server)
+        assert os.environ["PREFECT_API_AUTH_STRING"] == server.secret
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                assert server.secret not in " ".join(process.cmdline())
         with embedded_server(home) as named:  # the flow of a command may ask again
             assert named.url == url
         settings = json.loads(fetch(server, "/ui-settings"))
@@ -123,8 +129,30 @@ def test_a_server_on_a_port_of_ones_own_with_its_web_page(
 
         with get_client(sync_client=True) as client:
             assert str(client.api_url).rstrip("/") == url
-    assert "PREFECT_API_URL" not in os.environ
+        for path in sockets():
+            refuse_without_secret(url.replace("http", "ws", 1) + path)
+    assert not {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING"} & os.environ.keys()
     assert gone(pid)
+
+
+def sockets() -> list[str]:
+    """Paths of all of Prefect's WebSockets."""
+    from prefect.server.api.server import API_ROUTERS
+
+    routes = [route for router in API_ROUTERS for route in router.routes]
+    paths = [route.path for route in routes if isinstance(route, APIWebSocketRoute)]
+    assert "/events/in" in paths
+    return [path.replace("{work_pool_name}", "any") for path in paths]
+
+
+def refuse_without_secret(address: str) -> None:
+    for token in ("", "lensllm:wrong"):
+        with connect(address, subprotocols=[Subprotocol("prefect")]) as channel:
+            channel.send(json.dumps({"type": "auth", "token": token}))
+            with pytest.raises(ConnectionClosed):
+                channel.recv(timeout=30)
+    with pytest.raises(InvalidStatus), connect(address):
+        pass  # without Prefect's protocol nobody would ask
 
 
 def fetch(server: Server, path: str) -> str:
@@ -198,39 +226,6 @@ def test_a_folder_in_the_place_of_ours_is_refused(
     os.lchown(folder, os.getuid() + 1, -1)
     with pytest.raises(LensError, match="is another user's; set TMPDIR"):
         server_home(store)
-
-
-def test_the_servers_note_is_for_its_user_alone(home: Path) -> None:
-    with embedded_server(home) as server:
-        assert (home / "server.json").stat().st_mode & 0o777 == 0o600
-        assert server.secret not in repr(server)
-        assert os.environ["PREFECT_API_AUTH_STRING"] == server.secret
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                assert server.secret not in " ".join(process.cmdline())
-    assert "PREFECT_API_AUTH_STRING" not in os.environ
-
-
-def test_every_socket_of_prefects_asks_for_the_secret(home: Path) -> None:
-    from prefect.server.api.server import API_ROUTERS
-
-    paths = [
-        route.path.replace("{work_pool_name}", "any")
-        for router in API_ROUTERS
-        for route in router.routes
-        if isinstance(route, APIWebSocketRoute)
-    ]
-    assert "/events/in" in paths
-    with embedded_server(home) as server:
-        for path in paths:
-            address = server.url.replace("http", "ws", 1) + path
-            for token in ("", "lensllm:wrong"):
-                with connect(address, subprotocols=[Subprotocol("prefect")]) as channel:
-                    channel.send(json.dumps({"type": "auth", "token": token}))
-                    with pytest.raises(ConnectionClosed):
-                        channel.recv(timeout=30)
-            with pytest.raises(InvalidStatus), connect(address):
-                pass  # without Prefect's protocol nobody would ask
 
 
 def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path) -> None:
