@@ -10,8 +10,8 @@ such a server and refuses
 - a request without the secret, as HTTP basic authentication.
 
 A person enters by a link that works once (``entry_link``). Its page hands the secret to the
-browser, which keeps it for this origin, port included, until it is closed. A cookie would go to
-every port of 127.0.0.1, to those of other users too.
+browser, which keeps it for this origin, port included. A cookie would go to every port of
+127.0.0.1, to those of other users too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import os
 import secrets
 from collections.abc import Collection
 
@@ -54,10 +55,10 @@ def authorization(secret: str) -> str:
     return f"Basic {_basic(secret)}"
 
 
-def entry_link(page: str, secret: str) -> str:
-    """A link to the server at ``page`` that lets one browser in, once."""
+def entry_link(page: str, secret: str, process: int) -> str:
+    """A link to the server at ``page``, number ``process``, that lets one browser in, once."""
     number = secrets.token_urlsafe(8)
-    return f"{page}{_ENTRY}{number}.{_signature(secret, number)}"
+    return f"{page}{_ENTRY}{number}.{_signature(secret, process, number)}"
 
 
 class AccessControl:
@@ -83,6 +84,7 @@ class AccessControl:
     ) -> None:
         self._app = app
         self._hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
+        self._origins = {f"http://{host}" for host in self._hosts}
         self._secret = secret
         self._open_paths = open_paths
         self._sockets = sockets
@@ -106,7 +108,7 @@ class AccessControl:
         return (
             len(hosts) == 1
             and hosts[0].lower() in self._hosts
-            and all(origin.lower().removeprefix("http://") in self._hosts for origin in origins)
+            and all(origin.lower() in self._origins for origin in origins)
         )
 
     def _answer(self, headers: Headers, method: str, path: str) -> Response | None:
@@ -124,7 +126,8 @@ class AccessControl:
     def _entry(self, ticket: str) -> Response:
         """The page that hands the secret to the browser, the first time it is asked for."""
         number, _, signature = ticket.partition(".")
-        expected = _signature(self._secret, number)
+        # Of this process: another one of the same secret would not know which links were used.
+        expected = _signature(self._secret, os.getpid(), number)
         if number in self._used or not hmac.compare_digest(signature.encode(), expected.encode()):
             return HTMLResponse(_USED, 403)
         self._used.add(number)
@@ -154,6 +157,7 @@ def _guarded(send: Send) -> Send:
             headers = MutableHeaders(scope=message)
             headers.setdefault("X-Frame-Options", "SAMEORIGIN")
             headers.setdefault("Referrer-Policy", "same-origin")
+            headers.setdefault("Cache-Control", "no-store")
         await send(message)
 
     return guarded
@@ -167,5 +171,6 @@ def _basic(secret: str) -> str:
     return base64.b64encode(secret.encode()).decode()
 
 
-def _signature(secret: str, number: str) -> str:
-    return hmac.new(secret.encode(), f"entry {number}".encode(), hashlib.sha256).hexdigest()[:32]
+def _signature(secret: str, process: int, number: str) -> str:
+    text = f"entry {process} {number}"
+    return hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()[:32]

@@ -15,6 +15,7 @@ from prefect.context import TagsContext
 from prefect.futures import PrefectFuture
 from threadpoolctl import threadpool_limits
 
+import flows.stored_results  # noqa: F401 (for what its import does)
 from flows.journal import Journal
 from flows.progress import Terminal
 from flows.slots import slots_of, workers_for

@@ -17,6 +17,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -69,7 +70,7 @@ class Server:
 
     def entry_link(self) -> str:
         """A link that opens its web page once; each call makes another."""
-        return entry_link(self.page, self.secret) if self.secret else self.page
+        return entry_link(self.page, self.secret, self.pid) if self.secret else self.page
 
 
 @contextmanager
@@ -96,6 +97,7 @@ def embedded_server(
         return
     home = home.resolve()
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _require_private(home)
     meanwhile = threading.Thread(target=while_starting or (lambda: None), daemon=True)
     meanwhile.start()
     with (home / "server.users").open("a") as users:
@@ -231,9 +233,18 @@ def server_home(store: Store) -> Path:
         return prefect_home(store.root)
     folder = Path(tempfile.gettempdir()) / f"lensllm-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.lstat().st_uid != os.getuid():  # whoever made it could read the server's secret
-        raise ServerError(f"{folder} is another user's; set TMPDIR to a folder of your own")
+    _require_private(folder)
     return folder / hashlib.sha256(str(store.root.resolve()).encode()).hexdigest()[:16]
+
+
+def _require_private(folder: Path) -> None:
+    """Raise ``ServerError`` if others could read the server's secret there, or put one there."""
+    state = folder.lstat()
+    if state.st_uid != os.getuid() or not stat.S_ISDIR(state.st_mode) or state.st_mode & 0o022:
+        raise ServerError(
+            f"{folder}, where the Prefect server keeps its secret, is not yours alone: remove it, "
+            "or take it from others with chmod 700"
+        )
 
 
 def reports_address(artifacts: Path, file: Path) -> str | None:
@@ -249,9 +260,9 @@ def reports_address(artifacts: Path, file: Path) -> str | None:
 
 
 def listener(port: int | None) -> socket.socket:
-    """A socket bound to a loopback port, to be handed to the process that will listen there.
+    """A socket that listens at a loopback port, to be handed to the process that will answer there.
 
-    Bound here, so that nobody can take the port in between, and a port in use is known at once.
+    Nobody can take the port in between, and a port in use is known at once.
     """
     bound = socket.socket()
     if port:  # one that was in use a moment ago will do; a free one must be free for certain
@@ -264,6 +275,7 @@ def listener(port: int | None) -> socket.socket:
             f"Port {port} of 127.0.0.1 cannot be used ({error.strerror}): "
             "choose another one, or leave it out to get a free one."
         ) from error
+    bound.listen(_QUEUE)  # before the next line, with which somebody else could do so
     # Its connections inherit this: a dead server's do not keep its successor from the port.
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     return bound
@@ -312,7 +324,6 @@ def _running(home: Path) -> Server | None:
 def _start(home: Path, bound: socket.socket, secret: str) -> subprocess.Popen[bytes]:
     """Start the child and note it at once: whoever comes next, even if we die now, finds it."""
     host, port = bound.getsockname()
-    bound.listen(_QUEUE)
     set_damaged_aside(home / "prefect.db")
     with (home / "server.log").open("ab") as log:
         child = subprocess.Popen(
@@ -332,10 +343,10 @@ def _start(home: Path, bound: socket.socket, secret: str) -> subprocess.Popen[by
             start_new_session=True,  # Ctrl-C is for the commands that use the server
         )
     server = Server(f"http://{host}:{port}/api", child.pid, started(child.pid) or 0.0, secret)
-    draft = home / "server.json.new"
-    draft.touch(mode=0o600)
-    draft.write_text(json.dumps(asdict(server)))
-    draft.replace(home / "server.json")
+    handle, draft = tempfile.mkstemp(dir=home, prefix="server.json.")  # new, and of mode 600
+    with os.fdopen(handle, "w") as note:
+        note.write(json.dumps(asdict(server)))
+    Path(draft).replace(home / "server.json")
     return child
 
 

@@ -65,7 +65,7 @@ def _app(reports: Path, port: int, secret: str) -> AccessControl:
     class Reports(StaticFiles):
         def file_response(self, *args: Any, **kwargs: Any) -> Response:
             response = super().file_response(*args, **kwargs)
-            response.headers["Content-Security-Policy"] = "sandbox allow-scripts allow-popups"
+            response.headers["Content-Security-Policy"] = "sandbox allow-popups"
             return response
 
     app = create_app()

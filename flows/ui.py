@@ -37,7 +37,7 @@ def serve(artifacts: Path, prefect_port: int | None = None, mlflow_port: int | N
             if not wait_until_up(f"{page}/health", child.pid, started(child.pid) or 0.0):
                 raise ServerError(f"MLflow's page did not start; {last_line(log)}")
             print(
-                f"Prefect: {prefect.entry_link()}\nMLflow:  {entry_link(page, secret)}\n"
+                f"Prefect: {prefect.entry_link()}\nMLflow:  {entry_link(page, secret, child.pid)}\n"
                 "Each link opens its page in one browser, once. Ctrl-C ends both.",
                 flush=True,
             )

@@ -6,6 +6,7 @@ whose process is gone are set to Crashed, with their task runs. Import this insi
 """
 
 import os
+import re
 import socket
 from collections.abc import Callable, Iterable
 from typing import TypeVar
@@ -111,7 +112,6 @@ def _host() -> str:
 def _lives(tags: Iterable[str]) -> bool:
     """Whether the process named in ``tags`` still runs; True if none is: then we cannot know."""
     for tag in tags:
-        if tag.startswith(_PROCESS):
-            pid, start = tag.removeprefix(_PROCESS).split("@")
-            return alive(int(pid), float(start))
+        if named := re.fullmatch(rf"{_PROCESS}(\d{{1,10}})@(\d{{1,20}}\.\d\d)", tag):
+            return alive(int(named[1]), float(named[2]))
     return True

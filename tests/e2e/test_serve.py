@@ -1,6 +1,9 @@
 """``lensllm serve`` is stopped: it ends soon, nobody is left, and the next command goes on."""
 
+import base64
+import json
 import os
+import pickle
 import signal
 import subprocess
 import time
@@ -203,6 +206,16 @@ def scheduled(pipeline, file, artifacts):
 """
 
 
+class _Touch:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch {self.file}",)
+
+
 def test_only_what_was_registered_is_run(tmp_path: Path, serve: Callable[[Path], Serving]) -> None:
     """Somebody who has the secret changes the deployment, and what one of its runs is to do."""
     file, opened = write_pipeline(tmp_path, 1, 4, 1, tracking={"enabled": False}), tmp_path / "open"
@@ -233,5 +246,15 @@ def test_only_what_was_registered_is_run(tmp_path: Path, serve: Callable[[Path],
     run = str(serving.ask(f"/deployments/{right['id']}/create_flow_run", elsewhere)["id"])
     serving.wait(lambda: serving.outcome(run) != "", "the end of the run")
     assert "has not registered these parameters" in serving.outcome(run)
+
+    stored = tmp_path / "stored"  # a result, which Prefect would unpickle
+    pickled = base64.b64encode(pickle.dumps(_Touch(opened))).decode()
+    place = {"storage_key": str(stored), "serializer": {"type": "pickle", "picklelib": "pickle"}}
+    stored.write_text(json.dumps({"metadata": place, "result": pickled}))
+    run = str(serving.ask(f"/deployments/{right['id']}/create_flow_run", {})["id"])
+    serving.wait(lambda: serving.state(run) == "PENDING", "the run's process")
+    done = {"type": "COMPLETED", "name": "Completed", "data": place}
+    assert serving.ask(f"/flow_runs/{run}/set_state", {"state": done, "force": True})
+    serving.wait(lambda: "is not loaded" in serving.said(), "that it is refused")
     serving.stop(sigterm)
     assert not opened.exists()

@@ -1,6 +1,7 @@
 """Who is let in to a loopback server: every combination that a browser or a neighbour may send."""
 
 import base64
+import os
 
 import pytest
 from starlette.applications import Starlette
@@ -59,7 +60,7 @@ def test_another_host_is_refused_with_the_secret_too(client: TestClient, host: s
         "/api/health",
         "/api/flows",
         "/reports/a/report.html",
-        entry_link("", SECRET),
+        entry_link("", SECRET, os.getpid()),
     ):
         assert client.get(path, headers={**KEY, "Host": host}).status_code == 403
 
@@ -67,7 +68,7 @@ def test_another_host_is_refused_with_the_secret_too(client: TestClient, host: s
 @pytest.mark.parametrize(
     "origin",
     ["http://evil.example", "null", f"https://127.0.0.1:{PORT}", f"http://127.0.0.1:{PORT + 1}",
-     "http://127.0.0.1", f"{OWN}.evil.example", "file://", ""],
+     "http://127.0.0.1", f"{OWN}.evil.example", "file://", f"127.0.0.1:{PORT}", ""],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "DELETE"])
 def test_another_origin_is_refused_with_the_secret_too(
@@ -108,7 +109,7 @@ def test_without_the_secret_there_is_nothing_but_health(client: TestClient, head
 
 
 def test_a_link_lets_one_browser_in_once(client: TestClient) -> None:
-    link = entry_link(OWN, SECRET)
+    link = entry_link(OWN, SECRET, os.getpid())
     page = client.get(link)
     assert page.status_code == 200
     assert SECRET.partition(":")[2] in page.text
@@ -116,12 +117,13 @@ def test_a_link_lets_one_browser_in_once(client: TestClient) -> None:
     again = client.get(link)
     assert (again.status_code, SECRET.partition(":")[2] in again.text) == (403, False)
     assert "lensllm ui" in again.text
-    assert client.get(entry_link(OWN, SECRET)).status_code == 200  # another one
+    assert client.get(entry_link(OWN, SECRET, os.getpid())).status_code == 200  # another one
 
 
 def test_a_link_of_another_secret_lets_nobody_in(client: TestClient) -> None:
     for link in (
-        entry_link(OWN, new_secret()),
+        entry_link(OWN, new_secret(), os.getpid()),
+        entry_link(OWN, SECRET, os.getpid() + 1),
         f"{OWN}/open/x",
         f"{OWN}/open/é.é",
     ):

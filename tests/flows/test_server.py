@@ -221,10 +221,14 @@ def test_a_folder_in_the_place_of_ours_is_refused(
     store.__dict__["lockable"] = False
     folder = tmp_path / f"lensllm-{os.getuid()}"
     assert server_home(store).parent == folder
+    folder.chmod(0o720)
+    with pytest.raises(LensError, match="is not yours alone"):
+        server_home(store)
+    folder.chmod(0o700)
     if os.getuid() != 0:
         pytest.skip("only root can give a folder away")
     os.lchown(folder, os.getuid() + 1, -1)
-    with pytest.raises(LensError, match="is another user's; set TMPDIR"):
+    with pytest.raises(LensError, match="is not yours alone"):
         server_home(store)
 
 
