@@ -208,13 +208,25 @@ class Tracker:
         if not run.data.params:  # new, or we were killed right here
             self._log(run.info.run_id, params, {}, None)
         opened = _Parent(run.info.run_id, run.info.status == "FINISHED", dict(run.data.metrics))
-        for child in self._tagged(_PARENT, opened.run_id):
-            key = child.data.tags.get(_ARTEFACT_KEY, "")
+        for key, child in self._children(opened.run_id).items():
             if child.info.status == "FINISHED":
                 opened.children.add(key)
             else:
                 opened.broken[key] = child.info.run_id
         return opened
+
+    def _children(self, parent_id: str) -> "dict[str, Run]":
+        """The children by artefact. Of several of one artefact, which two commands wrote at once or
+        a killed server had already when it was asked again, one stays: all agree on which."""
+        children: dict[str, Run] = {}
+        for run in sorted(
+            self._tagged(_PARENT, parent_id),
+            key=lambda run: (run.info.status != "FINISHED", run.info.start_time, run.info.run_id),
+        ):
+            key = run.data.tags.get(_ARTEFACT_KEY, "")
+            if children.setdefault(key, run) is not run:
+                self._connected().delete_run(run.info.run_id)
+        return children
 
     def _first(self, run_key: str) -> "Run | None":
         """Of several processes that open a parent at once all agree on this one."""
@@ -253,6 +265,7 @@ class Tracker:
         wanted = {_name(key): value for key, value in metrics.items() if math.isfinite(value)}
         if opened.finished and wanted.items() <= opened.metrics.items():
             return
+        self._children(opened.run_id)  # another command may have written the same ones meanwhile
         self._log(opened.run_id, {}, wanted, None)
         for file in files:
             client.log_artifact(opened.run_id, str(file))

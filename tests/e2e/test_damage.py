@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import COMMAND, ROOT, environment, lensllm
-from tests.e2e.kills import final_tables, wait
+from tests.e2e.observe import final_tables, wait
 from tests.stress import NAME, write_pipeline
 
 pytestmark = pytest.mark.slow

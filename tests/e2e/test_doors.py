@@ -26,7 +26,7 @@ from websockets.sync.server import serve as serve_sockets
 
 from tests.browser import CHROMIUM, Browser
 from tests.e2e.conftest import COMMAND, ROOT, ask, environment, server_of
-from tests.e2e.kills import wait
+from tests.e2e.observe import wait
 from tests.stress import NAME, write_pipeline
 
 pytestmark = [

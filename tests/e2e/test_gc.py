@@ -11,7 +11,7 @@ import pytest
 
 from lensllm.store import Store
 from tests.e2e.conftest import COMMAND, ROOT, environment, lensllm
-from tests.e2e.kills import wait
+from tests.e2e.observe import wait
 from tests.stress import NAME, write_pipeline
 
 pytestmark = pytest.mark.slow

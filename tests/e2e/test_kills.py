@@ -1,6 +1,6 @@
 """Whatever is killed, whenever and how: the same command goes on, and ends as if nothing had been.
 
-The full version kills 52 times in a sweep of a thousand cells; ``make test`` has a short one.
+The campaign, ``python -m tests.e2e.kills``, kills more than 200 times; ``make test`` has one sweep.
 """
 
 import signal
@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import lensllm
-from tests.e2e.kills import VICTIMS, Mlflow, Siege, final_tables, leftovers
-from tests.stress import NAME, write_pipeline
+from tests.e2e.kill_plan import MOMENTS, Plan
+from tests.e2e.kills import GRID, campaign, undisturbed
+from tests.e2e.siege import Siege
+from tests.e2e.victims import Mlflow
+from tests.stress import write_pipeline
 
 pytestmark = pytest.mark.slow
 
@@ -23,40 +25,39 @@ def mlflow(tmp_path: Path) -> Iterator[Mlflow]:
     server.kill(signal.SIGKILL)
 
 
-@pytest.mark.parametrize(
-    ("grid", "kills"),
-    [
-        pytest.param((3, 4, 4), 4, id="short"),
-        pytest.param((5, 5, 4), 12, id="every pair", marks=pytest.mark.full),
-        pytest.param((10, 10, 10), 52, id="full", marks=pytest.mark.full),
-    ],
-)
-def test_a_sweep_under_fire_ends_as_if_nothing_had_been(
-    tmp_path: Path, mlflow: Mlflow, grid: tuple[int, int, int], kills: int
+SHORT = {
+    "training": ("worker", signal.SIGKILL),
+    "publishing": ("command", signal.SIGKILL),
+    "ranking": ("Prefect server", signal.SIGKILL),
+    "MLflow": ("MLflow server", signal.SIGTERM),
+    "shutdown": ("server, then command", signal.SIGINT),
+    "imports": ("command", signal.SIGTERM),
+}
+
+
+class _Short(Plan):
+    """One victim and one signal for each moment."""
+
+    def take(self, moment: str) -> tuple[str, signal.Signals]:
+        return SHORT[moment]
+
+
+def test_a_sweep_that_is_killed_again_and_again_ends_as_if_nothing_had_been(
+    tmp_path: Path, mlflow: Mlflow
 ) -> None:
-    file = write_pipeline(tmp_path / "project", *grid)
-    calm = tmp_path / "calm"
-    done = lensllm("run", NAME, "--file", file, "--artifacts", calm, "--set",
-                   "tracking.enabled=false", timeout=900)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    expected = final_tables(calm)
+    file = write_pipeline(tmp_path / "project", *GRID)
+    calm = undisturbed(file, tmp_path / "calm")
+    siege = Siege(file, tmp_path, mlflow, 0, calm)
+    siege.endure(_Short(0), tuple(SHORT))
+    counts = siege.end()
+    assert counts.faults == []
+    assert counts.killed.total() >= len(SHORT) - 2  # a moment may pass unnoticed
 
-    cells = grid[0] * grid[1] * grid[2]
-    siege = Siege(file, tmp_path / "artifacts", mlflow, seed=kills)
-    siege.endure(kills, cells)
 
-    assert sum(siege.killed.values()) >= 0.9 * kills
-    assert {victim for victim, _ in siege.killed} == set(VICTIMS)
-    found = final_tables(siege.artifacts)
-    assert expected == {name: found.get(name) for name in expected}
-    assert len(siege.kept) == cells
-    assert set(siege.computed.values()) == {1}
-    again = lensllm("run", NAME, "--file", file, "--artifacts", siege.artifacts, "--set",
-                    f"tracking.uri={mlflow.uri}")  # fmt: skip
-    assert again.returncode == 0, again.stderr
-    assert "This run computed 0 artefacts" in again.stdout
-    assert siege.tracked() == {
-        **{(path.parent.name, "FINISHED"): 1 for path in siege.kept},
-        ("", "FINISHED"): 1,  # the parent
-    }
-    assert leftovers(siege.artifacts) == []
+@pytest.mark.full
+def test_two_hundred_kills(tmp_path: Path) -> None:
+    counts = campaign(tmp_path)
+    print(f"\n{counts}")
+    assert counts.faults == []
+    assert counts.killed.total() >= 200
+    assert {moment for moment, _, _ in counts.killed} == set(MOMENTS)

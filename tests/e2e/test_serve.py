@@ -17,7 +17,7 @@ import pytest
 
 from lensllm.store import Store
 from tests.e2e.conftest import COMMAND, ROOT, ask, environment, lensllm, server_of
-from tests.e2e.kills import identity, leftovers, wait
+from tests.e2e.observe import identity, leftovers, wait
 from tests.stress import NAME, write_pipeline
 
 pytestmark = pytest.mark.slow

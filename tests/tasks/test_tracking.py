@@ -131,6 +131,39 @@ def test_a_half_written_child_is_written_anew(
     assert (again.info.status, again.data.metrics) == ("FINISHED", {"loss": 2.5})
 
 
+@pytest.mark.parametrize(
+    "statuses", [["FINISHED"], ["FINISHED", "RUNNING"], ["RUNNING", "RUNNING"]]
+)
+def test_of_a_child_that_others_wrote_too_one_stays(
+    tracker: Callable[[], Tracker],
+    runs: Callable[[], list[Run]],
+    database: Path,
+    statuses: list[str],
+) -> None:
+    """Another command at the same moment, or a server that was killed before it had answered."""
+    mlflow = tracker()
+    parent = mlflow.parent("key", "demo", {})
+    mlflow.child(parent, "a1", "cell", {}, {"loss": 2.5})
+    mlflow.close()
+    (first,) = (run for run in runs() if run.info.run_name == "cell")
+
+    mlflow = tracker()
+    parent = mlflow.parent("key", "demo", {})
+    mlflow.child(parent, "a2", "cell", {}, {"loss": 2.25})
+    while len(runs()) < 3:
+        time.sleep(0.05)
+    client = MlflowClient(f"sqlite:///{database}")
+    for status in statuses:
+        tags = {key: first.data.tags[key] for key in ("mlflow.parentRunId", "artefact.key")}
+        run = client.create_run(first.info.experiment_id, tags=tags, run_name="cell")
+        if status == "FINISHED":
+            client.set_terminated(run.info.run_id)
+    mlflow.finish(parent, {"regret": 0.0}, [])
+    mlflow.close()
+    assert [run.info.status for run in runs()] == ["FINISHED"] * 3
+    assert first.info.run_id in {run.info.run_id for run in runs()}
+
+
 def test_what_mlflow_would_refuse_is_made_to_fit(
     tracker: Callable[[], Tracker], runs: Callable[[], list[Run]]
 ) -> None:
