@@ -30,6 +30,7 @@ from tests.e2e.victims import Command, Mlflow, send
 from tests.stress import NAME
 
 _FRESH = ("imports", "server start")  # moments of a command that has just begun
+_SHORT = (*_FRESH, "publishing", "printed")  # to be watched for alone
 _STAGES = {
     "data": ("dataset", "sample"),
     "tokens": ("tokens",),
@@ -57,7 +58,8 @@ class Siege:
         self._wanted = {path.relative_to(calm) for path in artefacts(calm)}
 
     def endure(self, plan: Plan, moments: tuple[str, ...] = tuple(MOMENTS)) -> None:
-        """A kill at each of ``moments``, in order; those of a beginning when a command begins."""
+        """A kill at each of ``moments``, in order; those of a beginning when a command begins, and
+        MLflow's whenever it comes."""
         fresh = [moment for moment in moments if moment in _FRESH]
         later = [moment for moment in moments if moment not in _FRESH]
         self._draw.shuffle(fresh)
@@ -66,10 +68,14 @@ class Siege:
                 self._let_end()
             begun = self._start()
             first = begun and fresh and (not later or self._draw.random() < 0.5)
-            moment = (fresh if first else later).pop(0)
-            victim, way = plan.take(moment)
-            if not (self._await(moment) and self._kill(moment, victim, way)):
-                plan.give_back(moment, (victim, way))
+            queue = fresh if first else later
+            any_time = {"MLflow"} & set(later) if queue[0] not in _SHORT else set()
+            moment = self._await({queue[0], *any_time})
+            (later if moment == "MLflow" else queue).remove(moment or queue[0])
+            if moment:
+                victim, way = plan.take(moment)
+                if not self._kill(moment, victim, way):
+                    plan.give_back(moment, (victim, way))
 
     def end(self) -> Counts:
         """Let the commands end, give another one, and count what is not as it should be."""
@@ -86,20 +92,22 @@ class Siege:
         return self.counts
 
     # --- moments -------------------------------------------------------------------------------
-    def _await(self, moment: str) -> bool:
-        """Whether the moment comes before all commands have ended, or it is over."""
-        runs = self.mlflow.runs() if moment == "MLflow" else 0
-        step = 0.001 if moment in ("publishing", "printed", "ranking") else 0.01
+    def _await(self, moments: set[str]) -> str | None:
+        """Which of the moments comes first; None if all commands have ended or they are over."""
+        runs = max(self.mlflow.runs(), self._draw.randrange(len(self._wanted) // 2))
+        step = 0.001 if moments & {*_SHORT, "ranking"} else 0.01
+        others = moments - {"MLflow"}
         deadline = time.monotonic() + PATIENCE_SECONDS
         while self._running():
-            if self._is_now(moment, runs):
-                time.sleep(MOMENTS[moment][1] * self._draw.random())
-                return True
-            if self._is_over(moment):
-                return False
-            assert time.monotonic() < deadline, f"{moment}: not within {PATIENCE_SECONDS:g} s"
+            for moment in sorted(moments):
+                if self._is_now(moment, runs):
+                    time.sleep(MOMENTS[moment][1] * self._draw.random())
+                    return moment
+            if others and all(self._is_over(moment) for moment in others):
+                return None
+            assert time.monotonic() < deadline, f"{moments}: not within {PATIENCE_SECONDS:g} s"
             time.sleep(step)
-        return False
+        return None
 
     def _is_now(self, moment: str, runs: int) -> bool:
         match moment:
