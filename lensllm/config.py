@@ -231,7 +231,7 @@ class Lora(Section):
     """The adapters' output is scaled by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Of the adapters' input."""
-    learning_rate: float = Field(2e-4, gt=0, le=1e30)
+    learning_rate: float = Field(2e-4, gt=0, le=1e38)
     """Peak of the schedule in place of ``finetune.learning_rate``, which suits full weights."""
 
 
@@ -243,10 +243,10 @@ class FineTune(Section):
     lora: Lora = Lora()
     """Of the adapters; read with ``method: lora`` only."""
 
-    learning_rate: float = Field(1e-3, gt=0, le=1e30)
+    learning_rate: float = Field(1e-3, gt=0, le=1e38)
     """Peak of the schedule, of AdamW."""
     learning_rates: Annotated[
-        tuple[Annotated[float, Field(gt=0, le=1e30)], ...], Field(max_length=100)
+        tuple[Annotated[float, Field(gt=0, le=1e38)], ...], Field(max_length=100)
     ] = ()
     """Peaks to choose from for each candidate, by the validation loss of its cells of the smallest
     size; of the adapters with ``method: lora``. Takes the place of the one above."""

@@ -103,6 +103,7 @@ def test_a_command_that_comes_while_somebody_deletes_waits(artifacts: Path) -> N
         assert verify.returncode == 0
 
 
+@pytest.mark.full
 def test_serve_between_its_runs_keeps_nobody_from_deleting(file: Path, artifacts: Path) -> None:
     with command("serve", NAME, "--file", file, "--artifacts", artifacts) as serve:
         assert serve.stdout is not None

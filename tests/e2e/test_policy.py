@@ -49,6 +49,7 @@ def halved(smoke: tuple[Path, dict], tmp_path_factory: pytest.TempPathFactory) -
     return artifacts, json.loads(done.stdout)
 
 
+@pytest.mark.full
 def test_half_of_the_candidates_get_each_larger_subset(halved: tuple[Path, Any]):
     artifacts, said = halved
     assert [row["budget"] for row in said["decisions"]] == [32] * 3 + [64] * 2

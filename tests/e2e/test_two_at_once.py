@@ -67,6 +67,7 @@ def cells(artifacts: Path) -> int:
     return len(list(artifacts.glob("finetune/*/manifest.json")))
 
 
+@pytest.mark.full
 def test_one_is_killed_and_the_other_goes_on(
     calm: tuple[Path, dict[str, bytes]], tmp_path: Path
 ) -> None:
