@@ -1,7 +1,7 @@
 """Kill campaign: small sweeps, each killed once at every moment of it, which end as if undisturbed.
 
     python -m tests.e2e.kills         the whole campaign, half an hour on two cores
-    python -m tests.e2e.kills 3       three sweeps of it
+    python -m tests.e2e.kills 3 7 2   three sweeps of it, with seed 7, two at once
 
 A moment is recognised from outside, by locks, drafts, published files, printed lines and MLflow's
 runs; a kill counts when its victim was alive. A moment that passed unnoticed is tried again in the
