@@ -112,7 +112,7 @@ class AccessControl:
         )
 
     def _answer(self, headers: Headers, method: str, path: str) -> Response | None:
-        """What is answered in the server's place; None: the request is let in."""
+        """The answer in the server's place; None: the request is let in."""
         if method == "GET" and path in self._open_paths:
             return None
         if method == "GET" and path.startswith(_ENTRY) and path != _ENTRY:
@@ -134,12 +134,11 @@ class AccessControl:
         nonce, (user, _, password) = secrets.token_urlsafe(16), self._secret.partition(":")
         page = _PAGE.format(nonce=nonce, basic=_basic(self._secret), user=user, password=password)
         policy = f"default-src 'none'; script-src 'nonce-{nonce}'; connect-src 'self'"
-        headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
-        return HTMLResponse(page, headers=headers)
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
 
 def _crosses_sites(headers: Headers, scope: Scope) -> bool:
-    """Whether a browser says that another site's page, or another port's, sends the request.
+    """True if the browser says that a page of another site or port sends the request.
 
     A link that a person follows is none: what it opens is not shown to the page it stands on.
     """

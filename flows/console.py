@@ -36,8 +36,10 @@ class SafeConsole(Console):
 
 
 def page_address(server: Server, console: Console) -> str:
-    """Where a person opens the server's page: a link that lets one browser in, on a terminal; what
-    is written to a file may be read by others, so there the address alone."""
+    """The address that opens the server's page: on a terminal a link that lets one browser in.
+
+    A file that output goes to may be read by others, so it is told the plain address.
+    """
     if console.is_terminal or not server.secret:
         return server.entry_link()
     return f"{server.page} (lensllm ui opens it)"

@@ -10,8 +10,11 @@ from pathlib import Path
 
 
 def prefect_home(artifacts: Path) -> Path:
-    """Where this user's Prefect server keeps its files. In a folder that a group shares each user
-    has a server of their own: it runs what it is told as the user who started it."""
+    """The folder of this user's Prefect server.
+
+    In an artifacts folder that a group shares each user has a server of their own, because a server
+    acts as the user who started it.
+    """
     home = artifacts / "prefect"
     if home.exists() and home.stat().st_uid != os.getuid():
         return artifacts / f"prefect-{os.getuid()}"

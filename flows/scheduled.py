@@ -65,7 +65,7 @@ scheduled = flow(rerun, name="scheduled", flow_run_name="{pipeline}", persist_re
 
 
 def _refusal(given: dict[str, str], registered: dict[str, dict[str, str]]) -> str:
-    """Why ``serve`` does not run this; empty when it is what it has registered."""
+    """The reason why ``serve`` does not run this; empty if it has registered it."""
     if given != registered.get(given["pipeline"]):
         return "refused: lensllm serve has not registered these parameters"
     context = FlowRunContext.get()

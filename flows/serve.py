@@ -165,6 +165,7 @@ async def _keep_registered(runner: Runner, found: Sequence[Deployment], console:
     """Put a deployment right that somebody changed on the server, and say so."""
     from httpx import HTTPError
     from prefect.client.orchestration import get_client
+    from prefect.deployments.runner import DeploymentApplyError
     from prefect.exceptions import ObjectNotFound
 
     async def put_right(d: Deployment) -> None:
@@ -182,5 +183,5 @@ async def _keep_registered(runner: Runner, found: Sequence[Deployment], console:
         while True:
             await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
             for d in found:
-                with suppress(HTTPError):  # a server that is being started again
+                with suppress(HTTPError, DeploymentApplyError):  # a server that is started again
                     await put_right(d)

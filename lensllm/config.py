@@ -119,7 +119,7 @@ class Data(Section):
 
 
 def wrong_name(name: str, *, spaces: bool = False) -> str:
-    """Why ``name`` is none that files may have: what a name must be; "" where it is one.
+    """The rule for names that ``name`` breaks; "" where it is a name that files may have.
 
     >>> wrong_name("llama-3.2_1B"), wrong_name("Ωμέγα")
     ('', '')
@@ -145,7 +145,7 @@ class Candidate(Section):
     """A pretrained model that might be fine-tuned."""
 
     name: str
-    """How tables and figures call it: letters, digits, ``-``, ``_`` and ``.``, a letter or digit
+    """Its name in tables and figures: letters, digits, ``-``, ``_`` and ``.``, a letter or digit
     first, no point last, at most 80 characters."""
     model: Place
     """``org/name`` on the Hugging Face hub, there ``org/name@revision`` too; a folder with a

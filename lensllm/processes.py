@@ -93,7 +93,7 @@ def signature() -> str:
 
 
 def is_signature_of_dead(name: str) -> bool:
-    """Whether ``name`` ends in the signature of a process of this machine that runs no more."""
+    """True if ``name`` ends in the signature of a process of this machine that has ended."""
     *_, host, pid, start = ["", "", *name.rsplit("@", 3)]
     if host != socket.gethostname():
         return False

@@ -182,7 +182,7 @@ class Store:
         return not self._lack(ref)
 
     def _lack(self, ref: Ref) -> str:
-        """Why ``ref`` cannot be read; empty when it can."""
+        """The reason why ``ref`` cannot be read; empty when it can."""
         if ref in self._verified:
             return ""
         folder = self.path(ref)
@@ -438,7 +438,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _fault(folder: Path, ref: Ref) -> str:
-    """What is wrong with the artefact ``ref`` in ``folder``; empty when nothing is."""
+    """The damage of the artefact ``ref`` in ``folder``; empty when there is none."""
     if not folder.is_dir():
         return "it is not a folder"
     try:

@@ -26,7 +26,7 @@ _repr.maxstring = _repr.maxother = 80
 
 
 class UnreadableError(ValueError):
-    """Why a text cannot be read, for the end of a sentence."""
+    """A text cannot be read; the message is the end of a sentence."""
 
     def __init__(self, reason: str, line: int | None = None) -> None:
         super().__init__(reason)
@@ -46,12 +46,12 @@ def short(text: Any, most: int = 80) -> str:
 
 
 def is_text(text: str) -> bool:
-    """Whether UTF-8 can write the text, and a file can be called by it."""
+    """True if UTF-8 can write the text and a file can have it as its name."""
     return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether a library written in Rust gave up; in Python that is no ``Exception``."""
+    """True for the panic of a library written in Rust, which is no ``Exception`` in Python."""
     return type(error).__module__ == "pyo3_runtime"
 
 
@@ -71,7 +71,7 @@ def checked(text: str, value: Any) -> Any:
 
 
 def reason(error: RecursionError | ValueError) -> str:
-    """Why ``json`` could not read a text."""
+    """The reason why ``json`` could not read a text."""
     if isinstance(error, RecursionError):
         return _DEEP
     return _LONG if "int_max_str" in str(error) else str(error)  # of int(), or json's own
@@ -122,7 +122,7 @@ def _inside(values: list[Any]) -> list[Any]:
 
 
 def _levels(value: Any) -> int:
-    """How many lists and mappings are in each other, counted up to one more than allowed."""
+    """Depth of lists and mappings in each other, counted up to one more than allowed."""
     level, depth = [value], 0
     while depth <= MOST_LEVELS and any(isinstance(v, list | dict) for v in level):
         level, depth = _inside(level), depth + 1

@@ -42,7 +42,7 @@ class Rendered:
 
 
 def renderer(tokenizer: Any) -> Render:
-    """How chats are rendered for ``tokenizer``, one after the other.
+    """Yield the renderings of chats for ``tokenizer``, in order.
 
     Where the next one cannot be, the iterator raises ``DataError``.
     """

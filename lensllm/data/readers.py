@@ -202,7 +202,7 @@ def _json(path: Path, most: int) -> Table:
 
 
 def _entries(path: Path, most: int) -> Iterator[Any]:
-    """What is in the list that a JSON file holds, one entry after the other."""
+    """Yield the entries of the list that a JSON file holds."""
     text = _Window(_chunks(path))
     text.take("[")
     for number in count(1):
@@ -238,7 +238,7 @@ class _Window:
         return found
 
     def is_over(self) -> bool:
-        """Whether there is nothing but white space any more."""
+        """True if nothing but white space is left."""
         while True:
             self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
             if self._at < len(self._text):

@@ -31,7 +31,7 @@ Render = Callable[[Sequence[Turn]], str]
 
 
 class RefusedError(Exception):
-    """Why a chat cannot be rendered, with the template as the subject of the sentence."""
+    """A chat cannot be rendered; the message's subject is the template."""
 
 
 def main() -> None:

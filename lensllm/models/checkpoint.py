@@ -72,7 +72,7 @@ def check(folder: Path, max_tokens: int) -> None:
 
 
 def weights_in(path: Path) -> int:
-    """How many weights a .safetensors file holds, by its header.
+    """Count the weights of a .safetensors file by its header.
 
     Raises ``ModelError`` where that contradicts itself or the file.
     """
@@ -102,7 +102,7 @@ def check_weights(folder: Path, claimed: int) -> None:
 
 
 def may_claim_too_much(folder: Path) -> bool:
-    """Whether config.json may be for so many weights that ``check_weights`` is worth its time."""
+    """True if config.json may claim so many weights that ``check_weights`` is worth its time."""
     where = f"candidates: {folder}"
     return limits.weights(_read(folder / "config.json"), where) > _HARMLESS_WEIGHTS
 
