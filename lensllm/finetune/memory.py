@@ -15,6 +15,7 @@ import platform
 import re
 import resource
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -78,8 +79,8 @@ class Fit:
 class Fitting:
     """The fit of one candidate on one device, kept in a file where there is one.
 
-    Several processes may write it: the file is replaced whole, and what another has found out
-    meanwhile is kept.
+    Several processes and threads may write it: the file is replaced whole, and what another has
+    found out meanwhile is kept.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -110,7 +111,7 @@ class Fitting:
         if self.path is None:
             return
         text = json.dumps(asdict(fit.and_of(_read(self.path))))
-        whole = self.path.with_suffix(f".{os.getpid()}")
+        whole = self.path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
         with suppress(OSError):  # the next cell then finds out for itself
             self.path.parent.mkdir(parents=True, exist_ok=True)
             whole.write_text(text)
