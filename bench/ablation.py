@@ -11,17 +11,18 @@ from pathlib import Path
 import numpy as np
 
 from bench.timing import markdown
-from lensllm import bootstrap, configfile, scores
-from lensllm.backtest import Backtest
-from lensllm.curves import Array, Curves, curves_from_cells
-from lensllm.errors import DataError, LensError
-from lensllm.learning_curve import exponent, risk
+from lensllm.config import configfile
+from lensllm.core.errors import DataError, LensError
+from lensllm.core.seeds import generator
+from lensllm.curves.curve import Array, Curves, curves_from_cells
 from lensllm.predictors import PREDICTORS, WITH_KERNEL, Mixture, Predictor, hrb, hrb_kernel, stack
 from lensllm.report import kernel_share
-from lensllm.seeds import generator
-from lensllm.store import Store
-from tasks import curve, kernel
-from tasks.plan import make_plan
+from lensllm.selection import bootstrap, scores
+from lensllm.selection.backtest import Backtest
+from lensllm.spectra.learning_curve import exponent, risk
+from lensllm.store.artifacts import Store
+from tasks.planning.plan import make_plan
+from tasks.stages import curve, kernel
 
 ARTIFACTS, PIPELINES = Path("artifacts"), ("bench", "docstrings", "names")
 BUDGETS = (400, 800, 1600, 3200)

@@ -9,8 +9,8 @@ import pandas as pd
 
 from bench.replay import BUDGETS, TABLES, TARGET, curves_of, truth
 from bench.timing import markdown
-from lensllm.checks import Context, transition
-from lensllm.curves import Array, Curves
+from lensllm.curves.curve import Array, Curves
+from lensllm.diagnostics.checks import Context, transition
 from lensllm.laws import rectified
 from lensllm.laws.fit import fits_frame
 from lensllm.laws.linear import Mask

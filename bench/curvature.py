@@ -21,18 +21,18 @@ from transformers.utils import logging
 from bench import kernel_models
 from bench.kernel_models import read_probes
 from bench.timing import markdown
-from lensllm.config import Curvature, FineTune
-from lensllm.curvature import trace
-from lensllm.curvature.differentiable import double_differentiable
-from lensllm.curvature.hvp import BlockHessian
-from lensllm.curvature.lanczos import Product, inner, positive_quadratic
-from lensllm.curvature.layers import layers_of
-from lensllm.curvature.measure import measure_curvature
-from lensllm.finetune import fine_tune
-from lensllm.measure import Meter
+from lensllm.config.sections import Curvature, FineTune
+from lensllm.core.meter import Meter
+from lensllm.hessian import trace
+from lensllm.hessian.differentiable import double_differentiable
+from lensllm.hessian.hvp import BlockHessian
+from lensllm.hessian.lanczos import Product, inner, positive_quadratic
+from lensllm.hessian.layers import layers_of
+from lensllm.hessian.measure import measure_curvature
 from lensllm.models import delta
 from lensllm.models.batch import Example
 from lensllm.models.load import load_model
+from lensllm.training import fine_tune
 
 SMALLEST = 100  # the default of a sweep
 ROUNDS = 3

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from bench.timing import markdown
-from lensllm import seeds
+from lensllm.core import seeds
 
 CASES = ((250_000, 10_000), (250_000, 100_000), (1_000_000, 100_000))  # rows, kept
 _READ = """

@@ -30,8 +30,10 @@ from transformers import (
 )
 
 from bench.timing import markdown
-from lensllm import finetune, measure, seeds
-from lensllm.config import FineTune
+from lensllm import training as finetune
+from lensllm.config.sections import FineTune
+from lensllm.core import meter as measure
+from lensllm.core import seeds
 from lensllm.models import cost, load
 from lensllm.models.batch import Example
 from lensllm.models.fused import fuse_activations

@@ -14,14 +14,14 @@ import pandas as pd
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from lensllm import seeds
-from lensllm.data import docstrings
-from lensllm.data.python_files import STDLIB
+from lensllm.core import seeds
+from lensllm.data.builtin import docstrings
+from lensllm.data.builtin.python_files import STDLIB
 from lensllm.data.tokens import select, tokenise
-from lensllm.models import tokenizer
 from lensllm.models.batch import Example
-from lensllm.models.specs import SPECS, ZooSpec
-from lensllm.pretrain import pretrain
+from lensllm.models.zoo import tokenizer
+from lensllm.models.zoo.pretrain import pretrain
+from lensllm.models.zoo.specs import SPECS, ZooSpec
 
 MAX_TOKENS = 128  # the default of a pipeline
 # Some twenty seconds of training each: far from done, far from random.

@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from bench.kernel_models import read_probes
 from bench.kernel_ways import WAYS, Found
-from lensllm.measure import Meter
+from lensllm.core.meter import Meter
 from lensllm.models.load import choose_device, load_model
 
 # Forked from a server that has imported torch and done nothing else: starts at once, and the GPU

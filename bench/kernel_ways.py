@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from lensllm.kernel import residual_kernel
 from lensllm.models.batch import Example, collate, token_losses
+from lensllm.ntk import residual_kernel
 
 BATCH_TOKENS = 1024
 PAIRS = 8  # of all n (n + 1) / 2 the pairwise way is measured on these

@@ -4,9 +4,9 @@ import numpy as np
 
 from bench import published
 from bench.timing import markdown, medians
-from lensllm import seeds
-from lensllm.curves import Array, Curves, curves_from_cells
-from lensllm.data import losses
+from lensllm.core import seeds
+from lensllm.curves import losses
+from lensllm.curves.curve import Array, Curves, curves_from_cells
 from lensllm.laws import rectified
 
 TABLES = ("flan", "gigaword")

@@ -11,15 +11,16 @@ import torch
 from transformers.utils import logging
 
 from bench.timing import markdown
-from lensllm import configfile, finetune
-from lensllm.config import FineTune
+from lensllm import training as finetune
+from lensllm.config import configfile
+from lensllm.config.sections import FineTune
+from lensllm.core.errors import LensError
 from lensllm.data.tokens import select
-from lensllm.errors import LensError
-from lensllm.finetune import schedule
 from lensllm.models.load import load_model
-from lensllm.store import Store
-from tasks import sample
-from tasks.plan import make_plan
+from lensllm.store.artifacts import Store
+from lensllm.training import schedule
+from tasks.planning.plan import make_plan
+from tasks.stages import sample
 
 ARTIFACTS, PIPELINE = Path("artifacts"), "demo"
 MODELS = ("neo-micro-topics", "gpt2-nano-docs")

@@ -12,18 +12,18 @@ import numpy as np
 from transformers.utils import logging
 
 from bench.timing import markdown
-from lensllm import configfile
+from lensllm.config import configfile
+from lensllm.core.errors import DataError, LensError
+from lensllm.core.seeds import generator
 from lensllm.data.tokens import select
 from lensllm.data.windows import windows
-from lensllm.errors import DataError, LensError
-from lensllm.kernel import residual_kernel
-from lensllm.kernel.overlap import Array, Indices, Overlap, alignment
 from lensllm.models.load import load_model, load_tokenizer
-from lensllm.seeds import generator
-from lensllm.spectrum import by_probes, spectrum
-from lensllm.store import Store
-from tasks import pretext, sample
-from tasks.plan import Plan, make_plan
+from lensllm.ntk import residual_kernel
+from lensllm.ntk.overlap import Array, Indices, Overlap, alignment
+from lensllm.spectra.spectrum import by_probes, spectrum
+from lensllm.store.artifacts import Store
+from tasks.planning.plan import Plan, make_plan
+from tasks.stages import pretext, sample
 
 ARTIFACTS, PIPELINE = Path("artifacts"), "docstrings"
 MODELS = ("gpt2-nano-code", "gpt2-nano-docs", "neo-micro-topics", "t5-mini-docs")

@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import minimize
 
-from lensllm.curves import Array, Curves
+from lensllm.curves.curve import Array, Curves
 
 NEARLY_NONE = 1e-10  # the size that stands for D = 0, which has no logarithm
 

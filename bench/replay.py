@@ -11,12 +11,12 @@ import pandas as pd
 
 from bench import published
 from bench.timing import markdown
-from lensllm import scores
-from lensllm.curves import Curves, curves_from_cells
-from lensllm.data import losses
-from lensllm.policy import simulate
+from lensllm.curves import losses
+from lensllm.curves.curve import Curves, curves_from_cells
 from lensllm.predictors import OF_LOSSES, hrb
-from lensllm.ranking import Question, Ranking, choice, rank
+from lensllm.selection import scores
+from lensllm.selection.policy import simulate
+from lensllm.selection.ranking import Question, Ranking, choice, rank
 
 TABLES = {"flan": "FLAN", "gigaword": "Gigaword"}
 BUDGETS = tuple(200.0 * 2.0 ** np.arange(4, 11))  # as published: target/512 … target/8

@@ -16,23 +16,23 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.ablation import Ablated, by_setting, rows
-from flows.ending import observers, running, stop_on_failure, tell, workers_of
+from flows.cli.ablation import Ablated, by_setting, rows
 from flows.rank import play, settings
-from flows.slots import slots_of
-from flows.ui_artifacts import plain
-from lensllm import grid
-from lensllm.ablation import verdict
-from lensllm.config import Curvature, Engine, Pipeline, Tracking, public
-from lensllm.errors import LensError
-from lensllm.grid import Point
-from lensllm.ray_workers import RayWorkers
-from lensllm.store import Ref, Store
-from lensllm.workers import Workers
-from tasks import ablation
-from tasks.ablation import Tried
-from tasks.execute import run_steps
-from tasks.plan import Plan, data_steps, make_plan
+from flows.running.ending import observers, running, stop_on_failure, tell, workers_of
+from flows.running.slots import slots_of
+from flows.running.ui_artifacts import plain
+from lensllm.config import grid
+from lensllm.config.grid import Point
+from lensllm.config.sections import Curvature, Engine, Pipeline, Tracking, public
+from lensllm.core.errors import LensError
+from lensllm.selection.ablation import verdict
+from lensllm.store.artifacts import Ref, Store
+from lensllm.workers.local import Workers
+from lensllm.workers.ray_workers import RayWorkers
+from tasks.execution.execute import run_steps
+from tasks.planning.plan import Plan, data_steps, make_plan
+from tasks.stages import ablation
+from tasks.stages.ablation import Tried
 
 
 @flow(name="ablate", flow_run_name="{pipeline}", persist_result=False)

@@ -14,20 +14,20 @@ from typing import Any
 from prefect import flow
 from prefect.futures import PrefectFuture
 
-from flows.ending import Outcome, finish, running, stop_on_failure, tell
-from flows.ui_artifacts import show_decisions
-from lensllm import configfile
-from lensllm.config import Pipeline
-from lensllm.errors import LensError
-from lensllm.secrets import mask
-from lensllm.store import Ref, Store
-from tasks import needs
-from tasks.execute import Run, run_steps
-from tasks.inspection import findings
-from tasks.look import leading_to
-from tasks.models import pinned
-from tasks.plan import Conclusion, Plan, conclude, data_steps, make_plan
-from tasks.rounds import Sweep, sweep
+from flows.running.ending import Outcome, finish, running, stop_on_failure, tell
+from flows.running.ui_artifacts import show_decisions
+from lensllm.config import configfile
+from lensllm.config.sections import Pipeline
+from lensllm.core.errors import LensError
+from lensllm.core.secrets import mask
+from lensllm.store.artifacts import Ref, Store
+from tasks.base.models import pinned
+from tasks.execution.execute import Run, run_steps
+from tasks.planning import needs
+from tasks.planning.look import leading_to
+from tasks.planning.plan import Conclusion, Plan, conclude, data_steps, make_plan
+from tasks.planning.rounds import Sweep, sweep
+from tasks.stages.inspection import findings
 
 # of the settings, what changes no result
 _ELSEWHERE = {"engine": True, "tracking": True, "schedule": True, "data": {"max_row_bytes"}}

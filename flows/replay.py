@@ -7,17 +7,17 @@ from typing import Any
 
 from prefect import flow
 
-from flows.ending import Outcome, finish, running, stop_on_failure
-from lensllm.config import Engine, Replay, public
-from lensllm.store import Store
-from tasks import losses
-from tasks.execute import run_steps
-from tasks.replay import conclude, goal, name_of
+from flows.running.ending import Outcome, finish, running, stop_on_failure
+from lensllm.config.sections import Engine, Replay, public
+from lensllm.store.artifacts import Store
+from tasks.execution.execute import run_steps
+from tasks.planning.replay import conclude, goal, name_of
+from tasks.stages import losses
 
 
 @flow(name="replay", flow_run_name="{name}", persist_result=False)
 def replay(name: str, settings: dict[str, Any], artifacts: str) -> Outcome:
-    """Rank the candidates of a table; ``settings`` are a ``lensllm.config.Replay`` as text."""
+    """Rank the candidates of a table; ``settings`` are a ``Replay`` section as text."""
     asked = Replay.model_validate(settings)
     store = Store(Path(artifacts))
     store.prepare()

@@ -54,7 +54,7 @@ def write_pipeline(
 
 def _grid(sizes: int) -> dict[str, Any]:
     """So many different sizes, from ``_SMALLEST`` on."""
-    from lensllm.config import Sweep
+    from lensllm.config.sections import Sweep
 
     growth = (_LARGEST / _SMALLEST) ** (1 / (sizes - 1)) - 1e-9
     grid = {"min": _SMALLEST, "max": _LARGEST, "growth": growth}
@@ -79,7 +79,7 @@ def _write_models(folder: Path, count: int) -> list[str]:
     from transformers import MambaConfig, MambaForCausalLM
     from transformers.utils import logging
 
-    from lensllm.models import tokenizer
+    from lensllm.models.zoo import tokenizer
 
     logging.disable_progress_bar()
     bpe = tokenizer.train([" ".join(_WORDS)] * 10, vocabulary=280)

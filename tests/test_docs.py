@@ -14,8 +14,8 @@ import typer.main
 import yaml
 from typer.core import TyperGroup
 
-from flows.cli import app
-from lensllm import configfile
+from flows.cli.main import app
+from lensllm.config import configfile
 
 ROOT = Path(__file__).parents[1]
 PAGES = [

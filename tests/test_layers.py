@@ -52,9 +52,9 @@ def _importers(package: str, imported: str) -> set[str]:
         ("lensllm", "prefect", set()),
         ("lensllm", "mlflow", set()),
         ("tasks", "flows", set()),
-        ("tasks", "prefect", {"tasks/execute.py"}),
-        ("tasks", "mlflow", {"tasks/tracking.py"}),
-        ("flows", "mlflow", {"flows/mlflow_child.py"}),
+        ("tasks", "prefect", {"tasks/execution/execute.py"}),
+        ("tasks", "mlflow", {"tasks/execution/tracking.py"}),
+        ("flows", "mlflow", {"flows/server/mlflow_child.py"}),
         ("flows", "torch", set()),  # the command's own process: workers load it
     ],
 )
@@ -76,6 +76,6 @@ def test_no_module_imports_itself_through_others(package: str) -> None:
 
 def test_the_command_line_starts_without_the_heavy_libraries() -> None:
     """Prefect and MLflow read the environment at import: the command line sets it first."""
-    code = "import sys, flows.cli; print(*sorted({'mlflow', 'prefect', 'torch'} & {*sys.modules}))"
+    code = "import sys, flows.cli.main; print(*sorted({'mlflow', 'prefect', 'torch'} & {*sys.modules}))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == ""

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lensllm.core.errors import DataError
 from lensllm.data import rendering
 from lensllm.data.messages import Turn
-from lensllm.errors import DataError
 
 _SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool"}
 # Chats and characters that are sent to the process at a time.

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from lensllm.errors import DataError
+from lensllm.core.errors import DataError
 
 
 def of_file(path: Path) -> str:

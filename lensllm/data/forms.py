@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lensllm.config import Data
+from lensllm.config.sections import Data
+from lensllm.core.errors import DataError, listing
 from lensllm.data import messages, template
-from lensllm.errors import DataError, listing
 
 Values = Mapping[str, Any]
 

@@ -7,9 +7,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from lensllm.core.errors import DataError
 from lensllm.data import checksum, readers
 from lensllm.data.readers import Rows, Table
-from lensllm.errors import DataError
 
 PREFIX = "hub:"
 _BATCH = 1000  # rows in memory at a time

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lensllm.errors import DataError, listing, suggestion
-from lensllm.untrusted import UnreadableError, parse_json, short, shown
+from lensllm.core.errors import DataError, listing, suggestion
+from lensllm.core.untrusted import UnreadableError, parse_json, short, shown
 
 Turn = dict[str, str]  # role: system, user, assistant or tool; content
 

@@ -26,9 +26,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lensllm.config import Data
-from lensllm.errors import DataError
-from lensllm.untrusted import UnreadableError, checked, parse_json, reason, short
+from lensllm.config.sections import Data
+from lensllm.core.errors import DataError
+from lensllm.core.untrusted import UnreadableError, checked, parse_json, reason, short
 
 Rows = Iterator[tuple[int, Mapping[str, Any]]]  # number, from 1, and values by column
 _BATCH = 1000  # rows of a table in memory at a time

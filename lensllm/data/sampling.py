@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import ks_2samp
 
-from lensllm import seeds
-from lensllm.errors import DataError
+from lensllm.core import seeds
+from lensllm.core.errors import DataError
 
 Rows = NDArray[np.int64]
 

@@ -15,11 +15,12 @@ from typing import Any
 
 import pandas as pd
 
-from lensllm.config import Data
-from lensllm.data import checksum, docstrings, forms, hub, names, python_files, readers
+from lensllm.config.sections import Data
+from lensllm.core.errors import DataError
+from lensllm.data import checksum, forms, hub, readers
+from lensllm.data.builtin import docstrings, names, python_files
 from lensllm.data.readers import Table
 from lensllm.data.sketch import Sketch, digest
-from lensllm.errors import DataError
 
 BUILTIN = {"builtin:docstrings": docstrings.pairs, "builtin:names": names.pairs}
 _COLUMNS = ["prompt", "completion", "messages", "stratum", "split", "file", "number"]

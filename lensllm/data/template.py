@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from lensllm.errors import DataError, listing, suggestion
+from lensllm.core.errors import DataError, listing, suggestion
 
 _PIECES = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]")
 

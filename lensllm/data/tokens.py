@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lensllm.core.errors import DataError
+from lensllm.core.untrusted import is_panic, short
 from lensllm.data import chat
 from lensllm.data.readers import place
-from lensllm.errors import DataError
 from lensllm.models.batch import Example
-from lensllm.untrusted import is_panic, short
 
 _BATCH = 1000  # examples tokenised at a time
 _COLUMNS = ["prompt_ids", "completion_ids", "target_bytes", "truncated", "target_truncated"]

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lensllm import seeds
-from lensllm.errors import DataError
+from lensllm.core import seeds
+from lensllm.core.errors import DataError
 from lensllm.models.batch import Example
 
 

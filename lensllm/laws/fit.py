@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from lensllm.curves import Curves
+from lensllm.curves.curve import Curves
 from lensllm.laws.descent import BETAS
 from lensllm.laws.linear import Array, Mask
 from lensllm.laws.varpro import Solution
-from lensllm.schemas import schema
+from lensllm.store.schemas import schema
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ from typing import Literal
 
 import numpy as np
 
-from lensllm.curves import Curves
-from lensllm.errors import DataError
+from lensllm.core.errors import DataError
+from lensllm.curves.curve import Curves
 from lensllm.laws.fit import LawFit, law_fit
 from lensllm.laws.linear import Array
 from lensllm.laws.pooled import pool
 from lensllm.laws.varpro import grid, profile, solve
-from lensllm.spectrum import Spectrum
+from lensllm.spectra.spectrum import Spectrum
 
 Mode = Literal["prediction", "phase", "pooled"]
 PARAMETERS = {"prediction": 4, "phase": 3, "pooled": 4}  # per curve; s and μ come on top

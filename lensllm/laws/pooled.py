@@ -18,7 +18,7 @@ from scipy.interpolate import CubicSpline
 
 from lensllm.laws.linear import Array
 from lensllm.laws.varpro import grid, profile
-from lensllm.spectrum import Spectrum
+from lensllm.spectra.spectrum import Spectrum
 
 # sd of ln t, from one time for all to times that hardly know of each other; a few curves cannot
 # tell it more finely

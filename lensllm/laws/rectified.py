@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lensllm.curves import Curves
+from lensllm.curves.curve import Curves
 from lensllm.laws.fit import LawFit, law_fit
 from lensllm.laws.varpro import solve
 

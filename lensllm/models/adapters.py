@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from lensllm.config import Lora
-from lensllm.errors import ModelError
+from lensllm.config.sections import Lora
+from lensllm.core.errors import ModelError
 
 # Which expert a token goes to: a small map whose adapter would move whole experts.
 _ROUTERS = ("classifier", "router", "gate", "shared_expert_gate")

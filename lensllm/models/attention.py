@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from lensllm.errors import ModelError
+from lensllm.core.errors import ModelError
 
 Wanted = Literal["auto", "eager", "sdpa", "flash_attention_2"]
 

@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lensllm.errors import ModelError
+from lensllm.core.errors import ModelError
+from lensllm.core.untrusted import UnreadableError, read_json, short, shown
 from lensllm.models import limits
-from lensllm.untrusted import UnreadableError, read_json, short, shown
 
 INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"

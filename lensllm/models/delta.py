@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lensllm.errors import ModelError
+from lensllm.core.errors import ModelError
 from lensllm.models import adapters
 
 

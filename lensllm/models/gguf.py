@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lensllm.errors import ModelError
+from lensllm.core.errors import ModelError
 from lensllm.models import limits
 
 SUFFIX = ".gguf"

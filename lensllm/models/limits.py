@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lensllm.errors import ModelError
-from lensllm.untrusted import shown
+from lensllm.core.errors import ModelError
+from lensllm.core.untrusted import shown
 
 MOST_WEIGHTS = 10**14  # ten times what is counted for the largest language models
 _MOST_MODULES = 100_000  # layers times experts, where each expert is a module

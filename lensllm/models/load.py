@@ -13,10 +13,10 @@ from transformers import (
     AutoTokenizer,
 )
 
-from lensllm.errors import ModelError
+from lensllm.core.errors import ModelError
+from lensllm.core.untrusted import is_panic, short
 from lensllm.models import checkpoint, gguf
 from lensllm.models.fused import fuse_activations
-from lensllm.untrusted import is_panic, short
 
 # Below this many weights bfloat16 loses on every device measured (0.44 x at 1M weights on CPU).
 BFLOAT16_PAYS_FROM = 2_000_000

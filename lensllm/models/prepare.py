@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lensllm.config import FineTune
+from lensllm.config.sections import FineTune
 from lensllm.models import adapters, attention, load
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lensllm.curves import Array, Curves
+from lensllm.curves.curve import Array, Curves
 from lensllm.predictors.prediction import Prediction
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lensllm.curves import Array
+from lensllm.curves.curve import Array
 
 
 def weigh(errors: Array, horizons: Array) -> Array:

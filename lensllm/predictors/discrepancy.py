@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lensllm.curves import Array
+from lensllm.curves.curve import Array
 
 Kernel = Callable[[Array, Array], Array]  # covariance of the log loss at doublings (n,), (k,)
 

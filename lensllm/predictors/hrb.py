@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import qmc
 
-from lensllm.curves import Array, Curves, nan_mean
+from lensllm.curves.curve import Array, Curves, nan_mean
+from lensllm.curves.prior import DEFAULT_PRIOR, Prior
 from lensllm.laws.linear import Mask
 from lensllm.predictors import discrepancy
 from lensllm.predictors.prediction import Prediction
-from lensllm.prior import DEFAULT_PRIOR, Prior
 
 # Bounds of ln β, ln D0 and logit e, for sizes between SMALLEST and LARGEST.
 _LOW = np.array([np.log(0.04), np.log(50.0), -6.0])

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from lensllm.curves import Array, Curves
-from lensllm.errors import DataError
-from lensllm.learning_curve import exponent
+from lensllm.core.errors import DataError
+from lensllm.curves.curve import Array, Curves
 from lensllm.predictors import hrb
 from lensllm.predictors.prediction import Prediction
+from lensllm.spectra.learning_curve import exponent
 
 
 def predict(curves: Curves, targets: Array) -> Prediction:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lensllm.curves import Array, Curves
-from lensllm.errors import DataError
+from lensllm.core.errors import DataError
+from lensllm.curves.curve import Array, Curves
 from lensllm.predictors import order
 from lensllm.predictors.prediction import Prediction
 

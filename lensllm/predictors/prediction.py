@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lensllm.curves import Array, Curves
+from lensllm.curves.curve import Array, Curves
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 
-from lensllm.curves import Array, nan_mean
+from lensllm.curves.curve import Array, nan_mean
 from lensllm.laws.linear import Mask
 
 _GROWTH = 2.4  # squared errors grow with the horizon to this power

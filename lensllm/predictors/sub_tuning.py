@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lensllm.curves import Array, Curves
+from lensllm.curves.curve import Array, Curves
 from lensllm.predictors.prediction import Prediction
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from lensllm import grid
+from lensllm.config import grid
 from lensllm.report import style, text
 from lensllm.report.ablation_data import AblationData
 from lensllm.report.ablation_figure import figure

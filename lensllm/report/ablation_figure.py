@@ -13,14 +13,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from lensllm import grid
-from lensllm.ablation import alone
+from lensllm.config import grid
 from lensllm.report import style, text
 from lensllm.report.ablation_data import AblationData
 from lensllm.report.data import Array
 from lensllm.report.labels import Label, direct_labels
 from lensllm.report.panels import heading
 from lensllm.report.style import CROWD, INK, MUTED, SHADE, WIDE, Layout, Look
+from lensllm.selection.ablation import alone
 
 _MOST_RANKS = 12  # that can all be written beside their lines
 _VALUE_CHARACTERS = 12

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lensllm.checks.vacuous import vacuous
-from lensllm.curvature.crossing import REMAINDERS
+from lensllm.diagnostics.checks.vacuous import vacuous
+from lensllm.hessian.crossing import REMAINDERS
 from lensllm.report import text
 from lensllm.report.data import ReportData
 from lensllm.report.tables import records

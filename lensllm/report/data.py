@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lensllm import ranking
-from lensllm.schemas import empty
-from lensllm.spectrum import Spectrum
+from lensllm.selection import ranking
+from lensllm.spectra.spectrum import Spectrum
+from lensllm.store.schemas import empty
 
 Array = NDArray[np.float64]
 
@@ -37,7 +37,7 @@ _TABLES = {  # those that a replay of losses measured elsewhere may lack
 
 @dataclass(frozen=True)
 class ReportData:
-    """The tables behind one report; frames follow the schemas of ``lensllm.schemas``.
+    """The tables behind one report; frames follow the schemas of ``lensllm.store.schemas``.
 
     A frame without columns stands for a table that is not there, and becomes an empty one.
 

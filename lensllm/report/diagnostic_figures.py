@@ -15,7 +15,7 @@ from lensllm.report.data import Array, ReportData
 from lensllm.report.labels import Label, direct_labels
 from lensllm.report.panels import heading, panels, size_axis
 from lensllm.report.style import CROWD, MUTED, PALETTE, SHADE, WIDE, Layout
-from lensllm.spectrum import standard_error
+from lensllm.spectra.spectrum import standard_error
 
 # eigenvalues below this share of the largest are rounding of the float32 gradients behind them
 _NEGLIGIBLE = 1e-7

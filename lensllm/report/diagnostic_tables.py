@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lensllm.report.data import Array, ReportData
-from lensllm.spectrum import Spectrum, by_probes
+from lensllm.spectra.spectrum import Spectrum, by_probes
 
 _FEWEST_PROBES = 16  # of the columns that show how F depends on their number
 

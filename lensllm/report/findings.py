@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lensllm.checks.check import Message, split
+from lensllm.diagnostics.checks.check import Message, split
 from lensllm.report.data import ReportData
 from lensllm.report.tables import records
 

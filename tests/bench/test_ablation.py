@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from bench import ablation
-from lensllm.curves import Curves
-from lensllm.errors import DataError
+from lensllm.core.errors import DataError
+from lensllm.curves.curve import Curves
 from lensllm.laws import lensllm as law
 from lensllm.predictors import PREDICTORS
-from lensllm.spectrum import Spectrum
+from lensllm.spectra.spectrum import Spectrum
 
 SIZES = 100 * 2.0 ** np.arange(6)
 OFFSET = 30.0

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bench import published
-from lensllm.curves import Curves, curves_from_cells
-from lensllm.data import losses
+from lensllm.curves import losses
+from lensllm.curves.curve import Curves, curves_from_cells
 
 SIZES = 200 * 2.0 ** np.arange(10)
 TARGET = 1_638_400

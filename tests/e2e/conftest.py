@@ -13,8 +13,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from flows.access import authorization
-from flows.server import Server
+from flows.server.access import authorization
+from flows.server.prefect_server import Server
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [str(Path(sys.executable).with_name("lensllm"))]

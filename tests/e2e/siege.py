@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from lensllm.processes import alive
+from lensllm.core.processes import alive
 from tests.e2e.conftest import COMMAND
 from tests.e2e.kill_counts import Counts
 from tests.e2e.kill_plan import BOTH, MOMENTS, ONE_OF_TWO, SERVER_FIRST, Kill, Plan

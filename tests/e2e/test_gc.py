@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lensllm.store import Store
+from lensllm.store.artifacts import Store
 from tests.e2e.conftest import COMMAND, ROOT, environment, lensllm
 from tests.e2e.observe import wait
 from tests.stress import NAME, write_pipeline

@@ -16,8 +16,8 @@ import torch
 import yaml
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from lensllm import seeds
-from lensllm.models import tokenizer
+from lensllm.core import seeds
+from lensllm.models.zoo import tokenizer
 from tests.e2e.conftest import COMMAND, ROOT, environment, lensllm
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ from typing import ClassVar
 import psutil
 import pytest
 
-from flows.server import Server
+from flows.server.prefect_server import Server
 from tests.browser import CHROMIUM as BROWSER
 from tests.browser import Browser
 from tests.e2e.conftest import COMMAND, ROOT, ask, environment, lensllm, server_of

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from lensllm.store import Store
+from lensllm.store.artifacts import Store
 from tests.e2e.conftest import COMMAND, ROOT, ask, environment, lensllm, server_of
 from tests.e2e.observe import identity, leftovers, wait
 from tests.stress import NAME, write_pipeline
@@ -238,7 +238,7 @@ def test_only_what_was_registered_is_run(tmp_path: Path, serve: Callable[[Path],
     serving.wait(lambda: "put right" in serving.said(), "the deployment to be put right")
     serving.wait(lambda: serving.outcome(run) != "", "the end of the run")
     right = serving.ask(f"/deployments/name/scheduled/{NAME}")
-    assert right["entrypoint"] == "flows.scheduled.rerun"
+    assert right["entrypoint"] == "flows.schedules.scheduled.rerun"
     assert not any(right[name] for name in ("pull_steps", "path", "job_variables"))
     assert "(entrypoint, path, pull_steps, job_variables): put right" in serving.said()
 

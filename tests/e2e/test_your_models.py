@@ -24,8 +24,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from lensllm import seeds
-from lensllm.models import tokenizer
+from lensllm.core import seeds
+from lensllm.models.zoo import tokenizer
 from tests.e2e.conftest import lensllm
 
 pytestmark = pytest.mark.slow

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.environment import prepare
-from lensllm.processes import started
+from flows.server.environment import prepare
+from lensllm.core.processes import started
 
 # Prefect reads its settings when a test module first imports it: before that, here.
 prepare(Path(tempfile.mkdtemp(prefix="lensllm-tests-")))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows import cli
+from flows.cli import main as cli
 from lensllm.data import rendering
 from tests.tasks import project
 

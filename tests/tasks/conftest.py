@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lensllm.store import Store
+from lensllm.store.artifacts import Store
 
 
 @pytest.fixture

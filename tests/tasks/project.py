@@ -8,16 +8,17 @@ from typing import Any
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from lensllm import seeds
-from lensllm.config import Pipeline, Replay, public
-from lensllm.models import tokenizer
-from lensllm.models.specs import ZooSpec
-from lensllm.store import Recipe, Ref, Store, write_table
-from tasks import ablation, losses, pretrain, replay, simulation
-from tasks import tokenizer as tokenizer_stage
-from tasks.plan import Conclusion, Plan, conclude, make_plan
-from tasks.rounds import Sweep, sweep
-from tasks.stage import Step, make
+from lensllm.config.sections import Pipeline, Replay, public
+from lensllm.core import seeds
+from lensllm.models.zoo import tokenizer
+from lensllm.models.zoo.specs import ZooSpec
+from lensllm.store.artifacts import Recipe, Ref, Store, write_table
+from tasks.base.stage import Step, make
+from tasks.planning import replay
+from tasks.planning.plan import Conclusion, Plan, conclude, make_plan
+from tasks.planning.rounds import Sweep, sweep
+from tasks.stages import ablation, losses, pretrain, simulation
+from tasks.stages import tokenizer as tokenizer_stage
 
 WORDS = ["red", "green", "blue", "small", "large", "round"]
 TINY = ZooSpec("tiny", "gpt2", 16, 1, 2, {"docs": 1.0}, steps=3, learning_rate=1e-2, length=8)

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from lensllm.store import Store
-from tasks.stage import Step, module
+from lensllm.store.artifacts import Store
+from tasks.base.stage import Step, module
 from tests.tasks import project
 
 GOLDEN = Path(__file__).with_name("golden.json")

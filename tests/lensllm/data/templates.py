@@ -3,7 +3,7 @@
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from lensllm.models import tokenizer
+from lensllm.models.zoo import tokenizer
 
 TEXT = ["You are a cat. the cat sat on the mat, and said: Hi!\n\nuser assistant model é 🦀"] * 3
 

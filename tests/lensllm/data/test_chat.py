@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lensllm.core.errors import DataError
 from lensllm.data import chat
 from lensllm.data.tokens import tokenise
-from lensllm.errors import DataError
 from tests.lensllm.data.templates import GEMMA, TOKENIZERS, byte_level
 
 USER = {"role": "user", "content": "the cat?"}

@@ -14,10 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lensllm.config import Data
-from lensllm.data import losses, pretraining_text, sources
-from lensllm.errors import DataError
-from lensllm.store import Recipe, Store
+from lensllm.config.sections import Data
+from lensllm.core.errors import DataError
+from lensllm.curves import losses
+from lensllm.data import sources
+from lensllm.data.builtin import pretraining_text
+from lensllm.store.artifacts import Recipe, Store
 
 
 class Evil:

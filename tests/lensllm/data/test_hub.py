@@ -7,9 +7,9 @@ import huggingface_hub.constants
 import pandas as pd
 import pytest
 
-from lensllm.config import Data
+from lensllm.config.sections import Data
+from lensllm.core.errors import DataError
 from lensllm.data import hub, sources
-from lensllm.errors import DataError
 
 README = """---
 configs:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from lensllm.core.errors import DataError
 from lensllm.data import chat, rendering
 from lensllm.data.tokens import tokenise
-from lensllm.errors import DataError
 from tests.lensllm.data.templates import CHATML, byte_level
 
 USER = {"role": "user", "content": "the cat?"}

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
-from lensllm import seeds
+from lensllm.core import seeds
+from lensllm.core.errors import DataError
 from lensllm.data import sampling
-from lensllm.errors import DataError
 
 
 def rows(roles: pd.DataFrame, role: str) -> list[int]:

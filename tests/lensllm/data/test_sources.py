@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from lensllm.config import Data
+from lensllm.config.sections import Data
+from lensllm.core.errors import DataError
 from lensllm.data import sources
-from lensllm.errors import DataError
 
 ROWS = pd.DataFrame(
     {"question": ["a", "b 🦀", "a"], "answer": ["1", "2\nlines", "1"], "id": [1, 2, 3]}

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from tokenizers import Regex
 from tokenizers.pre_tokenizers import Split
 
+from lensllm.core.errors import DataError
 from lensllm.data.tokens import select, summary, tokenise
-from lensllm.errors import DataError
-from lensllm.models import tokenizer
+from lensllm.models.zoo import tokenizer
 from tests.lensllm.data import templates
 
 TOKENIZER = tokenizer.train(["the cat sat on the mat and the dog sat too"] * 3, vocabulary=300)

@@ -6,10 +6,10 @@ from itertools import pairwise
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from lensllm.core.errors import DataError
 from lensllm.data.windows import windows
-from lensllm.errors import DataError
-from lensllm.models import tokenizer
 from lensllm.models.batch import Example
+from lensllm.models.zoo import tokenizer
 
 END = 0
 

@@ -3,10 +3,10 @@ import pyarrow as pa
 import pytest
 from scipy.optimize import curve_fit
 
-from lensllm.curves import Curves
+from lensllm.curves.curve import Curves
 from lensllm.laws import rectified, vanilla
 from lensllm.laws.fit import evaluate, fits_frame
-from lensllm.schemas import schema
+from lensllm.store.schemas import schema
 
 SIZES = 100 * 2.0 ** np.arange(12)
 

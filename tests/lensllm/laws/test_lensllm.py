@@ -3,10 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lensllm.curves import Curves
-from lensllm.errors import DataError
+from lensllm.core.errors import DataError
+from lensllm.curves.curve import Curves
 from lensllm.laws import lensllm, rectified
-from lensllm.spectrum import Spectrum
+from lensllm.spectra.spectrum import Spectrum
 
 SIZES = 200 * 2.0 ** np.arange(11)
 SCALE = 3000.0

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lensllm.curves import Curves
+from lensllm.curves.curve import Curves
 from lensllm.laws import lensllm
 from lensllm.laws.pooled import pool
 from lensllm.laws.varpro import solve
-from lensllm.spectrum import Spectrum
+from lensllm.spectra.spectrum import Spectrum
 
 SIZES = 200 * 2.0 ** np.arange(11)
 SCALE, CENTRE = 3000.0, -1.0

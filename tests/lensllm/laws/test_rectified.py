@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from lensllm.curves import Curves
-from lensllm.errors import DataError
+from lensllm.core.errors import DataError
+from lensllm.curves.curve import Curves
 from lensllm.laws import rectified
 
 SIZES = 100 * 2.0 ** np.arange(7)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from lensllm.curves import Curves
-from lensllm.errors import DataError
+from lensllm.core.errors import DataError
+from lensllm.curves.curve import Curves
 from lensllm.laws import vanilla
 
 SIZES = np.array([100.0, 200.0, 400.0, 800.0])

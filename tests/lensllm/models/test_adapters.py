@@ -9,10 +9,10 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import nn
 
-from lensllm import finetune
-from lensllm.config import FineTune, Lora
-from lensllm.curvature.layers import layers_of
-from lensllm.errors import ModelError
+from lensllm import training as finetune
+from lensllm.config.sections import FineTune, Lora
+from lensllm.core.errors import ModelError
+from lensllm.hessian.layers import layers_of
 from lensllm.models import adapters, delta, load
 from lensllm.models.batch import Example, collate, target_logits
 from tests.lensllm import families

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from lensllm.errors import ModelError
+from lensllm.core.errors import ModelError
 from lensllm.models import attention, load
 from tests.lensllm import families
 

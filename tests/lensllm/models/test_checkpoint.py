@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lensllm.errors import ModelError
+from lensllm.core.errors import ModelError
 from lensllm.models import checkpoint
 
 EMPTY = (2).to_bytes(8, "little") + b"{}"  # safetensors without a tensor

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from lensllm.curvature.layers import layers_of
-from lensllm.errors import ModelError
+from lensllm.core.errors import ModelError
+from lensllm.hessian.layers import layers_of
 from lensllm.models import delta
 
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lensllm.config import Pipeline
-from lensllm.errors import ModelError
-from lensllm.models import gguf, load, tokenizer
+from lensllm.config.sections import Pipeline
+from lensllm.core.errors import ModelError
+from lensllm.models import gguf, load
 from lensllm.models.batch import Example, collate, token_losses
-from lensllm.store import Store
-from tasks.cell import Cell
-from tasks.plan import check, make_plan
+from lensllm.models.zoo import tokenizer
+from lensllm.store.artifacts import Store
+from tasks.base.cell import Cell
+from tasks.planning.plan import check, make_plan
 from tests.tasks import project
 
 WORDS = ["red", "green", "blue", "small", "large", "round"]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lensllm.errors import ModelError
+from lensllm.core.errors import ModelError
 from lensllm.models import checkpoint, gguf, load
 from tests.tasks import project
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from lensllm.errors import ModelError
+from lensllm.core.errors import ModelError
 from lensllm.models import hub
 from tests.hub_server import Hub, Repository, hub_of_our_own
 

@@ -9,9 +9,10 @@ import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
 
-from lensllm.errors import ModelError
-from lensllm.models import load, tokenizer
+from lensllm.core.errors import ModelError
+from lensllm.models import load
 from lensllm.models.batch import collate, token_losses
+from lensllm.models.zoo import tokenizer
 from tests.lensllm import families
 
 

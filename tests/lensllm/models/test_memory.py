@@ -4,7 +4,7 @@ from dataclasses import astuple
 
 import pytest
 
-from lensllm.curvature.budget import footprint, training_step
+from lensllm.hessian.budget import footprint, training_step
 from lensllm.models.batch import Example, collate, token_losses
 from lensllm.models.memory import memory
 from tests.lensllm import families

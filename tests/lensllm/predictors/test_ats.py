@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lensllm.config import Law
-from lensllm.curves import Curves
-from lensllm.errors import DataError
+from lensllm.config.sections import Law
+from lensllm.core.errors import DataError
+from lensllm.curves.curve import Curves
 from lensllm.predictors import ats
 
 SIZES = 200 * 2.0 ** np.arange(11)

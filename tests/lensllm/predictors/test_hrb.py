@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lensllm.curves import Curves, curves_from_cells
-from lensllm.data import losses as tables
-from lensllm.errors import DataError
+from lensllm.core.errors import DataError
+from lensllm.curves import losses as tables
+from lensllm.curves.curve import Curves, curves_from_cells
+from lensllm.curves.prior import DEFAULT_PRIOR, Prior
 from lensllm.predictors import Prediction, hrb
-from lensllm.prior import DEFAULT_PRIOR, Prior
 from tests.lensllm.predictors import slow_hrb
 
 NAN = float("nan")

@@ -3,11 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lensllm.curves import Curves
-from lensllm.errors import DataError
-from lensllm.learning_curve import exponent
+from lensllm.core.errors import DataError
+from lensllm.curves.curve import Curves
 from lensllm.predictors import hrb, hrb_kernel
-from lensllm.spectrum import Spectrum
+from lensllm.spectra.learning_curve import exponent
+from lensllm.spectra.spectrum import Spectrum
 
 K = np.arange(1, 33.0)
 SHALLOW, STEEP = Spectrum(K**-1.5, K**-1.0), Spectrum(K**-1.5, K**-3.0)

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lensllm.curves import curves_from_cells
-from lensllm.data import losses
+from lensllm.curves import losses
+from lensllm.curves.curve import curves_from_cells
 from lensllm.predictors import PREDICTORS, ats, hrb
 
 TARGETS = np.array([1_638_400.0])

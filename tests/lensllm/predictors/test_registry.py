@@ -3,12 +3,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lensllm.backtest import Backtest
-from lensllm.curves import Curves
-from lensllm.errors import DataError
+from lensllm.core.errors import DataError
+from lensllm.curves.curve import Curves
 from lensllm.laws import lensllm, rectified, vanilla
 from lensllm.predictors import PREDICTORS, Mixture, needed_sizes
-from lensllm.spectrum import Spectrum
+from lensllm.selection.backtest import Backtest
+from lensllm.spectra.spectrum import Spectrum
 
 SIZES = 100 * 2.0 ** np.arange(7)
 TARGETS = np.array([1e4, 1e5])

@@ -6,14 +6,14 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from lensllm import seeds
-from lensllm.ablation import Point, Said, compare, verdict
-from lensllm.curves import Curves
+from lensllm.core import seeds
+from lensllm.curves.curve import Curves
 from lensllm.laws import rectified
 from lensllm.laws.fit import fits_frame
 from lensllm.predictors import ats
 from lensllm.report.ablation_data import AblationData
-from lensllm.transitions import Transitions
+from lensllm.selection.ablation import Point, Said, compare, verdict
+from lensllm.selection.transitions import Transitions
 
 SIZES, TARGET = 100 * 2.0 ** np.arange(6), 12_800
 VALUES = {

@@ -10,9 +10,11 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from lensllm import bootstrap, schemas, seeds
+from lensllm.core import seeds
 from lensllm.report.data import ReportData
-from lensllm.spectrum import spectrum
+from lensllm.selection import bootstrap
+from lensllm.spectra.spectrum import spectrum
+from lensllm.store import schemas
 
 SIZES = (0, 100, 200, 400, 800, 1600, 3200, 6400)
 BUDGET, TARGET = 3200, 12800

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from lensllm.report import diagnostic_figures, diagnostic_tables, style
-from lensllm.spectrum import standard_error
+from lensllm.spectra.spectrum import standard_error
 
 
 def test_decay_is_the_spectrums_own(data):

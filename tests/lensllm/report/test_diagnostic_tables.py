@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lensllm.report import diagnostic_tables
-from lensllm.spectrum import by_probes, spectrum, standard_error
+from lensllm.spectra.spectrum import by_probes, spectrum, standard_error
 
 
 def with_kernel(data, matrix, kernel, norms):

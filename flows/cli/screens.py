@@ -1,0 +1,351 @@
+"""Rich renderings of what the command line tells; no logic."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from rich import box
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from flows.cli.summary import Garbage, Summary
+from flows.running.progress import clock
+from lensllm.diagnostics.checks import check
+from lensllm.report.text import memory
+
+if TYPE_CHECKING:
+    from tasks.planning.estimate import Forecast
+    from tasks.planning.look import Look
+
+_UNITS = {"bits_per_byte": "bits per byte", "nats_per_token": "nats per token"}
+_WIDE = 96  # columns, from which there is room for bars
+_NAMED = 3  # candidates in a finding about many
+_MOST_ROWS = 12  # of a ranking on a terminal; the report has all
+
+
+def ranking(summary: Summary, width: int) -> RenderableType:
+    """The final screen of a run, for a terminal of ``width`` columns."""
+    goal, rows = summary.goal, summary.rows
+    measured = bool(rows["measured"].notna().any())
+    parts: list[RenderableType] = [Text(""), _table(summary, measured, width)]
+    if len(rows) > _MOST_ROWS:
+        parts.append(Text(f"… and {len(rows) - _MOST_ROWS} more in the report.\n", style="dim"))
+    parts.append(Text(summary.verdict))
+    if measured:
+        parts += [Text(_hindsight(rows, summary.choice)), Text("")]
+        budgets = len(goal.budgets) > 1
+        parts.append(_budgets(summary) if budgets else _predictors(summary))
+    parts += [Text(line) for line in _sweep(summary)]
+    if len(summary.findings):
+        parts.append(_checks(summary))
+    parts += [Text(line) for line in _money(summary)]
+    parts += [Text(f"failed: {label}: {why}", style="red") for label, why in summary.failures]
+    parts.append(Text(f"\nReport   {summary.folder / 'report.html'}", overflow="fold"))
+    parts.append(Text("Servers  lensllm ui   (Prefect and MLflow pages on this machine)"))
+    return Group(*parts)
+
+
+def _table(summary: Summary, measured: bool, width: int) -> Table:
+    """The candidates, best first."""
+    goal = summary.goal
+    table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table.title = (
+        f"[bold]{escape(goal.name)}[/bold]: predicted loss at D = {goal.target:,} "
+        f"({_UNITS[goal.ranking.metric]}), from D ≤ {summary.budget:,}, by {goal.ranking.predictor}"
+    )
+    known = any(weights > 0 for weights in summary.parameters.values())
+    table.add_column("", justify="right")
+    table.add_column("candidate", overflow="fold")
+    if known:
+        table.add_column("weights", justify="right", no_wrap=True)
+    table.add_column("predicted", justify="right", no_wrap=True)
+    table.add_column("80 % interval", justify="center", no_wrap=True)
+    table.add_column("P(best)", justify="right", no_wrap=True)
+    if measured:
+        table.add_column("measured", justify="right", no_wrap=True)
+        table.add_column("rank", justify="right", no_wrap=True)
+    chosen = summary.choice
+    for place, row in enumerate(summary.rows.head(_MOST_ROWS).itertuples(index=False), 1):
+        weights = summary.parameters[row.candidate]
+        cells = [
+            str(place),
+            escape(row.candidate),
+            *([count(weights) if weights > 0 else "–"] if known else []),
+            f"{row.predicted:.4f}",
+            f"{row.low:.3f}–{row.high:.3f}",
+            _chance(row.p_best, bar=width >= _WIDE),
+        ]
+        if measured:
+            there = not pd.isna(row.measured)
+            cells += [f"{row.measured:.4f}" if there else "–", str(row.measured_rank or "–")]
+        table.add_row(*cells, style="bold" if row.candidate == chosen else "")
+    return table
+
+
+def _predictors(summary: Summary) -> Table:
+    """What every predictor would have chosen, and how right it was."""
+    table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table.title = "Every predictor on the same cells, against the measured truth"
+    for column in ("predictor", "predicted lowest"):
+        table.add_column(column, no_wrap=True)
+    for column in ("RelAcc", "Pearson", "Spearman", "RMSE of log loss", "in 80 %"):
+        table.add_column(column, justify="right")
+    last = summary.predictions["budget"] == summary.budget
+    firsts = summary.predictions[last & (summary.predictions["rank"] == 1)]
+    chosen = dict(zip(firsts["predictor"], firsts["candidate"], strict=True))
+    scores = summary.final_scores.sort_values("rel_acc", ascending=False, kind="stable")
+    for row in scores.itertuples():
+        used = row.predictor == summary.goal.ranking.predictor
+        table.add_row(
+            row.predictor,
+            escape(chosen[row.predictor]),
+            f"{row.rel_acc:.3f}",
+            f"{row.pearson:.3f}",
+            f"{row.spearman:.3f}",
+            f"{row.rmse_log:.4f}",
+            f"{row.coverage_80:.0%}",
+            style="bold" if used else "",
+        )
+    return table
+
+
+def _budgets(summary: Summary) -> Table:
+    """Pearson correlation of every predictor at every budget, and the means of the scores."""
+    table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table.title = "Pearson correlation with the measured truth by budget, and means over budgets"
+    table.add_column("predictor", no_wrap=True)
+    for budget in summary.goal.budgets:
+        table.add_column(count(budget), justify="right", no_wrap=True)
+    for column in ("mean", "RelAcc", "RMSE log", "in 80 %"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, rows in summary.scores.groupby("predictor", sort=False):
+        pearson = rows.set_index("budget")["pearson"].reindex(summary.goal.budgets)
+        means = [f"{rows['rel_acc'].mean():.3f}", f"{rows['rmse_log'].mean():.3f}"]
+        table.add_row(
+            str(name),
+            *(f"{value:.3f}" for value in pearson),
+            f"{pearson.mean():.3f}",
+            *means,
+            f"{rows['coverage_80'].mean():.0%}",
+            style="bold" if name == summary.goal.ranking.predictor else "",
+        )
+    return table
+
+
+def _sweep(summary: Summary) -> list[str]:
+    """What a policy dropped and why it stopped."""
+    rows = summary.decisions
+    lines = []
+    if summary.goal.policy != "all" and rows.empty:
+        lines.append(
+            f"The policy {summary.goal.policy} had nothing to decide: all sizes are within "
+            "16 times the smallest, where every candidate is trained."
+        )
+    for budget, dropped in rows[rows["dropped"] != ""].groupby("budget", sort=False):
+        who = ", ".join(f"{row.candidate} ({row.dropped})" for row in dropped.itertuples())
+        lines.append(f"Dropped after D = {budget:,}: {who}.")
+    if len(rows) and (stop := rows["stop"].iloc[-1]):
+        lines.append(f"The sweep stopped at D = {rows['budget'].iloc[-1]:,}: {stop}.")
+    return lines
+
+
+def _checks(summary: Summary) -> Table:
+    """Numbered findings; docs/checks.md explains them."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="yellow", no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in summary.findings.itertuples():
+        table.add_row(row.code, escape(_short(check.split(row.message))))
+    return table
+
+
+def _short(message: check.Message) -> str:
+    """A long list of candidates is cut; JSON and the report have it whole."""
+    if not message.folded:
+        return message.before
+    names = "), ".join(message.folded.split("), ")[:_NAMED])
+    return f"{message.before}, {names}), …; {message.after}"
+
+
+def _chance(share: float, *, bar: bool) -> str:
+    filled = round(12 * share)
+    drawn = f"[cyan]{'━' * filled}[/cyan][dim]{'─' * (12 - filled)}[/dim] " if bar else ""
+    return f"{drawn}{share:4.0%}"
+
+
+def _hindsight(rows: pd.DataFrame, choice: str) -> str:
+    """Whether the choice was right, in words."""
+    known = rows.dropna(subset=["measured"])
+    chosen = rows.set_index("candidate").loc[choice]
+    best = known.loc[known["measured"].idxmin()]
+    if choice == best["candidate"]:
+        return "Was it right? Yes: measured at the target, it is the best."
+    return (
+        f"Was it right? No: measured at the target, {best['candidate']} is better "
+        f"by {chosen['measured'] - best['measured']:.4f}; "
+        f"the choice is number {chosen['measured_rank']} of {len(known)}."
+    )
+
+
+def _money(summary: Summary) -> list[str]:
+    lines, saved = [], summary.saved
+    if saved is not None:
+        compared = f"{saved:.1%} saved"
+        if saved < 0:
+            compared = f"{-saved:.0%} more, for a target so near the budget"
+        if len(summary.examples):
+            spent, full = (f"{value:,.0f} examples" for value in summary.examples.iloc[0])
+        else:
+            spent, full = (flops(summary.cost[c].sum()) for c in ("spent_flops", "full_flops"))
+        lines.append(
+            f"Cost: {spent} spent against {full} for fine-tuning every candidate on "
+            f"the target: {compared}."
+        )
+    if len(rows := summary.forecast):
+        predicted, seconds = rows["predicted_seconds"].sum(), rows["seconds"].sum()
+        lines.append(
+            f"Time in cells: {clock(seconds)} (min:s), {clock(predicted)} predicted by the probes, "
+            f"{seconds / predicted:.2f} times that; memory {_gigabytes(rows['peak_memory_bytes'])} "
+            f"a worker at most, {_gigabytes(rows['predicted_peak_memory_bytes'])} predicted."
+        )
+    if summary.computed is not None:
+        lines.append(
+            f"This run computed {summary.computed} artefacts, {summary.cached} were cached."
+        )
+    return lines
+
+
+def _gigabytes(counts: pd.Series) -> str:
+    return f"{counts.max() / 1e9:.2f} GB"
+
+
+def plan(name: str, forecast: Forecast, seen: Look) -> RenderableType:
+    """What a run would do, and what is found in the data."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    table.title = f"[bold]{escape(name)}[/bold]: cells to run, target D = {forecast.target:,}"
+    headings = ("weights", "cells", "cached", "to run", "time", "memory", "sweep", "full answer")
+    table.add_column("candidate", overflow="fold")
+    for column in headings:
+        table.add_column(column, justify="right", no_wrap=True)
+    for c in forecast.candidates:
+        table.add_row(
+            escape(c.name),
+            count(c.parameters),
+            str(c.cells),
+            str(c.cached),
+            flops(c.flops_to_run),
+            clock(c.seconds_to_run),
+            f"{c.peak_bytes / 1e9:.1f} GB",
+            flops(c.flops_sweep),
+            flops(c.flops_full),
+        )
+    stages = ", ".join(f"{stage} {done}/{made}" for stage, (made, done) in forecast.steps.items())
+    ways: dict[str, list[str]] = {}
+    for c in forecast.candidates:
+        ways.setdefault(c.runs_with, []).append(c.name)
+    missing = sum(made - done for made, done in forecast.steps.values())
+    full = sum(c.flops_full for c in forecast.candidates)
+    sweep = sum(c.flops_sweep for c in forecast.candidates)
+    lines = [
+        *(f"{', '.join(names)}: {way}." for way, names in ways.items()),
+        f"Cached: {stages}.",
+        "Everything is cached: a run computes nothing." if not missing else _effort(forecast),
+        *(
+            ["With a sweep policy these are the most a run may ask for."]
+            if forecast.at_most
+            else []
+        ),
+        f"The full answer (every candidate on the target) costs {flops(full)}; "
+        f"{_paid(forecast)} that predict it {flops(sweep)}, {_less(1 - sweep / full)}.",
+    ]
+    return Group(Text(""), table, *(Text(line) for line in lines), *_looked(seen))
+
+
+def _looked(seen: Look) -> list[RenderableType]:
+    """What was found in the data before training."""
+    lines: list[RenderableType] = []
+    if seen.findings:
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column(style="yellow", no_wrap=True)
+        table.add_column(overflow="fold")
+        for code, message in seen.findings:
+            table.add_row(code, escape(message))
+        lines.append(table)
+    lines += [Text(f"{name} cannot read the data: {why}", style="red") for name, why in seen.failed]
+    if seen.unseen:
+        who = ", ".join(seen.unseen)
+        lines.append(Text(f"Lengths are not checked for {who}: a run makes their tokenizer first."))
+    return lines
+
+
+def _less(share: float) -> str:
+    return f"{share:.0%} less" if share >= 0 else f"{-share:.0%} more"
+
+
+def _paid(forecast: Forecast) -> str:
+    """What the sweep's FLOPs are of."""
+    parts = ["cells"]
+    parts += ["kernels"] if "kernel" in forecast.steps else []
+    parts += ["curvature"] if "curvature" in forecast.steps and not forecast.uncounted else []
+    said = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+    return (
+        f"{said} (curvature, known only when it is measured, left out)"
+        if (forecast.uncounted)
+        else said
+    )
+
+
+def _effort(forecast: Forecast) -> str:
+    running = [c for c in forecast.candidates if c.cached < c.cells or c.flops_to_run]
+    text = (
+        f"To run: {flops(sum(c.flops_to_run for c in forecast.candidates))} in cells, about "
+        f"{clock(60 * forecast.minutes)} (min:s) with {forecast.slots} at a time, "
+        f"{_source({c.pace for c in running})}; up to {forecast.peak_bytes / 1e9:.1f} GB of memory."
+    )
+    if forecast.to_pretrain:
+        text += f" {forecast.to_pretrain} embedded candidates are pretrained first (minutes)."
+    if forecast.to_download_bytes:
+        text += f" {memory(forecast.to_download_bytes)} of weights are downloaded first."
+    return text
+
+
+def _source(paces: set[str]) -> str:
+    """Where the minutes are from, and what would tell better."""
+    if paces <= {"probe"}:
+        return "as probed on this machine"
+    words = "the pace of finished cells" if "cells" in paces else "an assumed pace"
+    return f"at {words}{' where not probed' if 'probe' in paces else ''} (--probe measures it)"
+
+
+def garbage(found: Garbage, *, deleted: bool) -> RenderableType:
+    """What no pipeline refers to."""
+    if not found.refs:
+        return Text("Nothing to collect: every artefact belongs to a pipeline.")
+    lines = [
+        f"{ref}  {size / 1e6:.1f} MB"
+        for ref, size in zip(found.refs, found.sizes_bytes, strict=True)
+    ]
+    total = f"{len(found.refs)} artefacts, {sum(found.sizes_bytes) / 1e6:.1f} MB"
+    lines.append(f"Deleted {total}." if deleted else f"{total}; delete them with --delete.")
+    return Text("\n".join(lines))
+
+
+def count(number: float) -> str:
+    """``1240000`` → ``1.24M``."""
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.3g}{unit}"
+    return f"{number:.0f}"
+
+
+def flops(number: float) -> str:
+    """``3.2e12`` → ``3.2 TFLOP``."""
+    for limit, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G")):
+        if number >= limit:
+            return f"{number / limit:.3g} {unit}FLOP"
+    if not number:
+        return "nothing"
+    return f"{number / 1e6:.3g} MFLOP"

@@ -1,0 +1,208 @@
+"""What ``lensllm status`` tells: the state of every cell, and how a command gets on with them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from flows.running.journal import Progress
+from flows.running.progress import clock
+from lensllm.store.artifacts import Ref, Store
+from tasks.base.cell import Cell
+from tasks.planning.plan import Plan
+from tasks.planning.rounds import sweep
+
+_MARKS = {  # in the order in which one of several repeats speaks for all
+    "failed": "[red]✗[/red]",
+    "running": "[cyan]◐[/cyan]",
+    "done": "[green]●[/green]",
+    "to come": "[dim]○[/dim]",
+    "dropped": "[dim]–[/dim]",
+}
+_PARTLY = "[green]◔[/green]"  # some repeats are done, none runs
+_MOST_MARKS = 3  # repeats that are drawn one by one; more are counted
+_MOST_FAILURES = 10  # on a terminal; JSON has all
+_BESIDE = 24  # columns that the numbers beside the sizes take
+_BETWEEN = 3  # columns from a size to the next
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The state of every cell: done, running, failed, to come, or not wanted by the policy."""
+
+    sizes: tuple[int, ...]
+    target: int
+    states: dict[Cell, str]
+    others: dict[str, tuple[int, int]]  # stage → (artefacts, of which done)
+    progress: Progress | None  # of the last command; None: none has run
+    failures: dict[str, str]  # reason by label, of what is not there
+
+    @property
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "target": self.target,
+            "cells": [{**vars(cell), "state": state} for cell, state in self.states.items()],
+            "stages": {s: {"artefacts": n, "done": d} for s, (n, d) in self.others.items()},
+            "failed": [{"step": label, "reason": why} for label, why in self.failures.items()],
+            "command": _told(self.progress) if self.progress else None,
+        }
+
+
+def grid(plan: Plan, store: Store, progress: Progress | None = None) -> Grid:
+    """Look every artefact of the plan up; what another process computes holds its lock."""
+    others: dict[str, tuple[int, int]] = {}
+    for step in plan.steps:
+        if step.stage != "finetune":
+            made, done = others.get(step.stage, (0, 0))
+            others[step.stage] = (made + 1, done + store.has(step.ref))
+    now = sweep(plan, store, lost=lambda ref: False)
+    wanted = set(now.cells)
+    reached = max(cell.size for cell in wanted if cell.size != plan.target)
+    racing = {cell.candidate for cell in wanted if cell.size == reached}
+    there = {step.label for step in plan.steps if store.has(step.ref)}
+    told = progress.failed if progress else {}
+    failures = {label: why for label, why in told.items() if label not in there}
+
+    def state(cell: Cell, ref: Ref, label: str) -> str:
+        if cell not in wanted:
+            out = cell.candidate not in racing and cell.size != plan.target
+            return "dropped" if now.over or out else "to come"
+        if store.has(ref):
+            return "done"
+        if store.in_progress(ref):
+            return "running"
+        return "failed" if label in failures else "to come"
+
+    return Grid(
+        sizes=tuple(sorted({cell.size for cell in plan.cells})),
+        target=plan.target,
+        states={cell: state(cell, step.ref, step.label) for cell, step in plan.cells.items()},
+        others=others,
+        progress=progress,
+        failures=failures,
+    )
+
+
+def _told(progress: Progress) -> dict[str, Any]:
+    return {
+        "alive": progress.is_alive,
+        "ended": progress.ended,
+        "host": progress.host,
+        "pid": progress.pid,
+        "began": progress.began,
+        "written": progress.written,
+        "settled": progress.settled,
+        "total": progress.total,
+        "computed": progress.computed,
+        "cached": progress.cached,
+        "skipped": progress.skipped,
+        "per_minute": progress.per_minute,
+        "seconds_left": progress.seconds_left,
+        "running": list(progress.running),
+    }
+
+
+# --- on a terminal ------------------------------------------------------------------------------
+def screen(name: str, grid: Grid, width: int) -> RenderableType:
+    """A row per candidate and a column per size or, where they do not fit, one mark per size."""
+    cells: dict[tuple[str, int], list[str]] = {}
+    for cell, state in grid.states.items():
+        cells.setdefault((cell.candidate, cell.size), []).append(state)
+    counts = Counter(grid.states.values())
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    table.title = f"[bold]{escape(name)}[/bold]: {counts['done']} of {counts.total()} cells done"
+    names = list(dict.fromkeys(cell.candidate for cell in grid.states))
+    headings = [_heading(size, grid.target) for size in grid.sizes]
+    needed = max(map(len, names)) + _BESIDE + sum(len(h) + _BETWEEN for h in headings)
+    wide = needed <= width
+    table.add_column("candidate", overflow="fold")
+    for heading in headings if wide else [f"{headings[0]} … {headings[-1]}"]:
+        table.add_column(heading, justify="center" if wide else "left", no_wrap=True)
+    table.add_column("done", justify="right", no_wrap=True)
+    table.add_column("failed", justify="right", no_wrap=True)
+    for candidate in names:
+        rows = [cells.get((candidate, size), []) for size in grid.sizes]
+        drawn = [_repeats(row) for row in rows] if wide else ["".join(map(_mark, rows))]
+        mine = Counter(state for row in rows for state in row)
+        failed = f"[red]{mine['failed']}[/red]" if mine["failed"] else ""
+        table.add_row(escape(candidate), *drawn, f"{mine['done']}/{mine.total()}", failed)
+    shown = [state for state in _MARKS if counts[state] or state in ("done", "to come")]
+    legend = "  ".join(f"{_MARKS[state]} {state}" for state in shown)
+    legend += "" if wide else f"  {_PARTLY} partly"
+    others = ", ".join(f"{stage} {done}/{made}" for stage, (made, done) in grid.others.items())
+    return Group(
+        Text(""),
+        table,
+        Text.from_markup(legend),
+        Text(f"Other artefacts: {others}."),
+        *_command(name, grid),
+    )
+
+
+def _heading(size: int, target: int) -> str:
+    return f"D={size:,}" + (" (target)" if size == target else "")
+
+
+def _repeats(states: list[str]) -> str:
+    """The cells of a candidate at a size: marks, or of many how many are done."""
+    if len(states) <= _MOST_MARKS:
+        return " ".join(_MARKS[state] for state in states)
+    done = states.count("done")
+    said = f"{done}/{len(states)}" if done < len(states) else _MARKS["done"]
+    first = next(state for state in _MARKS if state in states)
+    return f"{_MARKS[first]} {said}" if first in ("failed", "running") else said
+
+
+def _mark(states: list[str]) -> str:
+    """One character for the cells of a candidate at a size."""
+    if not states:
+        return " "
+    first = next(state for state in _MARKS if state in states)
+    return _PARTLY if first == "done" and "to come" in states else _MARKS[first]
+
+
+def _command(name: str, grid: Grid) -> list[Text]:
+    """How the last command gets on, and what failed in it."""
+    told = grid.progress
+    if told is None:
+        return []
+    count = f"{told.settled:,} of {told.total:,} artefacts"
+    pace = f"{told.computed:,} computed ({told.per_minute:.3g} a minute), {told.cached:,} cached"
+    where = f"process {told.pid} of {told.host}"
+    lines = []
+    if told.is_alive:
+        left = told.seconds_left
+        rest = max(0.0, left - (time.time() - told.written)) if left is not None else None
+        ahead = f", about {clock(rest)} left" if rest is not None else ""
+        lines.append(Text(f"Running since {_time(told.began)}: {count}, {pace}{ahead} ({where})."))
+        lines += [Text(f"  {label}", style="cyan") for label in told.running]
+    elif told.ended:
+        lines.append(Text(f"The last command ended {_time(told.written)}: {count}, {pace}."))
+    else:
+        lines.append(
+            Text(
+                f"The last command was killed ({where}; last heard of {_time(told.written)}): "
+                f"{count}, {pace}. Go on with lensllm run {name}"
+            )
+        )
+    failures = list(grid.failures.items())
+    lines += [
+        Text(f"failed: {label}: {why}", style="red") for label, why in failures[:_MOST_FAILURES]
+    ]
+    if len(failures) > _MOST_FAILURES:
+        lines.append(Text(f"… and {len(failures) - _MOST_FAILURES} more in --json.", style="red"))
+    return lines
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,129 @@
+"""How every flow ends: laws, ranking, checks and report, published, logged and shown."""
+
+from __future__ import annotations
+
+import filecmp
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect.context import TagsContext
+from prefect.futures import PrefectFuture
+from threadpoolctl import threadpool_limits
+
+import flows.server.stored_results  # noqa: F401 (for what its import does)
+from flows.running.journal import Journal
+from flows.running.progress import Terminal
+from flows.running.slots import slots_of, workers_for
+from flows.running.ui_artifacts import ProgressArtifact, show_conclusion
+from lensllm.config.sections import Engine, Tracking
+from lensllm.core.errors import LensError
+from lensllm.store.artifacts import Ref, Store
+from lensllm.workers.local import Workers
+from lensllm.workers.ray_workers import RayWorkers
+from tasks.execution.execute import Observer, Run, run_steps
+from tasks.execution.projection import MlflowProjection
+from tasks.planning.plan import Conclusion
+
+# Who watches the run in this process, e.g. the terminal. Not a parameter: parameters are text.
+observers: ContextVar[Sequence[Observer]] = ContextVar("observers", default=())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run ends with."""
+
+    conclusion: Conclusion
+    failures: tuple[tuple[str, str], ...]  # label and reason
+    folder: Path  # the report and its figure, at a name that stays
+
+
+@contextmanager
+def running(
+    name: str,
+    tracking: Tracking,
+    settings: Mapping[str, Any],
+    engine: Engine,
+    store: Store,
+    shared: Workers | RayWorkers | None = None,
+) -> Iterator[tuple[Run, MlflowProjection]]:
+    """A run that is watched by the terminal, the Prefect pages and MLflow, with ``shared`` workers
+    or its own."""
+    slots = slots_of(engine)[0]
+    with (
+        threadpool_limits(1),  # of this process: its matrices are small, more threads only spin
+        TagsContext(current_tags=frozenset()),  # the process's tags are the flow run's alone
+        MlflowProjection(name, tracking, settings, store) as mlflow,
+        Journal(store, name, slots) as journal,
+        # inside: stopped first when the run is interrupted
+        nullcontext(shared) if shared else workers_of(engine, store) as workers,
+    ):
+        yield (
+            Run(store, workers, (*observers.get(), ProgressArtifact(slots), journal, mlflow)),
+            mlflow,
+        )
+
+
+@contextmanager
+def workers_of(engine: Engine, store: Store) -> Iterator[Workers | RayWorkers]:
+    """Those of the engine; ended at once when what is done with them is interrupted."""
+    workers = workers_for(engine, store)
+    try:
+        yield workers
+    except BaseException:
+        workers.close(kill=True)
+        raise
+    workers.close()
+
+
+def tell(lines: Sequence[str]) -> None:
+    """Lines that stay, to whoever watches in a terminal."""
+    for observer in observers.get():
+        if isinstance(observer, Terminal):
+            for line in lines:
+                observer.say(line)
+
+
+def stop_on_failure(run: Run, after: int = 0) -> None:
+    """Raise the first failure beyond the ``after`` ones that the run can live with."""
+    for label, reason in list(run.failures.values())[after:]:
+        raise LensError(f"{label}: {reason}")
+
+
+def finish(
+    run: Run,
+    conclusion: Conclusion,
+    earlier: Mapping[Ref, PrefectFuture[Any]],
+    mlflow: MlflowProjection,
+) -> Outcome:
+    """Make what ``conclusion`` names and show it. Raises ``LensError`` when a step of it fails."""
+    failures = tuple(run.failures.values())
+    run_steps(run, conclusion.steps, earlier)
+    stop_on_failure(run, after=len(failures))
+    folder = _publish(run.store, conclusion)
+    mlflow.conclude(conclusion, [folder / "curves.png", folder / "report.html"])
+    show_conclusion(run.store, conclusion, folder, mlflow.page)
+    return Outcome(conclusion, failures, folder)
+
+
+def reports(store: Store, name: str) -> Path:
+    """Where the report of the pipeline ``name`` is shown."""
+    return store.root / "reports" / name
+
+
+def _publish(store: Store, conclusion: Conclusion) -> Path:
+    """Copy the report to ``reports/<name>/``, where people find it again. One that is there stays:
+    its time says since when it is what it is."""
+    folder = reports(store, conclusion.goal.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("report.html", "curves.png"):
+        made, shown = store.path(conclusion.report.ref) / name, folder / name
+        if not shown.is_file() or not filecmp.cmp(made, shown, shallow=False):
+            shutil.copyfile(made, shown)
+    table = store.table(conclusion.ranking.ref, "predictions")
+    table.to_csv(folder / "predictions.csv", index=False)
+    return folder

@@ -1,0 +1,152 @@
+"""What a command tells other processes of its run: ``artifacts/.status/<name>.json``.
+
+``lensllm status`` reads it. The store says which artefacts there are; what it cannot say, because
+it holds results alone, is which command makes them, how fast, and what failed and why. Of two
+commands on one pipeline the file shows the one that wrote last.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from flows.running.progress import Tally
+from lensllm.core.processes import alive, started
+from lensllm.store.artifacts import Store
+from tasks.base.stage import Step
+
+_SECONDS_BETWEEN_WRITES = 1.0
+# A process of another machine is believed to live while its last word is no older than the longest
+# cells take to make it say another.
+_SILENCE_SECONDS = 6 * 3600.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a command is, or was when it ended."""
+
+    host: str
+    pid: int
+    start: float  # of the process, seconds since 1970
+    began: float  # of the run
+    written: float
+    elapsed: float  # seconds from began to written, whatever was done to the clock
+    ended: bool
+    settled: int  # artefacts made, found, failed or skipped
+    total: int  # of those named so far
+    computed: int
+    cached: int
+    skipped: int
+    seconds_left: float | None  # None: no pace is known yet
+    running: tuple[str, ...] = ()  # labels
+    failed: dict[str, str] = field(default_factory=dict)  # reason by label
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the command still runs."""
+        if self.ended:
+            return False
+        if self.host != socket.gethostname():
+            return time.time() - self.written < _SILENCE_SECONDS
+        return alive(self.pid, self.start)
+
+    @property
+    def per_minute(self) -> float:
+        """Artefacts computed in a minute, over the whole run."""
+        return 60 * self.computed / max(1.0, self.elapsed)
+
+
+def read(store: Store, name: str) -> Progress | None:
+    """What the last command on pipeline ``name`` told; None if none did, or not in these words."""
+    try:
+        content = json.loads(_path(store, name).read_text(encoding="utf-8"))
+        return Progress(**{**content, "running": tuple(content["running"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+class Journal:
+    """Observer that keeps the file up to date, within its context."""
+
+    def __init__(self, store: Store, name: str, slots: int) -> None:
+        self._path = _path(store, name)
+        self._slots = slots
+        self._tally = Tally()
+        self._failed: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._began, self._begin = time.time(), time.monotonic()
+        self._last_write = -math.inf  # time.monotonic(): the other clock may be set back
+
+    def __enter__(self) -> Journal:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._write()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._write(ended=True)
+
+    def planned(self, steps: Sequence[Step]) -> None:
+        with self._lock:
+            self._tally.plan(steps)
+            self._write_at_times()
+
+    def started(self, step: Step) -> None:
+        with self._lock:
+            self._tally.start(step)
+            self._write_at_times()
+
+    def finished(self, step: Step, seconds: float, *, cached: bool, remark: str = "") -> None:
+        with self._lock:
+            self._tally.finish(step, seconds, cached=cached)
+            self._write_at_times()
+
+    def failed(self, step: Step, reason: str) -> None:
+        with self._lock:
+            self._tally.settle(step, self._tally.failed)
+            self._failed[step.label] = reason
+            self._write()
+
+    def skipped(self, step: Step) -> None:
+        with self._lock:
+            self._tally.settle(step, self._tally.skipped)
+            self._write_at_times()
+
+    def _write_at_times(self) -> None:
+        if time.monotonic() - self._last_write > _SECONDS_BETWEEN_WRITES:
+            self._write()
+
+    def _write(self, *, ended: bool = False) -> None:
+        tally = self._tally
+        self._last_write = time.monotonic()
+        now = Progress(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            start=started(os.getpid()) or 0.0,
+            began=self._began,
+            written=time.time(),
+            elapsed=time.monotonic() - self._begin,
+            ended=ended,
+            settled=tally.settled,
+            total=tally.total,
+            computed=tally.computed.total(),
+            cached=tally.cached.total(),
+            skipped=tally.skipped.total(),
+            seconds_left=tally.seconds_left(self._slots),
+            running=tuple(step.label for step, _ in tally.running.values()),
+            failed=self._failed,
+        )
+        draft = self._path.with_suffix(f".{os.getpid()}.new")
+        draft.write_text(json.dumps(asdict(now)), encoding="utf-8")
+        draft.replace(self._path)  # a reader sees the old words or the new ones
+
+
+def _path(store: Store, name: str) -> Path:
+    return store.root / ".status" / f"{name}.json"

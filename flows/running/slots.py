@@ -1,0 +1,91 @@
+"""How many cells at a time, with how many threads each, on which GPUs; and who runs them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lensllm.config.sections import Engine
+from lensllm.core.processes import cores
+from lensllm.store.artifacts import Store
+from lensllm.workers import ray_cluster
+from lensllm.workers.local import Workers
+from lensllm.workers.ray_workers import RayWorkers
+
+# Cells of small models that may share a GPU; more of them wait for each other all the same.
+_MOST_PER_GPU = 8
+
+
+def workers_for(engine: Engine, store: Store) -> Workers | RayWorkers:
+    """Who runs the cells: processes of this machine, or the nodes of a cluster."""
+    if engine.kind == "local":
+        return Workers(*slots_of(engine))
+    return RayWorkers(
+        store.root.resolve(),
+        engine.ray_address,
+        slots_of(engine)[1],
+        _gpus_of_cell(engine) if _on_gpus(engine) else 0.0,
+        processes=engine.processes,
+    )
+
+
+def slots_of(engine: Engine) -> tuple[int, int, tuple[str, ...]]:
+    """(slots, threads per worker, GPU names); by default a slot per GPU, else one per core; of a
+    cluster its GPUs and cores are counted. A cell of several processes has as many GPUs or cores.
+
+    Two workers of one thread beat one of two on small models, and threads beyond the cores
+    collapse.
+    """
+    if engine.kind == "ray":
+        return *_of_cluster(engine), ()
+    each = engine.processes
+    names = () if engine.device in ("cpu", "mps") else _gpus()
+    # Fewer than a cell needs are one slot's, which says so when it starts.
+    gpus = tuple(
+        ",".join(names[i : i + each])
+        for i in range(0, max(len(names) - each + 1, 1), each)
+        if names
+    )
+    slots = (len(gpus) or max(1, cores() // each)) if engine.slots == "auto" else engine.slots
+    return slots, max(1, cores() // (slots * each)), gpus
+
+
+def _of_cluster(engine: Engine) -> tuple[int, int]:
+    """Slots and threads. Ray knows what fits: where cells share a GPU there are more slots than
+    may be filled, and a cell waits in one."""
+    ray_cluster.connect(engine.ray_address)
+    gpus, each = _on_gpus(engine), engine.processes
+    nodes = [node for node in ray_cluster.nodes() if node.get("GPU") or not gpus]
+    processors = [int(node.get("CPU", 0)) for node in nodes]
+    at_once = [cores // each for cores in processors]
+    if gpus:
+        of_cell = _gpus_of_cell(engine) or 1 / _MOST_PER_GPU
+        held = [int(node.get("GPU", 0) / of_cell) for node in nodes]
+        at_once = [min(pair) for pair in zip(held, at_once, strict=True)]
+    slots = max(1, sum(at_once)) if engine.slots == "auto" else engine.slots
+    # As many threads as leave room for all slots, and as a node has.
+    smallest = min((cores for cores in processors if cores), default=1)
+    return slots, max(1, min(sum(processors) // (slots * each), smallest // each))
+
+
+def _gpus_of_cell(engine: Engine) -> float | None:
+    """In a cluster; None: what its memory needs."""
+    if engine.processes > 1:
+        return float(engine.processes)
+    return None if engine.gpu_share == "auto" else engine.gpu_share
+
+
+def _on_gpus(engine: Engine) -> bool:
+    """Whether cells of a cluster ask for a GPU: where one has any and none is forbidden."""
+    ray_cluster.connect(engine.ray_address)
+    wanted = engine.device not in ("cpu", "mps")
+    return wanted and any(node.get("GPU") for node in ray_cluster.nodes())
+
+
+def _gpus() -> tuple[str, ...]:
+    """CUDA device names, found without importing torch into the command's own process."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(name for name in visible.split(",") if name not in ("", "-1"))
+    devices = [p.name.removeprefix("nvidia") for p in Path("/dev").glob("nvidia[0-9]*")]
+    return tuple(sorted(devices, key=int))

@@ -1,0 +1,224 @@
+"""Learning curves: the held-out loss of every candidate at every subset size, as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lensllm.core.errors import DataError
+from lensllm.curves.prior import DEFAULT_PRIOR, Prior
+from lensllm.spectra.spectrum import Spectrum
+
+Array = NDArray[np.float64]
+Metric = Literal["bits_per_byte", "nats_per_token"]
+Scale = Literal["scaled", "literal"]
+
+# Of a finer grid predictors read this many sizes: the work of a backtest grows with the third power
+# of the number, and neighbours on it say the same.
+MOST_SIZES = 24
+
+
+@dataclass(frozen=True)
+class Curves:
+    """M candidates × S sizes × R seeds; NaN marks a cell that failed or was never run.
+
+    Raises ValueError when the shapes contradict each other or the sizes do not ascend.
+    """
+
+    candidates: tuple[str, ...]  # M names
+    sizes: Array  # (S,) training examples, ascending, all > 0
+    losses: Array  # (M, S, R) held-out loss, positive or NaN
+    zero_shot: Array | None = None  # (M,) loss of the pretrained model
+    parameters: Array | None = None  # (M,) weights
+    families: tuple[str, ...] | None = None  # M; "" where unknown
+    weight_metrics: Mapping[str, Array] | None = None  # name -> (M,), of the pretrained weights
+    spectra: tuple[Spectrum, ...] | None = None  # M, at the pretrained weights
+    stop_times: Array | None = None  # (M, S) sum of learning rates up to the best step
+    kernel_scale: Scale = "scaled"  # of F in the LensLLM law
+    gamma: int = 3  # fewest points of AtS's line
+    tau: float = 5.0  # residual at which AtS stops, in standard deviations
+    prior: Prior = DEFAULT_PRIOR  # of HRB
+    log_exponents: Array | None = None  # (M,) moves HRB's prior of ln β: differences count
+
+    def __post_init__(self) -> None:
+        count = len(self.candidates)
+        if self.losses.ndim != 3 or self.losses.shape[:2] != (count, len(self.sizes)):
+            raise ValueError(f"losses have shape {self.losses.shape}, want ({count}, S, R)")
+        if np.any(self.sizes <= 0) or np.any(np.diff(self.sizes) <= 0):
+            raise ValueError("sizes must be positive and ascending")
+
+    @property
+    def mean_losses(self) -> Array:
+        """(M, S) mean over the seeds that finished; NaN where none did."""
+        return nan_mean(self.losses, axis=-1)
+
+    @property
+    def last_losses(self) -> Array:
+        """(M,) mean loss at the largest size that the candidate finished; NaN if it has none."""
+        losses = self.mean_losses
+        last = losses.shape[1] - 1 - np.isfinite(losses)[:, ::-1].argmax(1)
+        loss: Array = losses[np.arange(len(losses)), last]
+        return loss
+
+    def with_points(self, needed: int, who: str) -> Array:
+        """``mean_losses``, all NaN for a candidate with fewer than ``needed`` of them.
+
+        Raises DataError, in the name of ``who``, when no candidate has enough.
+        """
+        losses = self.mean_losses
+        points = np.isfinite(losses).sum(1)
+        if not np.any(points >= needed):
+            raise DataError(
+                f"{who} needs {needed} finished sizes and the longest curve has "
+                f"{points.max(initial=0)}: raise the budget or add sizes to the sweep."
+            )
+        return np.where((points >= needed)[:, None], losses, np.nan)
+
+    def only(self, candidates: Sequence[str]) -> Curves:
+        """The curves of ``candidates``, in that order."""
+        rows = [self.candidates.index(name) for name in candidates]
+
+        def of(values: Array | None) -> Array | None:
+            return None if values is None else values[rows]
+
+        return replace(
+            self,
+            candidates=tuple(candidates),
+            losses=self.losses[rows],
+            zero_shot=of(self.zero_shot),
+            parameters=of(self.parameters),
+            families=None if self.families is None else tuple(self.families[i] for i in rows),
+            weight_metrics={k: v[rows] for k, v in (self.weight_metrics or {}).items()} or None,
+            spectra=None if self.spectra is None else tuple(self.spectra[i] for i in rows),
+            stop_times=of(self.stop_times),
+            log_exponents=of(self.log_exponents),
+        )
+
+    def until(self, size: float) -> Curves:
+        """What was known when no subset larger than ``size`` had been trained on."""
+        kept = int(np.searchsorted(self.sizes, size, side="right"))
+        return replace(
+            self,
+            sizes=self.sizes[:kept],
+            losses=self.losses[:, :kept],
+            stop_times=None if self.stop_times is None else self.stop_times[:, :kept],
+        )
+
+
+def spread(sizes: Array, most: int = MOST_SIZES) -> Array:
+    """Those of the ascending ``sizes`` that stand for all: the ends and, evenly in log size, up to
+    ``most`` in all."""
+    if len(sizes) <= most:
+        return sizes
+    wanted = np.linspace(np.log(sizes[0]), np.log(sizes[-1]), most)
+    distances = np.abs(np.log(sizes)[:, None] - wanted)
+    kept: Array = sizes[np.unique(distances.argmin(0))]
+    return kept
+
+
+def nan_mean(values: Array, axis: int) -> Array:
+    """Mean of the finite values along ``axis``; NaN, without a warning, where there are none."""
+    finite = np.isfinite(values)
+    count = finite.sum(axis)
+    total = np.where(finite, values, 0.0).sum(axis)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def curves_from_cells(
+    cells: pd.DataFrame,
+    metric: Metric,
+    budget: int,
+    spectra: Mapping[str, Spectrum] | None = None,
+) -> Curves:
+    """Curves from the table ``curve/cells``: its rows with 0 < D ≤ ``budget``.
+
+    Of more than ``MOST_SIZES`` sizes those of ``spread`` are read. Candidates keep the order of
+    their first row. D = 0 becomes ``zero_shot``. A loss that is not
+    finite counts as a failed cell. ``spectra`` are used only if every candidate has one, since the
+    laws that need them compare all candidates.
+
+    Raises DataError when the metric is unknown, a loss is not positive, a cell stands twice, or
+    nothing is left.
+    """
+    if metric not in get_args(Metric):
+        known = " or ".join(get_args(Metric))
+        raise DataError(f"Metric {metric!r} is unknown: set it to {known}.")
+    _check(cells, metric)
+    candidates = cells["candidate"].unique().tolist()
+    trained = cells[(cells["size"] > 0) & (cells["size"] <= budget)]
+    if trained.empty:
+        raise DataError(
+            f"No finished cell has a size between 1 and the budget {budget:,}: "
+            "raise the budget or lower the smallest size of the sweep."
+        )
+    sizes = spread(np.sort(trained["size"].unique()))
+    trained = trained[trained["size"].isin(sizes)]
+    untrained = cells[cells["size"] == 0]
+    return Curves(
+        candidates=tuple(candidates),
+        sizes=sizes.astype(float),
+        losses=_cube(trained, metric, candidates, sizes),
+        zero_shot=_per_candidate(untrained, metric, candidates),
+        parameters=_per_candidate(cells, "parameters", candidates),
+        families=_families(cells, candidates),
+        spectra=_all_or_none(spectra, candidates),
+        stop_times=_stop_times(trained, candidates, sizes),
+    )
+
+
+def _check(cells: pd.DataFrame, metric: str) -> None:
+    """Raise DataError for the first cell that is not positive or stands twice."""
+    for kind, wrong in (
+        (f"a {metric} that is not positive", cells[metric] <= 0),
+        ("two results", cells.duplicated(["candidate", "size", "seed"])),
+    ):
+        if wrong.any():
+            cell = cells[wrong].iloc[0]
+            raise DataError(
+                f"Cell {cell['candidate']}, D = {cell['size']:,}, seed {cell['seed']} has {kind}: "
+                "run it again or remove it from the table."
+            )
+
+
+def _cube(cells: pd.DataFrame, column: str, candidates: list[str], sizes: Array) -> Array:
+    """(M, S, R) values of ``column``; NaN where there is no finite one."""
+    seeds = np.sort(cells["seed"].unique())
+    cube = np.full((len(candidates), len(sizes), len(seeds)), np.nan)
+    values = cells[column].to_numpy(dtype=float, na_value=np.nan)
+    row = pd.Index(candidates).get_indexer(pd.Index(cells["candidate"]))
+    place = (row, np.searchsorted(sizes, cells["size"]), np.searchsorted(seeds, cells["seed"]))
+    cube[place] = np.where(np.isfinite(values), values, np.nan)
+    return cube
+
+
+def _per_candidate(cells: pd.DataFrame, column: str, candidates: list[str]) -> Array | None:
+    """(M,) mean of ``column``, or None when no candidate has a value."""
+    values = cells.groupby("candidate")[column].mean().reindex(candidates)
+    array = values.to_numpy(dtype=float, na_value=np.nan)
+    return array if np.isfinite(array).any() else None
+
+
+def _families(cells: pd.DataFrame, candidates: list[str]) -> tuple[str, ...] | None:
+    """M families, or None when no candidate has one."""
+    pairs = cells[["candidate", "family"]].drop_duplicates().itertuples(index=False)
+    known = {name: family for name, family in pairs if isinstance(family, str) and family}
+    return tuple(known.get(name, "") for name in candidates) if known else None
+
+
+def _stop_times(cells: pd.DataFrame, candidates: list[str], sizes: Array) -> Array | None:
+    """(M, S) gradient-flow times, mean over seeds, or None when none was recorded."""
+    times = nan_mean(_cube(cells, "learning_rate_integral", candidates, sizes), axis=-1)
+    return times if np.isfinite(times).any() else None
+
+
+def _all_or_none(
+    spectra: Mapping[str, Spectrum] | None, candidates: list[str]
+) -> tuple[Spectrum, ...] | None:
+    if spectra is None or any(name not in spectra for name in candidates):
+        return None
+    return tuple(spectra[name] for name in candidates)

@@ -1,0 +1,243 @@
+"""Exact products with the Hessian of the training loss, and with its diagonal blocks.
+
+The loss is the mean over examples of an example's mean loss in nats per token: a sum over examples,
+so that micro-batches of any size give the same product. Products are plain reverse-over-reverse
+(Pearlmutter 1994): one gradient graph for all layers, then one backward pass of ⟨g_i, u_i⟩ per
+layer, which touches only what lies between layer i and the loss, or a single one of Σ_i ⟨g_i, u_i⟩.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lensllm.core.errors import DataError, ModelError
+from lensllm.hessian import budget
+from lensllm.models.batch import Batch, Example, collate, example_means, token_losses
+
+# Padded tokens of a micro-batch at most: larger ones were no faster at 1M weights.
+_TOKENS = 512
+
+# Costs in forward passes, counted with torch.utils.flop_counter on GPT-2, GPT-Neo, OPT, Qwen3, T5,
+# Mixtral and Mamba of 2 to 14 blocks: the graph 3.0, a product with the whole Hessian 6.0 (Mamba
+# 4.4 … 4.9 and 7.4 … 7.9); with the blocks of n layers 10 … 33, within 20 % of 5.5 + 1.3 n. Less
+# where weights are frozen: down to a third with adapters.
+_GRAPH_COST, _WHOLE_COST = 3.0, 6.0
+_OWN_COST, _COST_PER_LAYER = 5.5, 1.3
+
+Vectors = Mapping[str, Tensor]  # by layer, each flat
+# By layer, with the graph to differentiate them again; None of a weight that was not used.
+Gradients = dict[str, list[Tensor | None]]
+
+
+def example_losses(model: Any, batch: Batch) -> Tensor:
+    """Mean loss of each example in nats per target token, shape (batch.size,)."""
+    return example_means(token_losses(model, batch), batch)
+
+
+class BlockHessian:
+    """Products with the Hessian H of the mean loss over ``examples`` and with its blocks H_i.
+
+    Use within ``double_differentiable(model)``, with the model's weights left alone. Fused layers
+    that are still there can make products wrong without an error: ``require_symmetry`` sees it.
+
+    What graphs hold obeys ``memory_bytes``: micro-batches are cut to it, and graphs are kept
+    between products if all of them together obey it. Otherwise every product builds them anew, one
+    at a time. A single example is taken whatever it holds. A product works in about as much again.
+
+    Args:
+        layers: names of the weights of each layer, as ``layers_of`` gives them.
+        memory_bytes: by default what the activations of one training step on ``batch_size`` of the
+            longest examples hold, so that whoever could fine-tune the model can examine it.
+
+    Raises:
+        DataError: no examples, or one without target token.
+        ModelError: no layers, a weight that is not finite, a loss without a gradient.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        layers: Mapping[str, Sequence[str]],
+        examples: Sequence[Example],
+        *,
+        memory_bytes: float | None = None,
+        batch_size: int = 16,
+    ) -> None:
+        _require_targets(examples)
+        named = dict(model.named_parameters())
+        self.parameters = {layer: [named[n] for n in names] for layer, names in layers.items()}
+        _require_finite(layers, self.parameters)
+        self.forward_passes = 0.0  # over the examples: what has been computed so far cost as much
+        self._model = model
+        self._examples, self._tokens = len(examples), sum(map(len, examples))
+        self._groups, keep = self._plan(examples, memory_bytes, batch_size)
+        self._padding = sum(map(self._share, self._groups))
+        self._kept = [self._gradients(group, layers) for group in self._groups] if keep else []
+
+    def __call__(self, vectors: Vectors) -> dict[str, Tensor]:
+        """H_i u_i for each layer in ``vectors``; flat tensors of the layer's size both ways.
+
+        Raises ModelError when the model cannot be differentiated twice, or a product is not finite.
+        """
+        of_all = _OWN_COST + _COST_PER_LAYER * len(self.parameters)
+        self.forward_passes += self._padding * of_all * len(vectors) / len(self.parameters)
+        totals = {layer: torch.zeros_like(vector) for layer, vector in vectors.items()}
+        for number in range(len(self._groups)):
+            self._add_blocks(totals, number, vectors)
+        return self._mean(totals)
+
+    def whole(self, vectors: Vectors) -> dict[str, Tensor]:
+        """(H u)_i for every layer i; a layer that is not in ``vectors`` has u_i = 0.
+
+        One backward pass where the blocks take one per layer. Raises as ``__call__``.
+        """
+        self.forward_passes += self._padding * _WHOLE_COST
+        like = next(iter(vectors.values()))
+        totals = {
+            layer: like.new_zeros(sum(weight.numel() for weight in weights))
+            for layer, weights in self.parameters.items()
+        }
+        for number in range(len(self._groups)):
+            self._add(totals, self._graph(number, vectors), vectors, retain=bool(self._kept))
+        return self._mean(totals)
+
+    def _plan(
+        self, examples: Sequence[Example], memory_bytes: float | None, batch_size: int
+    ) -> tuple[list[list[Example]], bool]:
+        """The examples of each micro-batch, and whether all graphs are kept."""
+        if len(examples) == 1:
+            return [list(examples)], True
+        longest, config = max(examples, key=len), self._model.config
+        if memory_bytes is None:
+            self.forward_passes += self._share([longest])
+            step = budget.training_step(self._model, longest)
+            memory_bytes = batch_size * step.of([longest], config)
+        graph = budget.footprint(
+            self._model, longest, lambda: self._gradients([longest], self.parameters)
+        )
+        gradients = sum(w.nbytes for weights in self.parameters.values() for w in weights)
+
+        def held(group: Sequence[Example]) -> float:
+            return graph.of(group, config) + float(gradients)
+
+        groups = budget.micro_batches(
+            examples,
+            lambda group: budget.padded(group, config) <= _TOKENS and held(group) <= memory_bytes,
+        )
+        return groups, len(groups) == 1 or sum(map(held, groups)) <= memory_bytes
+
+    def _share(self, group: Sequence[Example]) -> float:
+        """What a pass over one padded batch costs of one over all examples unpadded."""
+        return budget.padded(group, self._model.config) / self._tokens
+
+    def _graph(self, number: int, layers: Iterable[str]) -> Gradients:
+        """Of a micro-batch: the one that is kept, or a new one."""
+        return self._kept[number] if self._kept else self._gradients(self._groups[number], layers)
+
+    def _gradients(self, group: Sequence[Example], layers: Iterable[str]) -> Gradients:
+        """Gradients of one batch's SUMMED example losses, differentiable again."""
+        self.forward_passes += _GRAPH_COST * self._share(group)
+        weights = {layer: self.parameters[layer] for layer in layers}
+        batch = collate(group, self._model.config).to(self._model.device)
+        with torch.enable_grad():
+            loss = example_losses(self._model, batch).sum()
+        if not loss.requires_grad:
+            raise ModelError(
+                "the loss has no gradient: the model's forward pass is closed to autograd, as that "
+                "of quantised layers is; load the checkpoint in float32 or bfloat16"
+            )
+        every = [weight for own in weights.values() for weight in own]
+        with _differentiating(self._model):
+            found = iter(torch.autograd.grad(loss, every, create_graph=True, allow_unused=True))
+        return {layer: [next(found) for _ in own] for layer, own in weights.items()}
+
+    def _add_blocks(self, totals: Vectors, number: int, vectors: Vectors) -> None:
+        """A micro-batch's H_i u_i to totals_i."""
+        graph = self._graph(number, vectors)
+        for left, (layer, vector) in zip(
+            reversed(range(len(vectors))), vectors.items(), strict=True
+        ):
+            retain = bool(self._kept) or left > 0
+            self._add({layer: totals[layer]}, graph, {layer: vector}, retain=retain)
+
+    def _add(self, totals: Vectors, graph: Gradients, vectors: Vectors, *, retain: bool) -> None:
+        """∂ Σ_j ⟨g_j, u_j⟩ / ∂w_i to totals_i, over all layers j of ``vectors``."""
+        pairs = [
+            (gradient, piece)
+            for layer, vector in vectors.items()
+            for gradient, piece in zip(graph[layer], self._shaped(layer, vector), strict=True)
+            if gradient is not None and gradient.requires_grad  # else it is linear: no curvature
+        ]
+        if not pairs:
+            return
+        outputs, seeds = zip(*pairs, strict=True)
+        weights = [weight for layer in totals for weight in self.parameters[layer]]
+        with _differentiating(self._model):
+            found = torch.autograd.grad(
+                outputs, weights, seeds, retain_graph=retain, allow_unused=True
+            )
+        pieces = [p for layer, total in totals.items() for p in self._shaped(layer, total)]
+        for piece, product in zip(pieces, found, strict=True):
+            if product is not None:
+                piece += product
+
+    def _shaped(self, layer: str, flat: Tensor) -> list[Tensor]:
+        """Views of ``flat`` like the layer's weights."""
+        weights = self.parameters[layer]
+        pieces = torch.split(flat, [weight.numel() for weight in weights])
+        return [piece.view_as(weight) for piece, weight in zip(pieces, weights, strict=True)]
+
+    def _mean(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
+        for layer, total in totals.items():
+            if not total.isfinite().all():
+                raise ModelError(
+                    f"the curvature of layer {layer} is not finite though its weights are; "
+                    "check that the vectors are, and that the checkpoint's losses are sensible"
+                )
+            total /= self._examples
+        return totals
+
+
+def _require_targets(examples: Sequence[Example]) -> None:
+    if not examples:
+        raise DataError("curvature has no examples; set curvature.examples to at least 1")
+    for i, example in enumerate(examples):
+        if not example.completion:
+            raise DataError(
+                f"example {i} of the curvature has no target token, so that its mean loss is "
+                "undefined; drop it from the data"
+            )
+
+
+def _require_finite(
+    layers: Mapping[str, Sequence[str]], parameters: Mapping[str, Sequence[Tensor]]
+) -> None:
+    if not layers:
+        raise ModelError("curvature needs a trainable weight and every one is frozen")
+    for layer, names in layers.items():
+        for name, weight in zip(names, parameters[layer], strict=True):
+            if not weight.isfinite().all():
+                raise ModelError(
+                    f"weight {name} of layer {layer} is not finite; the checkpoint is damaged: "
+                    "train or download it again"
+                )
+
+
+@contextmanager
+def _differentiating(model: Any) -> Iterator[None]:
+    """Torch's refusals as a sentence for the user."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n", 1)[0].rstrip(".")
+        raise ModelError(
+            f"{type(model).__name__} cannot be differentiated twice: {reason}; "
+            "load it without compiled or fused layers"
+        ) from error

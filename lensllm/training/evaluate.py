@@ -1,0 +1,106 @@
+"""The loss of a set of examples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lensllm.core.errors import ModelError
+from lensllm.models.batch import Batch, Example, collate, example_means, token_losses
+from lensllm.training.memory import Fitting, is_out_of_memory, release, too_large
+from lensllm.training.ranks import ALONE, Ranks
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Loss of a set of examples."""
+
+    nats: float  # summed over all target tokens
+    tokens: int
+    examples: NDArray[np.float64]  # of each its own mean nats per token, shortest first
+
+    @property
+    def nats_per_token(self) -> float:
+        return self.nats / self.tokens
+
+
+def evaluate(
+    model: Any,
+    examples: Sequence[Example],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    fitting: Fitting | None = None,
+    ranks: Ranks = ALONE,
+) -> HeldOut:
+    """Loss of ``examples`` under ``model``, in evaluation mode."""
+    model.eval()
+    fitting = fitting or Fitting()
+    ordered = sorted(examples, key=len)
+    mine, count = ranks.share(ordered)
+    nats, tokens, means = 0.0, 0, [torch.zeros(0, dtype=torch.float64)]
+    start = 0
+    while start < len(mine):
+        size = min(fitting.fit.evaluation_batch, len(mine) - start)
+        chosen = mine[start : start + size]
+        batch = collate(chosen, model.config)
+        losses = _losses(model, batch, device, dtype, ranks)
+        if losses is None:
+            release(device)
+            if not ranks.alone or not fitting.shrink_evaluation(size):
+                raise too_large(model, chosen, device)
+            continue
+        means.append(example_means(losses, batch)[: count - start])
+        losses = losses[batch.owner < count - start]
+        nats += float(losses.sum())
+        tokens += len(losses)
+        start += size
+    return _of_all(HeldOut(nats, tokens, torch.cat(means).numpy()), ranks)
+
+
+def finite(loss: float, whose: str) -> float:
+    """``loss``; raises ModelError when no training can mend it."""
+    if not math.isfinite(loss):
+        raise ModelError(
+            f"the loss of {whose} is not finite, though every weight is: its outputs overflow or "
+            "divide by zero; leave this candidate out"
+        )
+    return loss
+
+
+def _losses(
+    model: Any, batch: Batch, device: torch.device, dtype: torch.dtype, ranks: Ranks
+) -> Tensor | None:
+    """Nats of each target token in double precision on the CPU; None: they did not fit."""
+    # Weights gathered in inference mode could not be trained on afterwards.
+    without_gradients = torch.inference_mode() if ranks.alone else torch.no_grad()
+    try:
+        with without_gradients, autocast(device, dtype):
+            return token_losses(model, batch.to(device)).cpu().double()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+
+
+def _of_all(mine: HeldOut, ranks: Ranks) -> HeldOut:
+    if ranks.alone:
+        return mine
+    totals = ranks.interleaved([(mine.nats, mine.tokens)])
+    means = ranks.interleaved(mine.examples.tolist())
+    return HeldOut(sum(n for n, _ in totals), sum(t for _, t in totals), np.array(means))
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Matrix products in ``dtype``."""
+    if dtype == torch.float32 or dtype == torch.float64:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=dtype)

@@ -1,0 +1,127 @@
+"""A long cell's checkpoints: what a killed one goes on from, to the same bits on a CPU.
+
+A checkpoint is one safetensors file that is replaced whole; its header holds what is not a tensor
+as JSON, so nothing is ever unpickled. Beside it ``spent.json`` knows how long earlier attempts
+took, with what a kill lost.
+
+    <folder>/<step>-<rank>-of-<ranks>.safetensors, spent.json
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lensllm.training.ranks import ALONE, Ranks
+
+log = logging.getLogger("lensllm.training")
+_SPENT = "spent.json"
+# How far back the time of an attempt's last step may be known.
+_BEAT_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Where a cell was."""
+
+    state: dict[str, Any]  # JSON values
+    tensors: dict[str, Tensor]  # on the CPU
+
+
+class Checkpoints:
+    """Of one cell, in a folder that only one attempt at a time uses.
+
+    Args:
+        folder: need not exist; nothing is written for a cell that ends sooner.
+        every_seconds: between two of them.
+        made_by: what a checkpoint must have been written by to be gone on from: versions, device.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        every_seconds: float,
+        made_by: Mapping[str, Any],
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self._folder, self._every, self._ranks = folder, every_seconds, ranks
+        self._made_by = dict(made_by)
+        self._began = self._last = self._beat = time.monotonic()
+        self.seconds_before = _spent(folder / _SPENT)  # by earlier attempts
+
+    def due(self) -> bool:
+        """Called after every step: whether it is time for another."""
+        now = time.monotonic()
+        if self._ranks.first and now - self._beat >= _BEAT_SECONDS:
+            self._beat = now
+            self._note_time()
+        return self._ranks.decided(now - self._last >= self._every)
+
+    def save(self, step: int, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Write this rank's share; earlier ones go when all ranks have written."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / self._name(step)
+        whole = path.with_suffix(".new")
+        header = json.dumps({"made_by": self._made_by, "state": dict(state)})
+        save_file({k: t.contiguous() for k, t in tensors.items()}, whole, {"lensllm": header})
+        with whole.open("rb") as written:
+            os.fsync(written.fileno())
+        whole.replace(path)
+        self._ranks.wait()
+        if self._ranks.first:
+            self._note_time()
+            for other in self._folder.iterdir():
+                if other.name != _SPENT and not other.name.startswith(f"{step}-"):
+                    other.unlink(missing_ok=True)
+        self._last = time.monotonic()
+
+    def load(self) -> Saved | None:
+        """The latest checkpoint that every rank has; None to begin from the beginning."""
+        steps = [int(p.name.split("-", 1)[0]) for p in self._folder.glob("*-0-of-*.safetensors")]
+        for step in sorted(steps, reverse=True):
+            everybody = [self._folder / self._name(step, rank) for rank in range(self._ranks.size)]
+            if all(path.is_file() for path in everybody):
+                return self._read(everybody[self._ranks.rank])
+        return None
+
+    def _read(self, path: Path) -> Saved | None:
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = json.loads(file.metadata()["lensllm"])
+                if header["made_by"] != self._made_by:
+                    log.warning("a checkpoint of other versions or another device is left unused")
+                    return None
+                names = list(file.keys())
+                return Saved(header["state"], {name: file.get_tensor(name) for name in names})
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("the checkpoint %s cannot be read (%s); the cell begins anew", path, error)
+            return None
+
+    def _name(self, step: int, rank: int | None = None) -> str:
+        rank = self._ranks.rank if rank is None else rank
+        return f"{step}-{rank}-of-{self._ranks.size}.safetensors"
+
+    def _note_time(self) -> None:
+        """That this attempt is alive now."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        whole = self._folder / f"{_SPENT}.new"
+        seconds = self.seconds_before + time.monotonic() - self._began
+        whole.write_text(json.dumps({"seconds": seconds}))
+        whole.replace(self._folder / _SPENT)
+
+
+def _spent(path: Path) -> float:
+    try:
+        return float(json.loads(path.read_text())["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0

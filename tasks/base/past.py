@@ -1,0 +1,65 @@
+"""Curves of other data sets in the store, and the prior they teach (off by default)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from lensllm.curves.curve import Metric, curves_from_cells
+from lensllm.curves.prior import DEFAULT_PRIOR, Prior
+from lensllm.predictors import hrb
+from lensllm.store.artifacts import Ref, Store
+from tasks.base.stage import module
+
+_ROOTS = ("dataset", "losses")
+
+
+def find(store: Store, today: Ref) -> dict[str, Ref]:
+    """The largest finished curves of every data set but that of ``today``, by data set."""
+    mine = _root(store, today)
+    largest: dict[Ref, tuple[int, Ref]] = {}
+    for stage in ("curve", "losses"):
+        for ref in store.refs(stage):
+            if store.manifest(ref)["version"] != module(stage).VERSION:
+                continue
+            root = _root(store, ref)
+            if root is None or root == mine:
+                continue
+            size = (len(store.table(ref, "cells")), ref)
+            largest[root] = max(largest.get(root, size), size, key=lambda x: (x[0], x[1].key))
+    return {str(root): ref for root, (_, ref) in sorted(largest.items(), key=str)}
+
+
+def prior(store: Store, refs: Iterable[Ref], metric: Metric, today: pd.DataFrame) -> Prior:
+    """What HRB learns from the curves of the past; the default without any.
+
+    A table without the metric teaches nothing: a floor in bits says nothing about one in nats. Nor
+    does one with most losses of ``today`` (curve/cells): it is the same, with a typing error mended
+    perhaps, and holds the truth.
+    """
+    tables = [store.table(ref, "cells") for ref in refs]
+    past = [
+        curves_from_cells(cells, metric, int(cells["size"].max()))
+        for cells in tables
+        if np.isfinite(cells[metric]).any() and not _alike(cells, today, metric)
+    ]
+    return hrb.learn(past) if past else DEFAULT_PRIOR
+
+
+def _alike(cells: pd.DataFrame, today: pd.DataFrame, metric: Metric) -> bool:
+    """Whether most losses of ``today`` are among the ``cells``."""
+    return bool(today[metric].isin(cells[metric]).mean() > 0.5)
+
+
+def _root(store: Store, ref: Ref) -> Ref | None:
+    """The data set or table that an artefact was made from, by any way that leads there."""
+    while ref.stage not in _ROOTS:
+        upstream = store.manifest(ref)["upstream"] if store.has(ref) else {}
+        towards = ("sample", "dataset", *upstream)
+        role = next((r for r in towards if r in upstream), None)
+        if role is None:
+            return None
+        ref = Ref(*upstream[role])
+    return ref

@@ -1,0 +1,260 @@
+"""What a run will compute and cost, told before a second of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+
+from lensllm.core.errors import ModelError
+from lensllm.models import adapters, checkpoint, cost, load, memory, prepare
+from lensllm.models.batch import Example
+from lensllm.models.zoo import catalog as zoo
+from lensllm.store.artifacts import Ref, Store
+from lensllm.training.pace import Pace
+from tasks.base.cell import Cell
+from tasks.base.models import Model
+from tasks.base.stage import Step
+from tasks.planning.plan import Plan
+from tasks.stages import download, finetune, probe
+
+# Before any cell was measured: what the demo reaches on one CPU core, rounded down.
+_FLOPS_PER_SECOND = 3e10
+# Tokens of prompt and completion of the embedded data, where no tokens are at hand yet.
+_USUAL_TOKENS = (28, 21)
+_BYTES_OF_A_WORKER = 600e6  # torch, transformers and the tokenised data
+
+Source = Literal["probe", "cells", "assumed"]
+
+
+@dataclass(frozen=True)
+class CandidateForecast:
+    """One candidate's share of a run."""
+
+    name: str
+    parameters: int
+    cells: int
+    cached: int
+    flops_to_run: float
+    flops_sweep: float  # of all cells up to the budget, cached or not, its kernel and curvature
+    flops_full: float  # of fine-tuning on the target once
+    runs_with: str  # precision and attention, and why
+    seconds_to_run: float  # one cell after the other
+    peak_bytes: float  # of a worker with one cell of it
+    pace: Source  # where the seconds are from
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What ``lensllm plan`` prints."""
+
+    target: int
+    steps: Mapping[str, tuple[int, int]]  # stage → (artefacts, of which cached)
+    candidates: tuple[CandidateForecast, ...]
+    slots: int
+    peak_bytes: float  # of all slots together
+    to_pretrain: int  # embedded candidates that must be made first
+    to_download_bytes: float  # of models on the hub
+    at_most: bool  # a sweep policy will ask for fewer cells
+    uncounted: int  # cells whose curvature is not in ``flops_sweep``: it is known when measured
+
+    @property
+    def minutes(self) -> float:
+        """Of the cells still to run."""
+        return sum(c.seconds_to_run for c in self.candidates) / self.slots / 60
+
+    @property
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "target": self.target,
+            "stages": {s: {"artefacts": n, "cached": c} for s, (n, c) in self.steps.items()},
+            "candidates": [vars(c) for c in self.candidates],
+            "to_run": sum(n - c for n, c in self.steps.values()),
+            "flops_to_run": sum(c.flops_to_run for c in self.candidates),
+            "flops_sweep": sum(c.flops_sweep for c in self.candidates),
+            "flops_full": sum(c.flops_full for c in self.candidates),
+            "expected_minutes": self.minutes,
+            "expected_peak_bytes": self.peak_bytes,
+            "to_download_bytes": self.to_download_bytes,
+            "slots": self.slots,
+            "at_most": self.at_most,
+        }
+
+
+def forecast(plan: Plan, store: Store, slots: int) -> Forecast:
+    """Forecast a run of ``plan`` from probes; without one, from shapes, token lengths and the pace
+    of finished cells."""
+    steps: dict[str, tuple[int, int]] = {}
+    for step in plan.steps:
+        made, cached = steps.get(step.stage, (0, 0))
+        steps[step.stage] = (made + 1, cached + store.has(step.ref))
+    usual = _pace(plan, store)
+    outlooks = [_Outlook(plan, store, model, usual) for model in plan.models]
+    candidates = tuple(outlook.forecast() for outlook in outlooks)
+    to_run = [c for c in candidates if c.cached < c.cells]
+    at_once = min(slots, sum(c.cells - c.cached for c in to_run))
+    return Forecast(
+        target=plan.target,
+        steps=steps,
+        candidates=candidates,
+        slots=slots,
+        peak_bytes=at_once * max((c.peak_bytes for c in to_run), default=0.0),
+        to_pretrain=len(_to_make("pretrain", plan, store)),
+        to_download_bytes=sum(
+            s.weight for s in _to_make("download", plan, store) if s.weight > download.THERE
+        ),
+        at_most=plan.config.sweep.policy != "all",
+        uncounted=sum(not store.has(step.ref) for step in plan.curvatures.values()),
+    )
+
+
+def _to_make(stage: str, plan: Plan, store: Store) -> list[Step]:
+    """The steps of ``stage`` that make a candidate and are still to run."""
+    steps = [step for model in plan.models for step in model.steps if step.stage == stage]
+    return [step for step in steps if not store.has(step.ref)]
+
+
+def minutes(plans: Sequence[Plan], store: Store, slots: int) -> float:
+    """Of the cells of all ``plans`` that are still to run, each counted once; the plans have the
+    same candidates."""
+    usual = next(filter(None, (_pace(plan, store) for plan in plans)), None)
+    seconds: dict[Ref, float] = {}
+    for plan in plans:
+        for model in plan.models:
+            outlook = _Outlook(plan, store, model, usual)
+            seconds |= {ref: outlook.seconds(size) for ref, size in outlook.to_train.items()}
+    return sum(seconds.values()) / slots / 60
+
+
+class _Outlook:
+    """What the cells of one candidate take, in units of the examples they see."""
+
+    def __init__(self, plan: Plan, store: Store, model: Model, usual: float | None) -> None:
+        self.plan, self.store, self.model = plan, store, model
+        wanted = plan.probes.get(model.name)
+        probed = probe.at_hand(store, wanted) if wanted else None
+        self.pace = probe.read(store, probed.ref) if probed else self._assumed(usual)
+        self.source: Source = "probe" if probed else "cells" if usual else "assumed"
+
+    def forecast(self) -> CandidateForecast:
+        cells = {c: s for c, s in self.plan.cells.items() if c.candidate == self.model.name}
+        paid = sum(self.flops(c.size) for c in cells if c.size <= self.plan.config.sweep.max)
+        trials = self.plan.trials.get(self.model.name, {})
+        paid += max(len(trials) - 1, 0) * self.flops(self.plan.observed[0])
+        return CandidateForecast(
+            name=self.model.name,
+            parameters=self.parameters,
+            cells=len(cells),
+            cached=sum(self.store.has(step.ref) for step in cells.values()),
+            flops_to_run=sum(map(self.flops, self.to_train.values())),
+            flops_sweep=paid + self._beside(),
+            flops_full=self.flops(self.plan.target),
+            runs_with=self._runs_with(),
+            seconds_to_run=sum(map(self.seconds, self.to_train.values())),
+            peak_bytes=self.pace.peak_memory_bytes,
+            pace=self.source,
+        )
+
+    def flops(self, size: int) -> float:
+        """Of one cell."""
+        return self.pace.flops(*self._seen(size))
+
+    def seconds(self, size: int) -> float:
+        """Of one cell."""
+        return self.pace.seconds(*self._seen(size))
+
+    def _seen(self, size: int) -> tuple[int, int]:
+        return finetune.seen(self.plan.config.data, self.model.recipe.epochs, size)
+
+    @cached_property
+    def to_train(self) -> dict[Ref, int]:
+        """Sizes of what is not there: cells, those that choose a learning rate, and those whose
+        weights nobody kept for their curvature."""
+        plan, name = self.plan, self.model.name
+        deltas = {cell: step for cell, step in plan.deltas.items() if not self.store.has(step.ref)}
+        steps = {c: s for c, s in (plan.cells | deltas).items() if c.candidate == name}
+        trials = plan.trials.get(name, {})
+        smallest = plan.observed[0]
+        if trials and Cell(name, smallest, 0) not in deltas:
+            del steps[Cell(name, smallest, 0)]  # is the chosen one of the trials
+        sizes = {step.ref: cell.size for cell, step in steps.items()}
+        sizes |= {step.ref: smallest for step in trials.values()}
+        return {ref: size for ref, size in sizes.items() if not self.store.has(ref)}
+
+    @cached_property
+    def _settings(self) -> Any:
+        """The transformers configuration."""
+        if self.model.specification:
+            return zoo.config(self.model.specification)
+        return load.load_config(self.model.configuration or self.model.folder)
+
+    @cached_property
+    def empty(self) -> Any:
+        """The candidate on the meta device, without weights, with adapters if it gets some."""
+        recipe = self.model.recipe
+        with torch.device("meta"):
+            model = load.from_config(self._settings)
+            return adapters.add(model, recipe.lora, 0) if recipe.method == "lora" else model
+
+    @cached_property
+    def parameters(self) -> int:
+        """Weights, adapters not among them."""
+        with torch.device("meta"):
+            count = load.count_parameters(load.from_config(self._settings))
+        if not self.model.steps:  # its weights are there
+            checkpoint.check_weights(self.model.folder, count)
+        return count
+
+    def _runs_with(self) -> str:
+        """Method, precision and attention, with reasons."""
+        recipe = self.model.recipe
+        try:
+            device = load.choose_device(self.plan.config.engine.device)
+            chosen = prepare.choose(self._settings, self.parameters, recipe, device)
+        except ModelError as error:  # the run may be meant for another machine
+            return str(error)
+        return f"{recipe.method}, {chosen.precision}; {chosen.attention}"
+
+    def _assumed(self, usual: float | None) -> Pace:
+        """From shapes, where nothing was measured; ``usual`` is the FLOPs per second of others."""
+        shape, example = cost.shape_of(self.empty), self._usual_example()
+        batch = [example] * self.model.recipe.batch_size
+        return Pace(
+            train_flops_per_example=cost.train_flops(shape, [example], 1),
+            evaluation_flops_per_example=cost.forward_flops(shape, [example]),
+            train_flops_per_second=usual or _FLOPS_PER_SECOND,
+            evaluation_flops_per_second=usual or _FLOPS_PER_SECOND,
+            load_seconds=0.0,
+            peak_memory_bytes=_BYTES_OF_A_WORKER + memory.memory(self.empty, batch).total,
+        )
+
+    def _usual_example(self) -> Example:
+        """An example of the mean prompt and completion length."""
+        step = self.plan.tokens[self.model.name]
+        prompt, completion = _USUAL_TOKENS
+        if self.store.has(step.ref):
+            table = self.store.table(step.ref, "examples")
+            prompt = round(table["prompt_ids"].map(len).mean())
+            completion = round(table["completion_ids"].map(len).mean())
+        return Example([0] * prompt, [0] * completion)
+
+    def _beside(self) -> float:
+        """FLOPs of the kernel, and of those cells' curvature that is measured: how many products it
+        takes is known only then."""
+        plan, store, name = self.plan, self.store, self.model.name
+        kernel = plan.config.kernel.probes * self.pace.train_flops_per_example
+        done = [s.ref for c, s in plan.curvatures.items() if c.candidate == name]
+        bounds = [store.table(ref, "bound") for ref in done if store.has(ref)]
+        return kernel * (name in plan.kernels) + sum(float(b["flops"].sum()) for b in bounds)
+
+
+def _pace(plan: Plan, store: Store) -> float | None:
+    """FLOPs per second of the finished cells; None when there are none."""
+    cells = [store.table(s.ref, "cell") for s in plan.cells.values() if store.has(s.ref)]
+    flops = sum(float((c["train_flops"] + c["evaluation_flops"]).iloc[0]) for c in cells)
+    seconds = sum(float(c["seconds"].iloc[0]) for c in cells)
+    return flops / seconds if seconds else None

@@ -1,0 +1,126 @@
+"""overlap: how alike a candidate's gradients are on the data and on text like it was pretrained on.
+
+Key: model, tokens, sample, the text, seed and the kernel's settings. Table: ``summary``. There is
+none for a candidate of whose pretraining text nothing is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lensllm.config.sections import Pipeline
+from lensllm.core import meter as measure
+from lensllm.data.builtin import pretraining_text
+from lensllm.store.artifacts import Recipe, Ref, Store, write_table
+from tasks.base.models import Model
+from tasks.base.stage import Step, Work
+from tasks.stages import kernel, pretext, sample
+
+VERSION = 2
+# As many settle the alignment to about a tenth, for twice the price of such a kernel.
+_MOST_PROBES = 64
+_FILE = "file"  # what windows call the texts of a user's file, all of one kind
+
+
+def step(config: Pipeline, model: Model, tokens: Ref, roles: Ref) -> Step | None:
+    """None where there is no text like the candidate's pretraining data."""
+    source = config.kernel.pretraining_text
+    params: dict[str, Any] = {
+        "probes": _probes(config),
+        "method": config.kernel.method,
+        "memory_gib": config.kernel.memory_gib,
+        **kernel.adapted(config, model),
+        "seed": config.seed,
+        **model.params,
+    }
+    upstream = {"tokens": tokens, "sample": roles, **model.upstream}
+    if model.specification:
+        params["shares"] = dict(model.specification.mix)
+        upstream["pretext"] = pretext.step().ref
+    elif source:
+        params |= {"shares": {_FILE: 1.0}, "text": pretraining_text.fingerprint(source)}
+    else:
+        return None
+    hints = {
+        "candidate": model.name,
+        "model": str(model.folder),
+        "tokenizer": str(model.tokenizer_folder),
+        "text": source,
+        "device": config.engine.device,
+    }
+    return Step(
+        f"overlap {model.name}",
+        Recipe("overlap", VERSION, params, upstream),
+        hints,
+        timeout_seconds=60 * config.engine.cell_timeout_minutes,
+        weight=model.work,
+    )
+
+
+def check(config: Pipeline) -> None:
+    """Raise ``DataError`` now, not after the sweep, for a text that cannot be read."""
+    source = config.kernel.pretraining_text
+    if config.kernel.enabled and source:
+        pretraining_text.check(source, _probes(config))
+
+
+def _probes(config: Pipeline) -> int:
+    return min(config.kernel.probes, _MOST_PROBES)
+
+
+def build(work: Work) -> None:
+    from lensllm.data.tokens import select
+    from lensllm.data.windows import windows
+    from lensllm.models import cost, load
+    from lensllm.ntk import residual_kernel
+    from lensllm.ntk.overlap import alignment
+
+    params = work.params
+    device = load.choose_device(work.hints["device"])
+    meter = measure.Meter(device)
+    model = kernel.load_trainable(work, device)
+    tokens = work.store.table(work.upstream["tokens"], "examples")
+    rows = sample.rows(work.store, work.upstream["sample"], "train")[: params["probes"]]
+    probes = select(tokens, rows)
+    length = max(2, int(np.median([len(probe) for probe in probes])))
+    others = windows(
+        _texts(work),
+        params["shares"],
+        load.load_tokenizer(Path(work.hints["tokenizer"])),
+        length,
+        len(probes),
+        params["seed"],
+    )
+    both = [*probes, *others]
+    memory_bytes = int(params["memory_gib"] * 2**30)
+    spanned = residual_kernel(model, both, method=params["method"], memory_bytes=memory_bytes)
+    found = alignment(spanned.matrix, spanned.residual_norms, len(probes))
+    summary = {
+        "candidate": work.hints["candidate"],
+        "probes": len(probes),
+        "window_tokens": length,
+        **vars(found),
+        "method": spanned.choice.method,
+        "relative_error": spanned.relative_error,
+        "flops": cost.train_flops(cost.shape_of(model), both, epochs=1),
+        "seconds": meter.seconds(),
+    }
+    write_table(work.folder, "overlap/summary", [summary])
+
+
+def _texts(work: Work) -> Mapping[str, Sequence[str]]:
+    """By kind."""
+    if "pretext" not in work.upstream:
+        return {_FILE: pretraining_text.read(work.hints["text"])}
+    table = work.store.table(work.upstream["pretext"], "texts")
+    return {str(kind): texts.tolist() for kind, texts in table.groupby("kind")["text"]}
+
+
+def tracked(store: Store, ref: Ref) -> dict[str, Any]:
+    """What MLflow shows of an overlap."""
+    row: dict[str, Any] = store.table(ref, "summary").iloc[0].to_dict()
+    return row

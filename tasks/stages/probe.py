@@ -1,0 +1,154 @@
+"""probe: what a candidate takes on this machine, from about twenty steps of its own recipe.
+
+Key: model, tokens, sample, what of the recipe decides its speed, and the machine: processor, cores,
+GPUs, device and slots. Only the report reads it. Table: ``pace``.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lensllm.config.sections import FineTune, Pipeline
+from lensllm.core import meter as measure
+from lensllm.store.artifacts import Recipe, Ref, Store, write_table
+from lensllm.training import pace
+from lensllm.training.pace import Pace
+from tasks.base.models import Model
+from tasks.base.stage import Step, Work
+from tasks.stages import sample
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from lensllm.models.batch import Example
+    from lensllm.models.prepare import Prepared
+
+VERSION = 1
+# What a step costs does not depend on these.
+_INDIFFERENT = {"learning_rate", "learning_rates", "weight_decay", "epochs", "warmup", "clip"}
+# The first load in a process takes longer than later ones: worth a second one where it is short.
+_QUICK_LOAD_SECONDS = 5.0
+
+
+def step(config: Pipeline, model: Model, tokens: Ref, roles: Ref) -> Step:
+    recipe = model.recipe.model_dump(mode="json", exclude=_INDIFFERENT)
+    recipe["lora"] = {"rank": model.recipe.lora.rank} if model.recipe.method == "lora" else {}
+    machine = {**pace.machine(), "device": config.engine.device, "slots": config.engine.slots}
+    params = {"recipe": recipe, "machine": machine, **model.params}
+    upstream = {"tokens": tokens, "sample": roles, **model.upstream}
+    return Step(
+        f"probe {model.name}",
+        Recipe("probe", VERSION, params, upstream),
+        {"candidate": model.name, "model": str(model.folder), "device": config.engine.device},
+        timeout_seconds=60 * config.engine.cell_timeout_minutes,
+        weight=model.work,
+    )
+
+
+def build(work: Work) -> None:
+    from lensllm.models import cost, load
+
+    device = load.choose_device(work.hints["device"])
+    meter = measure.Meter(device)
+    recipe = FineTune.model_validate(work.params["recipe"])
+    ready, examples, load_seconds = _load(work, recipe, device)
+    shape = cost.shape_of(ready.model)
+
+    def train_flops(some: Sequence[Example]) -> float:
+        return cost.train_flops(shape, some, epochs=1)
+
+    def forward_flops(some: Sequence[Example]) -> float:
+        return cost.forward_flops(shape, some)
+
+    found = pace.measure(
+        ready.model,
+        examples,
+        recipe,
+        device=device,
+        dtype=ready.dtype,
+        train_flops=train_flops,
+        forward_flops=forward_flops,
+    )
+    row = {
+        "candidate": work.hints["candidate"],
+        "device": str(device),
+        "precision": ready.precision,
+        "parameters": load.count_parameters(ready.model),
+        "train_flops_per_example": train_flops(examples) / len(examples),
+        "evaluation_flops_per_example": forward_flops(examples) / len(examples),
+        **vars(found),
+        "load_seconds": load_seconds,
+        "seconds": meter.seconds(),
+        "peak_memory_bytes": meter.peak_memory_bytes(),
+    }
+    write_table(work.folder, "probe/pace", [row])
+
+
+def _load(
+    work: Work, recipe: FineTune, device: torch.device
+) -> tuple[Prepared, list[Example], float]:
+    """As a cell does it: the model, its training examples, and the seconds that both take."""
+    _import_code(Path(work.hints["model"]))
+    ready, examples, seconds = _load_once(work, recipe, device)
+    if seconds < _QUICK_LOAD_SECONDS:
+        del ready
+        ready, examples, again = _load_once(work, recipe, device)
+        seconds = min(seconds, again)
+    return ready, examples, seconds
+
+
+def _import_code(folder: Path) -> None:
+    """Of the architecture, once in a process; on a busy machine it takes longer than all else."""
+    import torch
+
+    from lensllm.models import load
+
+    with torch.device("meta"):
+        load.from_config(load.load_config(folder))
+
+
+def _load_once(
+    work: Work, recipe: FineTune, device: torch.device
+) -> tuple[Prepared, list[Example], float]:
+    from lensllm.data.tokens import select
+    from lensllm.models.prepare import prepare
+
+    begin = time.perf_counter()
+    ready = prepare(Path(work.hints["model"]), recipe, 0, device)
+    ready.model.to(device)
+    tokens = work.store.table(work.upstream["tokens"], "examples")
+    examples = select(tokens, sample.rows(work.store, work.upstream["sample"], "train"))
+    return ready, examples, time.perf_counter() - begin
+
+
+def read(store: Store, ref: Ref) -> Pace:
+    """The pace that a finished probe measured."""
+    return Pace.of(store.table(ref, "pace").iloc[0].to_dict())
+
+
+def at_hand(store: Store, wanted: Step) -> Step | None:
+    """The step ``wanted`` if it is made, or else the same as it was made on another machine."""
+    if store.has(wanted.ref):
+        return wanted
+    upstream = {role: [ref.stage, ref.key] for role, ref in wanted.recipe.upstream.items()}
+    for ref in store.refs("probe"):
+        found = store.manifest(ref)
+        same = found["version"] == VERSION and found["upstream"] == upstream
+        if same and _anywhere(found["params"]) == _anywhere(wanted.recipe.params):
+            return replace(wanted, recipe=replace(wanted.recipe, params=found["params"]))
+    return None
+
+
+def _anywhere(params: Any) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if name != "machine"}
+
+
+def remark(store: Store, ref: Ref) -> str:
+    """What was found, for the terminal and the UI."""
+    row = store.table(ref, "pace").iloc[0]
+    return f"{row['step_seconds']:.3g} s a step, {row['train_flops_per_second']:.2g} FLOP/s"
