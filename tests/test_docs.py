@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
     ROOT / "artifacts" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
