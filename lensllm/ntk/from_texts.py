@@ -24,8 +24,8 @@ def ntk_spectrum(
 
     With n examples the kernel K is (n, n): K_ij is the inner product of the gradients of the losses
     of examples i and j over all trainable weights, divided by the norms of their residuals (Zeng et
-    al. 2025, equations 8 and 9). ``residual(t)`` of the result is F(Θ, t), the residual that is left
-    after gradient-flow time t.
+    al. 2025, equations 8 and 9). ``residual(t)`` of the result is F(Θ, t), the residual left after
+    gradient-flow time t.
 
     Args:
         model: a causal or encoder-decoder language model of transformers, on the device it is on.
