@@ -11,7 +11,7 @@ import math
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 from zoneinfo import available_timezones
 
 from cronsim import CronSim, CronSimError
@@ -155,7 +155,7 @@ class Candidate(Section):
     """Of a model on the hub: branch, tag or commit. It is resolved to a commit before anything
     runs; nothing: the main branch as it is then."""
     finetune: dict[str, Any] = Field(default_factory=dict)
-    """Keys of ``finetune`` that this candidate has otherwise."""
+    """Keys of ``finetune`` that this candidate overrides."""
 
     @field_validator("name")
     @classmethod
@@ -166,8 +166,8 @@ class Candidate(Section):
 
     @field_validator("finetune")
     @classmethod
-    def _is_a_recipe(cls, changes: dict[str, Any]) -> dict[str, Any]:
-        FineTune.model_validate(changes)  # what is wrong in it is told by its own key
+    def _is_valid(cls, changes: dict[str, Any]) -> dict[str, Any]:
+        FineTune.model_validate(changes)  # its error names the key that is wrong
         return changes
 
 
@@ -234,9 +234,11 @@ class Lora(Section):
     learning_rate: float = Field(2e-4, gt=0, le=1e38)
     """Peak of the schedule in place of ``finetune.learning_rate``, which suits full weights."""
 
+    IN_EVERY_KEY: ClassVar = frozenset({"rank", "alpha", "dropout", "learning_rate"})
+
 
 class FineTune(Section):
-    """The recipe of a cell; a candidate may have some of it otherwise."""
+    """How a cell is trained; a candidate may override single settings."""
 
     method: Literal["full", "lora"] = "full"
     """All weights, or low-rank adapters beside the linear layers."""
@@ -266,20 +268,31 @@ class FineTune(Section):
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """``auto`` takes PyTorch's fused attention where the architecture has it and says why."""
 
+    # Settings that every key names. A setting added later belongs in no list: at its default it is
+    # left out of keys, so that cells trained before it existed are found again. The default of such
+    # a setting never changes; for another default the setting joins this list, which changes keys.
+    IN_EVERY_KEY: ClassVar = frozenset(
+        {"method", "lora", "learning_rate", "learning_rates", "weight_decay", "batch_size"}
+        | {"epochs", "warmup", "clip", "precision", "attention"}
+    )
+
     @property
     def peak(self) -> float:
-        """Of the learning rate, with this method."""
+        """The highest learning rate of the schedule, with this method."""
         return self.lora.learning_rate if self.method == "lora" else self.learning_rate
 
     @property
     def content(self) -> dict[str, Any]:
-        """What a cell trained by this recipe depends on, as JSON values: one learning rate, and
-        settings of adapters only where there are some."""
-        unread = {"learning_rates", "learning_rate" if self.method == "lora" else "lora"}
-        return self.model_dump(mode="json", exclude=unread)
+        """The settings that a trained cell depends on, as JSON values for its key.
 
-    def at(self, rate: float) -> FineTune:
-        """This recipe with ``rate`` as its only learning rate."""
+        One learning rate, and the settings of adapters only with ``method: lora``. A setting that
+        is not in ``IN_EVERY_KEY`` is named only where it differs from its default.
+        """
+        unread = {"learning_rates", "learning_rate" if self.method == "lora" else "lora"}
+        return {name: value for name, value in _key_content(self).items() if name not in unread}
+
+    def with_learning_rate(self, rate: float) -> Self:
+        """These settings with ``rate`` as the only learning rate."""
         plain = self.model_copy(update={"learning_rates": ()})
         if self.method == "full":
             return plain.model_copy(update={"learning_rate": rate})
@@ -293,6 +306,20 @@ class FineTune(Section):
         if len(rates) == 1 or len(set(rates)) < len(rates):
             raise ValueError("name at least two learning rates to choose from, each once")
         return tuple(sorted(rates))
+
+
+def _key_content(section: Lora | FineTune) -> dict[str, Any]:
+    """JSON values of a section without the later settings that are at their defaults."""
+    content = section.model_dump(mode="json")
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Lora):
+            content[name] = _key_content(value)
+        elif name not in section.IN_EVERY_KEY and value == field.get_default(
+            call_default_factory=True
+        ):
+            del content[name]
+    return content
 
 
 class Kernel(Section):
@@ -457,8 +484,8 @@ class Pipeline(Section):
     tracking: Tracking = Tracking()
     schedule: Schedule = Schedule()
 
-    def recipe(self, candidate: Candidate) -> FineTune:
-        """The recipe of ``candidate``: ``finetune`` with what the candidate has otherwise."""
+    def finetune_of(self, candidate: Candidate) -> FineTune:
+        """The settings that ``candidate`` is trained by: ``finetune`` with its own overrides."""
         shared, own = self.finetune.model_dump(), candidate.finetune
         both = {**shared, **own, "lora": {**shared["lora"], **own.get("lora", {})}}
         return FineTune.model_validate(both)

@@ -29,7 +29,7 @@ class Model:
     """A candidate whose identity is known before its weights need exist."""
 
     name: str
-    recipe: FineTune  # its own: the pipeline's, with what the candidate has otherwise
+    settings: FineTune  # of its training: the pipeline's, with the candidate's overrides
     folder: Path  # a transformers checkpoint, once ``steps`` are made
     tokenizer: Ref | str  # its artefact, or the checksum of its files
     tokenizer_folder: Path
@@ -44,7 +44,7 @@ class Model:
 
 def resolve(config: Pipeline, candidate: Candidate, store: Store) -> Model:
     """The model of a candidate. Raises ``ModelError`` when there is no such model."""
-    recipe, longest = config.recipe(candidate), config.data.max_tokens
+    recipe, longest = config.finetune_of(candidate), config.data.max_tokens
     path = Path(candidate.model).expanduser()
     named = _on_hub(candidate)
     if candidate.revision and not named:

@@ -67,7 +67,7 @@ def hints(model: Model, engine: Engine, longest: int) -> dict[str, Any]:
     identity = {
         "model": dict(model.params),
         "upstream": {role: ref.key for role, ref in model.upstream.items()},
-        "method": model.recipe.method,
+        "method": model.settings.method,
         "longest": longest,
         "processes": engine.processes,
     }
@@ -148,4 +148,6 @@ def train(
 def recipe_of(work: Work, params: Mapping[str, Any], upstream: Mapping[str, Ref]) -> FineTune:
     """The recipe of a cell, with the learning rate that was chosen for its candidate."""
     recipe = FineTune.model_validate(params["recipe"])
-    return recipe.at(rate.chosen(work.store, upstream["rate"])) if "rate" in upstream else recipe
+    if "rate" not in upstream:
+        return recipe
+    return recipe.with_learning_rate(rate.chosen(work.store, upstream["rate"]))

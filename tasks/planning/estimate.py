@@ -168,7 +168,7 @@ class _Outlook:
         return self.pace.seconds(*self._seen(size))
 
     def _seen(self, size: int) -> tuple[int, int]:
-        return finetune.seen(self.plan.config.data, self.model.recipe.epochs, size)
+        return finetune.seen(self.plan.config.data, self.model.settings.epochs, size)
 
     @cached_property
     def to_train(self) -> dict[Ref, int]:
@@ -195,7 +195,7 @@ class _Outlook:
     @cached_property
     def empty(self) -> Any:
         """The candidate on the meta device, without weights, with adapters if it gets some."""
-        recipe = self.model.recipe
+        recipe = self.model.settings
         with torch.device("meta"):
             model = load.from_config(self._settings)
             return adapters.add(model, recipe.lora, 0) if recipe.method == "lora" else model
@@ -211,7 +211,7 @@ class _Outlook:
 
     def _runs_with(self) -> str:
         """Method, precision and attention, with reasons."""
-        recipe = self.model.recipe
+        recipe = self.model.settings
         try:
             device = load.choose_device(self.plan.config.engine.device)
             chosen = prepare.choose(self._settings, self.parameters, recipe, device)
@@ -222,7 +222,7 @@ class _Outlook:
     def _assumed(self, usual: float | None) -> Pace:
         """From shapes, where nothing was measured; ``usual`` is the FLOPs per second of others."""
         shape, example = cost.shape_of(self.empty), self._usual_example()
-        batch = [example] * self.model.recipe.batch_size
+        batch = [example] * self.model.settings.batch_size
         return Pace(
             train_flops_per_example=cost.train_flops(shape, [example], 1),
             evaluation_flops_per_example=cost.forward_flops(shape, [example]),

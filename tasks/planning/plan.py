@@ -169,7 +169,7 @@ def make_plan(config: Pipeline, store: Store) -> Plan:
     trials = {
         m.name: finetune.trials(config, m, token_steps[m.name].ref, samples[0].ref)
         for m in sorted(found, key=lambda m: -m.work)
-        if m.recipe.learning_rates
+        if m.settings.learning_rates
     }
     rates = {name: rate.step(by_name[name], tried) for name, tried in trials.items()}
     cells = {

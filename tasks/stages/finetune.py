@@ -37,7 +37,7 @@ def step(
     choice: Ref | None = None,
 ) -> Step:
     """``choice`` is the candidate's artefact of ``rate``, where it has one."""
-    content = model.recipe.content
+    content = model.settings.content
     upstream = {"tokens": tokens, "sample": roles, **model.upstream}
     if choice:
         content, upstream = _without_rate(content), {**upstream, "rate": choice}
@@ -49,11 +49,10 @@ def trials(config: Pipeline, model: Model, tokens: Ref, roles: Ref) -> dict[floa
     """The cells that choose the learning rate, by rate: of the smallest size, the first repeat."""
     size = config.sweep.sizes[0]
     steps = {}
-    for value in model.recipe.learning_rates:
+    for value in model.settings.learning_rates:
         upstream = {"tokens": tokens, "sample": roles, **model.upstream}
-        recipe = _recipe(
-            config, model, size, 0, model.recipe.at(value).content, upstream, trial=True
-        )
+        content = model.settings.with_learning_rate(value).content
+        recipe = _recipe(config, model, size, 0, content, upstream, trial=True)
         label = f"finetune {model.name} · D={size} · learning rate {value:g}"
         steps[value] = _step(config, model, size, recipe, label)
     return steps
@@ -89,7 +88,7 @@ def _step(config: Pipeline, model: Model, size: int, recipe: Recipe, label: str)
             "keep_delta": keep,
         },
         timeout_seconds=60 * config.engine.cell_timeout_minutes,
-        weight=passes(config, model.recipe, size) * model.work,
+        weight=passes(config, model.settings, size) * model.work,
     )
 
 
@@ -186,7 +185,7 @@ def _tried_already(work: Work) -> bool:
     if "rate" not in work.upstream or work.hints["keep_delta"]:
         return False
     recipe = FineTune.model_validate(work.params["recipe"])
-    recipe = recipe.at(rate.chosen(work.store, work.upstream["rate"]))
+    recipe = recipe.with_learning_rate(rate.chosen(work.store, work.upstream["rate"]))
     params = {**work.params, "recipe": recipe.content, "trial": True}
     upstream = {role: ref for role, ref in work.upstream.items() if role != "rate"}
     same = Recipe("finetune", VERSION, params, upstream).ref

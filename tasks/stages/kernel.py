@@ -36,9 +36,9 @@ def step(config: Pipeline, model: Model, tokens: Ref, roles: Ref) -> Step:
 
 def adapted(config: Pipeline, model: Model) -> dict[str, Any]:
     """What the key of a kernel has of adapters: nothing where all weights are trained."""
-    if model.recipe.method == "full":
+    if model.settings.method == "full":
         return {}
-    lora = {"rank": model.recipe.lora.rank, "alpha": model.recipe.lora.alpha}
+    lora = {"rank": model.settings.lora.rank, "alpha": model.settings.lora.alpha}
     return {"lora": lora, "seed": config.seed}
 
 

@@ -36,8 +36,9 @@ _QUICK_LOAD_SECONDS = 5.0
 
 
 def step(config: Pipeline, model: Model, tokens: Ref, roles: Ref) -> Step:
-    recipe = model.recipe.model_dump(mode="json", exclude=_INDIFFERENT)
-    recipe["lora"] = {"rank": model.recipe.lora.rank} if model.recipe.method == "lora" else {}
+    content = model.settings.content
+    recipe = {name: value for name, value in content.items() if name not in _INDIFFERENT}
+    recipe["lora"] = {"rank": model.settings.lora.rank} if model.settings.method == "lora" else {}
     machine = {**pace.machine(), "device": config.engine.device, "slots": config.engine.slots}
     params = {"recipe": recipe, "machine": machine, **model.params}
     upstream = {"tokens": tokens, "sample": roles, **model.upstream}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from lensllm.config import configfile, patterns
-from lensllm.config.sections import Candidate, Pipeline, Sweep, public
+from lensllm.config.sections import Candidate, FineTune, Lora, Pipeline, Sweep, public
 from lensllm.core.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
@@ -125,10 +125,10 @@ def test_a_missing_file_is_one_sentence(tmp_path: Path):
         configfile.load(tmp_path / "nowhere.yaml", "p")
 
 
-def test_a_candidate_has_its_own_recipe_down_to_single_keys(file: Path):
+def test_a_candidate_overrides_settings_down_to_single_keys(file: Path):
     own = "candidates=[{name: a, model: x/a, finetune: {method: lora, lora: {rank: 4}}}, x/b]"
     loaded = configfile.load(file, "p", [own, "finetune.lora.alpha=7", "finetune.lora.rank=9"])
-    first, second = (loaded.recipe(candidate) for candidate in loaded.candidates)
+    first, second = (loaded.finetune_of(candidate) for candidate in loaded.candidates)
     assert (first.method, first.lora.rank, first.lora.alpha, first.epochs) == ("lora", 4, 7, 5)
     assert (second.method, second.learning_rate) == ("full", 1e-3)
     assert first.peak == first.lora.learning_rate == 2e-4
@@ -146,16 +146,52 @@ def test_a_candidate_has_its_own_recipe_down_to_single_keys(file: Path):
         ("lora", "attention", True),
     ],
 )
-def test_a_recipe_tells_only_what_a_result_depends_on(
+def test_keys_name_only_settings_that_a_result_depends_on(
     file: Path, method: str, key: str, differs: bool
 ):
     def described(*more: str) -> dict[str, object]:
         loaded = configfile.load(file, "p", [f"finetune.method={method}", *more])
-        return loaded.recipe(loaded.candidates[0]).content
+        return loaded.finetune_of(loaded.candidates[0]).content
 
     value = "eager" if key == "attention" else 3
     assert (described() != described(f"finetune.{key}={value}")) == differs
     assert ("lora" in described()) == (method == "lora")
+
+
+class LaterLora(Lora):
+    initial_scale: float = 1.0
+
+
+class LaterFineTune(FineTune):
+    """The settings of a later version, which has one more of each kind."""
+
+    lora: LaterLora = LaterLora()
+    label_smoothing: float = 0.0
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_later_setting_at_its_default_changes_no_key(method: str):
+    content = FineTune(method=method).content
+
+    assert LaterFineTune(method=method).content == content
+    assert LaterFineTune(method=method, label_smoothing=0.0).content == content
+    assert LaterFineTune.model_validate(content).content == content
+
+
+def test_a_later_setting_with_another_value_changes_the_key():
+    smoothed = LaterFineTune(label_smoothing=0.1)
+    scaled = LaterFineTune(method="lora", lora=LaterLora(initial_scale=2.0))
+
+    assert smoothed.content == {**FineTune().content, "label_smoothing": 0.1}
+    lora = FineTune(method="lora").content
+    assert scaled.content == {**lora, "lora": {**lora["lora"], "initial_scale": 2.0}}
+    assert LaterFineTune.model_validate(scaled.content) == scaled
+
+
+def test_every_setting_of_the_first_version_is_in_every_key():
+    """Its default may change then: cells trained before keep the value they were trained with."""
+    assert FineTune().content.keys() == FineTune.IN_EVERY_KEY - {"lora", "learning_rates"}
+    assert FineTune(method="lora").content["lora"].keys() == Lora.IN_EVERY_KEY
 
 
 @pytest.mark.parametrize(
@@ -168,7 +204,7 @@ def test_a_recipe_tells_only_what_a_result_depends_on(
         ("3", r"'candidates.0.finetune'.*dictionary"),
     ],
 )
-def test_a_mistake_in_a_candidates_recipe_has_its_path(file: Path, finetune: str, sentence: str):
+def test_a_mistake_in_a_candidates_overrides_has_its_path(file: Path, finetune: str, sentence: str):
     override = f"candidates=[{{name: a, model: b, finetune: {finetune}}}]"
     with pytest.raises(ConfigError, match=sentence):
         configfile.load(file, "p", [override])

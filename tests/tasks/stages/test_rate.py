@@ -99,9 +99,13 @@ def test_with_a_grid_the_single_rate_is_in_no_key_of_what_is_trained(store, conf
 
 def test_adapters_choose_their_own_rate():
     recipe = FineTune(method="lora", learning_rates=(1e-3, 1e-2), learning_rate=5.0)
-    assert recipe.at(1e-2).peak == recipe.at(1e-2).lora.learning_rate == 1e-2
+    assert (
+        recipe.with_learning_rate(1e-2).peak
+        == recipe.with_learning_rate(1e-2).lora.learning_rate
+        == 1e-2
+    )
     assert "learning_rate" not in recipe.content
-    assert recipe.at(1e-2).content != recipe.at(1e-3).content
+    assert recipe.with_learning_rate(1e-2).content != recipe.with_learning_rate(1e-3).content
 
 
 @pytest.mark.parametrize("rates", [[1e-3], [1e-3, 1e-3], [0.0, 1e-3]])
