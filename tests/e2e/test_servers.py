@@ -121,7 +121,7 @@ def rows(address: str, query: str) -> list[tuple[Any, ...]]:
 # --- many at once ---------------------------------------------------------------------------------
 _WRITER = """
 import sys
-from tasks.tracking import Tracker
+from tasks.execution.tracking import Tracker
 
 uri, writer, runs, metrics = sys.argv[1], *map(int, sys.argv[2:])
 from mlflow import MlflowClient  # before the start: it takes seconds

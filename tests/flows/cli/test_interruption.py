@@ -11,7 +11,7 @@ import pytest
 _COMMAND = """
 import os, signal, time, typer
 from rich.console import Console
-from flows.interruption import interruptible
+from flows.cli.interruption import interruptible
 
 def main(number: int, handler: str):
     with interruptible(Console(stderr=True)):

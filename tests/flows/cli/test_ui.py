@@ -21,8 +21,8 @@ from tasks.execution.tracking import Tracker
 _SERVE = """
 import sys
 from pathlib import Path
-from flows.environment import prepare
-from flows.ui import serve
+from flows.server.environment import prepare
+from flows.cli.ui import serve
 
 prepare(Path(sys.argv[1]))
 serve(Path(sys.argv[1]))

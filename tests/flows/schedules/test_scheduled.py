@@ -45,7 +45,7 @@ def server(home: Path) -> Iterator[str]:
 
 _RUN = """
 import sys
-from flows.scheduled import scheduled
+from flows.schedules.scheduled import scheduled
 
 state = scheduled(*sys.argv[1:], return_state=True)
 print(state.name, state.message, sep="\\t")

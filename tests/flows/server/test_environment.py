@@ -13,7 +13,7 @@ from flows.server.environment import prefect_home
 _ASK = """
 import json, sys
 from pathlib import Path
-from flows.environment import prepare
+from flows.server.environment import prepare
 
 prepare(Path(sys.argv[1]))
 early = sorted({"prefect", "mlflow", "torch", "transformers"} & sys.modules.keys())
@@ -65,7 +65,7 @@ def test_prefect_is_told_unless_the_user_said_otherwise(tmp_path: Path) -> None:
 _WRITE = """
 import sys
 from pathlib import Path
-from flows.environment import prefect_home, restrict
+from flows.server.environment import prefect_home, restrict
 from lensllm.store import Store
 
 restrict(Path(sys.argv[1]))

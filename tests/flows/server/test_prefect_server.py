@@ -35,7 +35,7 @@ from lensllm.store.artifacts import Store
 _COMMAND = """
 import sys
 from pathlib import Path
-from flows.environment import prepare
+from flows.server.environment import prepare
 from flows.server import embedded_server
 
 home = Path(sys.argv[1])

@@ -14,7 +14,7 @@ _COMMAND = """
 import time
 from prefect import flow, tags, task
 from prefect.cache_policies import NO_CACHE
-from flows.zombies import tags_of_this_process
+from flows.server.zombies import tags_of_this_process
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def cell(seconds):

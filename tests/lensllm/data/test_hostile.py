@@ -88,7 +88,7 @@ import re, sys
 from pathlib import Path
 from lensllm.config import Data
 from lensllm.data import sources
-from lensllm.errors import DataError
+from lensllm.core.errors import DataError
 # of this program alone: getrusage's maximum is that of who started it, if that was larger
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
 before = peak()

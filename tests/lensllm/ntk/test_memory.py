@@ -11,7 +11,7 @@ _CHILD = """
 import sys, threading, time
 import numpy as np, psutil, torch
 from transformers import GPT2Config, GPT2LMHeadModel
-from lensllm.kernel import residual_kernel
+from lensllm.ntk import residual_kernel
 from lensllm.models.batch import Example
 
 method, budget = sys.argv[1], int(sys.argv[2])

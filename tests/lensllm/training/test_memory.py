@@ -96,7 +96,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 from lensllm import training as finetune
 from lensllm.config import FineTune
-from lensllm.finetune import memory
+from lensllm.training import memory
 from lensllm.models.batch import Example
 
 cap, path = float(sys.argv[1]), sys.argv[2]

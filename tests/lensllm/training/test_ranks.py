@@ -31,10 +31,10 @@ import torch
 torch.set_num_threads(1)
 from lensllm import training as finetune
 from lensllm.config import FineTune
-from lensllm.finetune import memory
-from lensllm.finetune.ranks import joined, shard
-from lensllm.finetune.resume import Checkpoints
-from tests.lensllm.finetune.cells import CPU, FLOAT, TRAIN, VALIDATION, tiny
+from lensllm.training import memory
+from lensllm.training.ranks import joined, shard
+from lensllm.training.resume import Checkpoints
+from tests.lensllm.training.cells import CPU, FLOAT, TRAIN, VALIDATION, tiny
 
 rank, size, folder, micro = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 with joined(rank, size, folder / f"meeting-{size}-{micro}", CPU) as ranks:

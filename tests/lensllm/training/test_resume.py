@@ -23,8 +23,8 @@ from safetensors.torch import save_file
 torch.set_num_threads(1)
 from lensllm import training as finetune
 from lensllm.config import FineTune
-from lensllm.finetune import resume
-from tests.lensllm.finetune.cells import CPU, FLOAT, TRAIN, VALIDATION, tiny
+from lensllm.training import resume
+from tests.lensllm.training.cells import CPU, FLOAT, TRAIN, VALIDATION, tiny
 
 folder, kind, moment, count = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
 

@@ -192,7 +192,7 @@ def test_closing_with_kill_frees_every_caller(cluster: Any, tmp_path: Path) -> N
 _COMMAND = """
 import sys, time
 from pathlib import Path
-from lensllm.ray_workers import RayWorkers
+from lensllm.workers.ray_workers import RayWorkers
 
 workers = RayWorkers(Path(sys.argv[1]), sys.argv[2], threads=1)
 workers.call(eval, "(__import__('pathlib').Path(%r).write_text(str(__import__('os').getpid())), "

@@ -24,9 +24,9 @@ import json, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from lensllm.finetune import resume
+from lensllm.training import resume
 from lensllm.store import Recipe, Ref
-from tasks.stage import make
+from tasks.base.stage import make
 
 told = json.load(sys.stdin)
 slow = resume.Checkpoints.due
