@@ -66,7 +66,7 @@ _WRITE = """
 import sys
 from pathlib import Path
 from flows.server.environment import prefect_home, restrict
-from lensllm.store import Store
+from lensllm.store.artifacts import Store
 
 restrict(Path(sys.argv[1]))
 store = Store(Path(sys.argv[1]))

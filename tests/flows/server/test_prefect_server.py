@@ -36,7 +36,7 @@ _COMMAND = """
 import sys
 from pathlib import Path
 from flows.server.environment import prepare
-from flows.server import embedded_server
+from flows.server.prefect_server import embedded_server
 
 home = Path(sys.argv[1])
 prepare(home.parent)
