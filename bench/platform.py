@@ -85,7 +85,7 @@ def run(artifacts: Path, *arguments: str, cores: int = 0) -> Ran:
             ran.own_cpu_seconds = sum(process.cpu_times()[:2])
             for child in process.children():
                 with suppress(psutil.Error):  # a worker may end at any moment
-                    if "flows.server.server_child" in child.cmdline():
+                    if "flows.server.child" in child.cmdline():
                         ran.server_cpu_seconds = sum(child.cpu_times()[:2])
         time.sleep(0.25)
     command.wait()

@@ -14,11 +14,17 @@ from pathlib import Path
 import pandas as pd
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.cli.ablation import Ablated, by_setting, rows
 from flows.rank import play, settings
-from flows.running.ending import observers, running, stop_on_failure, tell, workers_of
+from flows.running.ending import (
+    observers,
+    running,
+    stop_on_failure,
+    task_runner,
+    tell,
+    workers_of,
+)
 from flows.running.slots import slots_of
 from flows.running.ui_artifacts import plain
 from lensllm.config import grid
@@ -49,7 +55,7 @@ def ablate(
         name="point",
         flow_run_name="{label}",
         persist_result=False,
-        task_runner=ThreadPoolTaskRunner(max_workers=slots_of(points[0].config.engine)[0]),
+        task_runner=task_runner(slots_of(points[0].config.engine)[0]),
     )
     def point(place: int, label: str) -> Tried:
         return _try(pipeline, points[place], store, workers, lost, whole=place == 0)

@@ -7,6 +7,7 @@ plain text, so that a deployment can hold them.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,13 @@ from tasks.planning.plan import Conclusion, Plan, conclude, data_steps, make_pla
 from tasks.planning.rounds import Sweep, sweep
 from tasks.stages.inspection import findings
 
-# of the settings, what changes no result
-_ELSEWHERE = {"engine": True, "tracking": True, "schedule": True, "data": {"max_row_bytes"}}
+# sections and keys of the settings that change no result
+_NOT_SHOWN: Mapping[str, bool | set[str]] = {
+    "engine": True,
+    "tracking": True,
+    "schedule": True,
+    "data": {"max_row_bytes"},
+}
 
 
 @flow(name="rank", flow_run_name="{pipeline}", persist_result=False)
@@ -65,7 +71,7 @@ def _inspect(
 
 def settings(config: Pipeline) -> dict[str, Any]:
     """What MLflow shows of a configuration: the settings that results depend on."""
-    content: dict[str, Any] = json.loads(mask(config.model_dump_json(exclude=_ELSEWHERE)))
+    content: dict[str, Any] = json.loads(mask(config.model_dump_json(exclude=_NOT_SHOWN)))
     return content
 
 

@@ -54,7 +54,7 @@ def _importers(package: str, imported: str) -> set[str]:
         ("tasks", "flows", set()),
         ("tasks", "prefect", {"tasks/execution/execute.py"}),
         ("tasks", "mlflow", {"tasks/execution/tracking.py"}),
-        ("flows", "mlflow", {"flows/server/mlflow_child.py"}),
+        ("flows", "mlflow", {"flows/server/child.py"}),
         ("flows", "torch", set()),  # the command's own process: workers load it
     ],
 )

@@ -1,4 +1,4 @@
-"""Run a flow from a terminal: server up, screen on, flow through, everything down."""
+"""Run a flow from a terminal, with a Prefect server and a live screen for as long as it runs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import importlib
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any
 
 from rich.console import Console
 
@@ -17,11 +17,6 @@ from flows.running.progress import Tally, Terminal
 from flows.server.prefect_server import embedded_server, server_home
 from lensllm.core.errors import DiskFullError, LensError
 from lensllm.store.artifacts import Store
-
-if TYPE_CHECKING:
-    from prefect.task_runners import ThreadPoolTaskRunner
-
-T = TypeVar("T")
 
 # For the server's and MLflow's databases and a few small cells; they fail in obscure ways without.
 _LEAST_SPACE_BYTES = 100_000_000
@@ -32,24 +27,21 @@ _NEEDED_LATER = ("tasks.planning.plan", "lensllm.report.page", "mlflow.tracking.
 
 
 def launch(
-    start: Callable[[ThreadPoolTaskRunner], T], slots: int, store: Store, console: Console
-) -> tuple[T, Tally]:
-    """Run the flow that ``start`` calls, under the user's Prefect server or an embedded one.
-
-    ``start`` is given the flow's task runner: as many threads as slots, so that a task that runs in
-    the pages is one that really runs.
+    name: str, arguments: Sequence[Any], slots: int, store: Store, console: Console
+) -> tuple[Any, Tally]:
+    """Run the flow ``name`` of ``flows/<name>.py``, under the user's Prefect server or an embedded
+    one; return the flow's result and the counts of its steps.
     """
     store.require_space(_LEAST_SPACE_BYTES)
     with (
         console.status("starting the Prefect server …") as waiting,
         embedded_server(server_home(store), while_starting=_import_ahead) as server,
     ):
-        # Not at the top: it takes a second, and here the other thread has done it.
+        # Not at the top: the imports take a second, and here the other thread has done them.
         from prefect import tags
-        from prefect.task_runners import ThreadPoolTaskRunner
 
-        from flows.running.ending import observers
-        from flows.server.zombies import mark_zombies, tags_of_this_process
+        from flows.running.ending import observers, task_runner
+        from flows.server.runs import mark_zombies, tags_of_this_process
 
         _quiet_console()
         mark_zombies()
@@ -57,23 +49,24 @@ def launch(
         console.print(
             f"Prefect UI while this runs: {page_address(server, console)}", soft_wrap=True
         )
+        flow = getattr(importlib.import_module(f"flows.{name}"), name)
         with Terminal(console, slots) as terminal:
             observers.set((terminal,))
-            with tags(*tags_of_this_process()), _explained(store):
-                outcome = start(ThreadPoolTaskRunner(max_workers=slots))
-    return outcome, terminal.tally
+            with tags(*tags_of_this_process()), _full_disk_explained(store):
+                result = flow.with_options(task_runner=task_runner(slots))(*arguments)
+    return result, terminal.tally
 
 
 def _import_ahead() -> None:
-    """Load what the flow will need while the server starts: seconds, on a second core."""
+    """Import the flow's modules while the server starts: seconds, on a second core."""
     for name in _NEEDED_LATER:
-        with suppress(Exception):  # whoever needs it will say so
+        with suppress(Exception):  # the flow's own import raises it again
             importlib.import_module(name)
 
 
 @contextmanager
-def _explained(store: Store) -> Iterator[None]:
-    """On a full disk Prefect's server fails as well, and what it says tells nobody why."""
+def _full_disk_explained(store: Store) -> Iterator[None]:
+    """Raise ``DiskFullError`` for a failure on a full disk: Prefect's errors do not name it."""
     try:
         yield
     except LensError:
@@ -87,15 +80,16 @@ def _explained(store: Store) -> Iterator[None]:
         ) from error
 
 
-class _Aloud(logging.Handler):
-    """Our own warnings on standard error: Prefect takes the root logger, and we silence it."""
+class _StandardError(logging.Handler):
+    """Handler of our own warnings: Prefect takes the root logger, which is silenced here."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr, flush=True)  # looked up now: a live screen's
 
 
 def _quiet_console() -> None:
-    """Prefect prints a traceback for what we say in a sentence; its pages still show it."""
+    """Keep Prefect's tracebacks off the console: errors are said in a sentence, and its pages show
+    the tracebacks."""
     from prefect.logging.handlers import PrefectConsoleHandler
 
     for name in (None, "prefect"):
@@ -105,4 +99,4 @@ def _quiet_console() -> None:
     ours = logging.getLogger("lensllm")
     ours.propagate = False
     if not ours.handlers:
-        ours.addHandler(_Aloud(logging.WARNING))
+        ours.addHandler(_StandardError(logging.WARNING))

@@ -1,8 +1,9 @@
 """The command line: ``lensllm plan|run|ablate|replay|status|report|ui|deploy|serve|verify|gc``.
 
-Every command has ``--help`` with an example and, but for those that serve, ``--json`` for machines.
-A mistake the user can mend is one sentence and exit code 2; cells that failed while others went on,
-exit code 1; an interruption, 130.
+Every command has ``--help`` with an example, and all but those that serve have ``--json``.
+
+Exit codes: 0; 1 if cells failed while others went on; 2 with one sentence for a mistake that the
+user can mend; 130 after an interruption.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import os
 import shlex
 import sys
 import threading
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,14 +32,14 @@ from lensllm.core.secrets import mask
 from lensllm.store.artifacts import Store
 
 if TYPE_CHECKING:
-    from prefect.task_runners import ThreadPoolTaskRunner
+    from flows.running.progress import Tally
 
-    from flows.cli.ablation import Ablated
-    from flows.running.ending import Outcome
+FILE = Path("pipelines.yaml")
+ARTIFACTS = Path("artifacts")
+_DECIDE, _WATCH, _SCHEDULE, _MAINTAIN = "Decide", "Watch", "Schedule", "Maintain"  # help's groups
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Decide which pretrained language model to fine-tune on your data.",
@@ -47,9 +49,25 @@ _width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 110
 out = SafeConsole(highlight=False, width=_width)
 err = SafeConsole(stderr=True, highlight=False)
 
-Name = Annotated[str, typer.Argument(help="A pipeline of the configuration file.")]
+
+def _pipelines(context: typer.Context) -> list[str]:
+    """Pipelines of the configuration file, for the shell to complete; none if it has an error."""
+    with suppress(LensError):
+        return configfile.names(Path(context.params.get("file") or FILE))
+    return []
+
+
+Name = Annotated[
+    str,
+    typer.Argument(help="A pipeline of the configuration file.", autocompletion=_pipelines),
+]
 Names = Annotated[
-    list[str], typer.Argument(help="Pipelines; none: all that have a schedule.", show_default=False)
+    list[str],
+    typer.Argument(
+        help="Pipelines; none: all that have a schedule.",
+        show_default=False,
+        autocompletion=_pipelines,
+    ),
 ]
 File = Annotated[Path, typer.Option("--file", "-f", help="Configuration file.")]
 Artifacts = Annotated[Path, typer.Option(envvar="LENSLLM_ARTIFACTS", help="Folder of all results.")]
@@ -57,9 +75,6 @@ Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a setting.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-
-FILE = Path("pipelines.yaml")
-ARTIFACTS = Path("artifacts")
 
 _in_use = ExitStack()  # leases that a command holds until it ends
 
@@ -80,11 +95,11 @@ def _common(
         typer.Option("--version", callback=_say_version, is_eager=True, help="Print it and exit."),
     ] = False,
 ) -> None:
-    """What holds for all commands."""
+    """Release the command's leases when it ends."""
     context.with_resource(_in_use)
 
 
-@app.command()
+@app.command(rich_help_panel=_DECIDE)
 def plan(
     name: Name,
     file: File = FILE,
@@ -120,7 +135,7 @@ def plan(
     _print(as_json, lambda: machine, lambda: screens.plan(name, forecast, seen))
 
 
-@app.command()
+@app.command(rich_help_panel=_DECIDE)
 def run(
     name: Name,
     file: File = FILE,
@@ -135,24 +150,18 @@ def run(
     settings, store = _open(file, name, overrides, artifacts)
     with interruptible(err):
         from flows.cli import screens
-        from flows.cli.launch import launch
         from flows.cli.summary import summarise
         from flows.running.slots import slots_of
 
-        def start(runner: ThreadPoolTaskRunner) -> Outcome:
-            from flows.rank import rank
-
-            flow = rank.with_options(task_runner=runner)
-            return flow(name, str(file.absolute()), str(store.root), overrides)
-
-        console = err if as_json else out
-        outcome, tally = launch(start, slots_of(settings.engine)[0], store, console)
+        arguments = (name, str(file.absolute()), str(store.root), overrides)
+        slots = slots_of(settings.engine)[0]
+        outcome, tally = _launch("rank", arguments, slots, store, as_json)
         summary = summarise(outcome, store, tally)
         _print(as_json, lambda: summary.as_dict, lambda: screens.ranking(summary, out.width))
     raise typer.Exit(1 if outcome.failures else 0)
 
 
-@app.command()
+@app.command(rich_help_panel=_DECIDE)
 def ablate(
     name: Name,
     over: Annotated[
@@ -185,24 +194,16 @@ def ablate(
         machine = {**vars(effort), "expected_minutes": minutes, "slots": slots}
         _print(as_json, lambda: machine, lambda: f"{effort}, about {minutes:.1f} minutes")
         return
-    console = err if as_json else out
-    console.print(f"{effort}.")
+    (err if as_json else out).print(f"{effort}.")
     with interruptible(err):
-        from flows.cli.launch import launch
-
-        def start(runner: ThreadPoolTaskRunner) -> Ablated:
-            from flows.ablate import ablate as flow
-
-            named = flow.with_options(task_runner=runner)
-            return named(name, str(file.absolute()), str(store.root), over, overrides)
-
-        done, tally = launch(start, slots, store, console)
+        arguments = (name, str(file.absolute()), str(store.root), over, overrides)
+        done, tally = _launch("ablate", arguments, slots, store, as_json)
         summary = ablation.summarise(done, store, tally)
         _print(as_json, lambda: summary.as_dict, lambda: ablation.screen(summary, out.width))
     raise typer.Exit(1 if done.failures else 0)
 
 
-@app.command()
+@app.command(rich_help_panel=_DECIDE)
 def replay(
     table: Annotated[str, typer.Argument(help="flan, gigaword, or a .csv, .tsv, .parquet file.")],
     budget: Annotated[
@@ -248,28 +249,20 @@ def replay(
         }
     )
     store = _hold(_store(artifacts))
-    from tasks.planning.replay import check
+    from tasks.planning.replay import check, name_of
 
     check(settings, store)
     with interruptible(err):
         from flows.cli import screens
-        from flows.cli.launch import launch
         from flows.cli.summary import summarise
 
-        def start(runner: ThreadPoolTaskRunner) -> Outcome:
-            from flows.replay import replay as flow
-            from tasks.planning.replay import name_of
-
-            named = flow.with_options(task_runner=runner)
-            return named(name_of(settings), settings.model_dump(mode="json"), str(store.root))
-
-        console = err if as_json else out
-        outcome, tally = launch(start, 1, store, console)
+        arguments = (name_of(settings), settings.model_dump(mode="json"), str(store.root))
+        outcome, tally = _launch("replay", arguments, 1, store, as_json)
         summary = summarise(outcome, store, tally)
         _print(as_json, lambda: summary.as_replay, lambda: screens.ranking(summary, out.width))
 
 
-@app.command()
+@app.command(rich_help_panel=_WATCH)
 def status(
     name: Name,
     file: File = FILE,
@@ -291,7 +284,7 @@ def status(
     _print(as_json, lambda: cells.as_dict, lambda: states.screen(name, cells, out.width))
 
 
-@app.command()
+@app.command(rich_help_panel=_DECIDE)
 def report(
     name: Name,
     file: File = FILE,
@@ -311,7 +304,7 @@ def report(
     _print(as_json, lambda: summary.as_dict, lambda: screens.ranking(summary, out.width))
 
 
-@app.command()
+@app.command(rich_help_panel=_WATCH)
 def ui(
     artifacts: Artifacts = ARTIFACTS,
     prefect_port: Annotated[int | None, typer.Option(help="Default: a free port.")] = None,
@@ -330,7 +323,7 @@ def ui(
     serve(artifacts, prefect_port, mlflow_port)
 
 
-@app.command()
+@app.command(rich_help_panel=_SCHEDULE)
 def deploy(
     names: Names = [],  # noqa: B006
     file: File = FILE,
@@ -370,7 +363,7 @@ def deploy(
     _print(as_json, lambda: machine, lambda: "\n".join(map(escape, lines)))
 
 
-@app.command()
+@app.command(rich_help_panel=_SCHEDULE)
 def serve(
     names: Names = [],  # noqa: B006
     file: File = FILE,
@@ -390,7 +383,7 @@ def serve(
     start(found, store, out, prefect_port)
 
 
-@app.command()
+@app.command(rich_help_panel=_MAINTAIN)
 def verify(
     artifacts: Artifacts = ARTIFACTS,
     repair: Annotated[
@@ -413,7 +406,7 @@ def verify(
     raise typer.Exit(1 if found.damaged and not repair else 0)
 
 
-@app.command()
+@app.command(rich_help_panel=_MAINTAIN)
 def gc(
     files: Annotated[
         list[Path], typer.Option("--file", "-f", help="Configuration file; may be repeated.")
@@ -456,13 +449,23 @@ def _store(artifacts: Path) -> Store:
 
 
 def _hold(store: Store, *, alone: bool = False) -> Store:
-    """Until the command ends nobody deletes from ``store``, or nobody but it uses it."""
+    """Lease ``store`` until the command ends: no other command deletes, or uses it if ``alone``."""
     command = mask(shlex.join(["lensllm", *sys.argv[1:]]))
     _in_use.enter_context(store.alone(command) if alone else store.using(command))
     return store
 
 
-def _print(as_json: bool, machine: Any, person: Any) -> None:
+def _launch(
+    flow: str, arguments: Sequence[Any], slots: int, store: Store, as_json: bool
+) -> tuple[Any, Tally]:
+    """Run a flow; with ``as_json`` its progress goes to standard error."""
+    from flows.cli.launch import launch
+
+    return launch(flow, arguments, slots, store, err if as_json else out)
+
+
+def _print(as_json: bool, machine: Callable[[], Any], person: Callable[[], Any]) -> None:
+    """Print what ``machine`` gives as JSON, or what ``person`` gives as text."""
     if as_json:
         print(json.dumps(machine(), indent=2, allow_nan=False))
     else:
@@ -470,24 +473,24 @@ def _print(as_json: bool, machine: Any, person: Any) -> None:
 
 
 def main() -> None:
-    """The command line as given; always ends in ``SystemExit``."""
+    """Run the command that ``sys.argv`` names; always ends in ``SystemExit``."""
     try:
-        app()
+        app(prog_name="lensllm")
     except LensError as error:
         err.print(f"[bold red]error:[/bold red] {escape(mask(str(error)))}", soft_wrap=True)
         sys.exit(2)
 
 
 def script() -> None:
-    """Entry point of the console script: ``main`` in a process that nobody else needs."""
+    """Entry point of the console script: ``main`` in a process that has no other work."""
     try:
         main()
     except SystemExit as end:
         others = [t for t in threading.enumerate() if t is not threading.main_thread()]
-        done = end.code in (None, 0) and all(thread.daemon for thread in others)
-        if done:
+        is_done = end.code in (None, 0) and all(thread.daemon for thread in others)
+        if is_done:
             atexit._run_exitfuncs()
-        if done or end.code == INTERRUPTED:
+        if is_done or end.code == INTERRUPTED:
             # Taking a million objects apart would last longer than a second, and a thread that an
             # interruption leaves in the middle of an import or a request may abort the process.
             sys.stdout.flush()

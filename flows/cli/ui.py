@@ -1,4 +1,4 @@
-"""Both web pages, Prefect's and MLflow's, on this machine's loopback until Ctrl-C."""
+"""``lensllm ui``: Prefect's and MLflow's pages on this machine's loopback until Ctrl-C."""
 
 import os
 import subprocess
@@ -8,16 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows.server.access import entry_link, new_secret
+from flows.server.access import MLFLOW_SECRET, entry_link, new_secret
 from flows.server.environment import prefect_home
-from flows.server.mlflow_child import SECRET
-from flows.server.prefect_server import (
-    ServerError,
-    embedded_server,
-    last_line,
-    listener,
-    wait_until_up,
-)
+from flows.server.loopback import last_line, listener, wait_until_up
+from flows.server.prefect_server import ServerError, embedded_server
 from lensllm.core.processes import started
 
 
@@ -58,14 +52,14 @@ def serve(artifacts: Path, prefect_port: int | None = None, mlflow_port: int | N
 def _mlflow(
     artifacts: Path, port: int | None, secret: str
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """MLflow's page as a child that is starting up: its address and process."""
+    """Start MLflow's page as a child; yield its address and process before it is up."""
     bound = listener(port)
     host, port = bound.getsockname()
     arguments = (str(bound.fileno()), str(os.getpid()), artifacts / "mlflow.db")
     with bound, (artifacts / "mlflow.log").open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "flows.server.mlflow_child", *arguments],
-            env={**os.environ, SECRET: secret},
+            [sys.executable, "-P", "-m", "flows.server.child", "mlflow", *arguments],
+            env={**os.environ, MLFLOW_SECRET: secret},
             pass_fds=[bound.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=log,

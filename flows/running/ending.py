@@ -9,17 +9,18 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prefect.context import TagsContext
 from prefect.futures import PrefectFuture
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from threadpoolctl import threadpool_limits
 
-import flows.server.stored_results  # noqa: F401 (for what its import does)
 from flows.running.journal import Journal
 from flows.running.progress import Terminal
 from flows.running.slots import slots_of, workers_for
 from flows.running.ui_artifacts import ProgressArtifact, show_conclusion
+from flows.server.runs import refuse_stored_results
 from lensllm.config.sections import Engine, Tracking
 from lensllm.core.errors import LensError
 from lensllm.store.artifacts import Ref, Store
@@ -29,8 +30,15 @@ from tasks.execution.execute import Observer, Run, run_steps
 from tasks.execution.projection import MlflowProjection
 from tasks.planning.plan import Conclusion
 
+refuse_stored_results()  # in every process that runs a flow, before it begins
+
 # Who watches the run in this process, e.g. the terminal. Not a parameter: parameters are text.
 observers: ContextVar[Sequence[Observer]] = ContextVar("observers", default=())
+
+
+def task_runner(slots: int) -> TaskRunner[PrefectFuture[Any]]:
+    """Threads for a flow's tasks, as many as slots: a task that the pages show as running runs."""
+    return cast(TaskRunner[PrefectFuture[Any]], ThreadPoolTaskRunner(max_workers=slots))
 
 
 @dataclass(frozen=True)

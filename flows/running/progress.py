@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -27,8 +28,8 @@ class Tally:
     computed: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)  # for want of something that failed
-    seconds: Counter[str] = field(default_factory=Counter)  # spent computing, by stage
-    work: Counter[str] = field(default_factory=Counter)  # weights of what was computed, by stage
+    seconds: defaultdict[str, float] = field(default_factory=partial(defaultdict, float))
+    work: defaultdict[str, float] = field(default_factory=partial(defaultdict, float))
 
     def plan(self, steps: Sequence[Step]) -> None:
         """Steps that are to come."""

@@ -13,18 +13,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect import flow, get_client, tags
+from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Completed, Failed, State
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.states import Completed, Failed
 from rich.console import Console
 
 from flows.rank import rank
-from flows.running.ending import Outcome, observers, reports
+from flows.running.ending import Outcome, observers, reports, task_runner
 from flows.running.progress import Tally, Terminal
 from flows.running.slots import slots_of
 from flows.schedules.deploy import altered_fields
-from flows.server.zombies import mark_zombies, tags_of_this_process
+from flows.server.runs import mark_zombies, tags_of_this_process
 from lensllm.config import configfile
 from lensllm.core.processes import die_with_parent
 from lensllm.store.artifacts import Store
@@ -52,7 +52,7 @@ def rerun(pipeline: str, file: str, artifacts: str) -> State[None]:
     before = _shown(store, pipeline)
     with Terminal(Console(width=_WIDTH, highlight=False), slots) as terminal:
         observers.set((terminal,))
-        main = rank.with_options(task_runner=ThreadPoolTaskRunner(max_workers=slots))
+        main = rank.with_options(task_runner=task_runner(slots))
         with tags(*tags_of_this_process()):
             outcome = main(pipeline, file, artifacts)
     state = ended(outcome, terminal.tally, before, _shown(store, pipeline))
@@ -61,7 +61,7 @@ def rerun(pipeline: str, file: str, artifacts: str) -> State[None]:
 
 
 # The function has a name of its own, by which ``lensllm serve`` passes it on to its processes.
-scheduled = flow(rerun, name="scheduled", flow_run_name="{pipeline}", persist_result=False)
+scheduled = flow(name="scheduled", flow_run_name="{pipeline}", persist_result=False)(rerun)
 
 
 def _refusal(given: dict[str, str], registered: dict[str, dict[str, str]]) -> str:

@@ -50,7 +50,7 @@ def serve(
         embedded_server(home, port) as server,
     ):
         from flows.schedules.scheduled import REGISTERED, SERVER_PROCESS
-        from flows.server.zombies import mark_zombies
+        from flows.server.runs import mark_zombies
 
         mark_zombies()
         remove_others(found)
@@ -91,10 +91,10 @@ async def _forget_unfinished(deployment: UUID) -> None:
         FlowRunFilterState,
         FlowRunFilterStateType,
     )
-    from prefect.client.schemas.objects import StateType
+    from prefect.client.schemas.objects import State, StateType
     from prefect.states import Cancelled
 
-    from flows.server.zombies import names_process
+    from flows.server.runs import has_process
 
     unfinished = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
     left = FlowRunFilter(
@@ -106,8 +106,8 @@ async def _forget_unfinished(deployment: UUID) -> None:
             flow_run_filter=left,
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
         ):
-            if not names_process(run.tags):
-                state = Cancelled(message="lensllm serve was stopped before it began.")
+            if not has_process(run.tags):
+                state: State[None] = Cancelled(message="lensllm serve was stopped before it began.")
                 await client.set_flow_run_state(run.id, state, force=True)
 
 

@@ -1,7 +1,7 @@
-"""Access to a server on loopback: for its own pages and for whoever holds its secret.
+"""Access control for a server on loopback: its own pages and holders of its secret are let in.
 
-Prefect's and MLflow's servers believe whoever reaches them, and 127.0.0.1 is reached by every web
-page that a browser of this machine shows and by every other user. ``AccessControl`` stands before
+Prefect's and MLflow's servers serve every request that reaches them, and every web page in a
+browser of this machine and every other user can reach 127.0.0.1. ``AccessControl`` stands before
 such a server and refuses
 
 - a Host header that is no loopback name with the server's port: a name that was rebound to
@@ -27,6 +27,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
+
+MLFLOW_SECRET = "LENSLLM_MLFLOW_SECRET"  # environment variable with the secret of MLflow's page
 
 _USER = "lensllm"
 _ENTRY = "/open/"
@@ -62,7 +64,7 @@ def entry_link(page: str, secret: str, process: int) -> str:
 
 
 class AccessControl:
-    """ASGI middleware that lets in what the module's text says and refuses the rest.
+    """ASGI middleware that refuses what the module's text lists and passes the rest on.
 
     Args:
         app: the server.
@@ -112,7 +114,7 @@ class AccessControl:
         )
 
     def _answer(self, headers: Headers, method: str, path: str) -> Response | None:
-        """The answer in the server's place; None: the request is let in."""
+        """The response in the server's place; None to pass the request on."""
         if method == "GET" and path in self._open_paths:
             return None
         if method == "GET" and path.startswith(_ENTRY) and path != _ENTRY:
@@ -126,7 +128,7 @@ class AccessControl:
     def _entry(self, ticket: str) -> Response:
         """The page that hands the secret to the browser, the first time it is asked for."""
         number, _, signature = ticket.partition(".")
-        # Of this process: another one of the same secret would not know which links were used.
+        # Signed for this process: its successor with the same secret would not know the used links.
         expected = _signature(self._secret, os.getpid(), number)
         if number in self._used or not hmac.compare_digest(signature.encode(), expected.encode()):
             return HTMLResponse(_USED, 403)
@@ -149,7 +151,7 @@ def _crosses_sites(headers: Headers, scope: Scope) -> bool:
 
 
 def _guarded(send: Send) -> Send:
-    """``send`` with the headers that keep a page out of others' frames and its address private."""
+    """Wrap ``send`` with headers that forbid other sites' frames and keep the address private."""
 
     async def guarded(message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -1,7 +1,7 @@
-"""What Prefect, MLflow and the model libraries are told before they are imported.
+"""Settings of Prefect, MLflow and the model libraries, for the environment before their import.
 
-They read the environment once, at import: so call ``prepare`` before the first ``import prefect``
-or ``import mlflow``. Whatever the user has set stays. Importing this module imports none of them.
+They read the environment once, at import: call ``prepare`` before the first ``import prefect`` or
+``import mlflow``. Variables that the user has set stay. Importing this module imports none of them.
 """
 
 import os
@@ -36,7 +36,7 @@ def settings(artifacts: Path) -> dict[str, str]:
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
         # The console is ours; states still reach the web page, which does not read logs for them.
         "PREFECT_LOGGING_LEVEL": "WARNING",
-        # While a server is away each event that could not be sent would be told, a page long.
+        # While a server is away each event that could not be sent would be logged, a page long.
         "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         # With a tracking server it would print addresses into --json.
@@ -44,7 +44,7 @@ def settings(artifacts: Path) -> dict[str, str]:
         # A tracking server that does not answer costs seconds, not the default's minutes.
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-        # Nobody is told who runs what.
+        # No telemetry.
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
@@ -60,8 +60,8 @@ def settings(artifacts: Path) -> dict[str, str]:
 
 
 def restrict(artifacts: Path) -> None:
-    """Let nobody else read what this process and its children write, unless others may write into
-    the folder ``artifacts``: then its group may, which is how people share one."""
+    """Keep what this process and its children write to this user, or to the group of ``artifacts``
+    if the group may write there, which is how people share a folder."""
     shared = artifacts.is_dir() and artifacts.stat().st_mode & stat.S_IWGRP
     os.umask(0o007 if shared else 0o077)
 

@@ -2,7 +2,7 @@
 
 Prefect by itself would start one server PER PROCESS (15 s, 225 MB each, left behind by
 ``kill -9``). Here the first command starts one child, later ones find and share it, and the last
-to end takes it down (``flows.server.server_child``). The files in ``home``:
+to end takes it down (``flows.server.child``). The files in ``home``:
 
     server.turn   locked while a command looks for the server and, if there is none, starts it
     server.users  locked, shared, by every command that uses the server
@@ -26,26 +26,30 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote, urlsplit
 
-from flows.server import recorder
 from flows.server.access import entry_link, new_secret
 from flows.server.environment import prefect_home
+from flows.server.loopback import (
+    RECORDER_SETTINGS,
+    WRITE_TIMEOUT_SECONDS,
+    last_line,
+    listener,
+    wait_until_up,
+    wait_until_written,
+)
 from lensllm.core import locks
 from lensllm.core.errors import ConfigError, LensError
 from lensllm.core.processes import alive, started
 from lensllm.core.sqlite import set_damaged_aside
 from lensllm.store.artifacts import Store
 
-_START_SECONDS = 180.0  # 4-8 s on an idle machine; the first start also builds the database
 _STOP_SECONDS = 15.0
-_LOOK_SECONDS = 1.0  # how late a server's death may be noticed
+_WATCH_INTERVAL_SECONDS = 1.0  # how late a server's death may be noticed
 _HANDOVER_SECONDS = 10.0  # within which the command that holds the port starts a dead server again
-_STARTS = 3  # of a server that is killed while it starts
-_QUEUE = 2048  # connections that wait for a server that is being started
+_MOST_STARTS = 3  # of a server that is killed while it starts
 
 log = logging.getLogger("lensllm.server")
 
@@ -101,28 +105,28 @@ def embedded_server(
     meanwhile = threading.Thread(target=while_starting or (lambda: None), daemon=True)
     meanwhile.start()
     with (home / "server.users").open("a") as users:
-        kept = _KeptServer(home, users, port)
+        share = _ServerShare(home, users, port)
         try:
             # Two threads that import the same packages find them half initialised.
             meanwhile.join()
-            with kept, _announced(kept.server):
-                yield kept.server
+            with share, _in_environment(share.server):
+                yield share.server
         finally:
-            kept.leave()
+            share.release()
 
 
-class _KeptServer:
-    """Our share of the server of ``home``; within the context one that dies is started again.
+class _ServerShare:
+    """This command's share of the server of ``home``; in the context a dead server is restarted.
 
-    Prefect asks its server before each cell: a run without it would crawl. What the server was told
-    and had not written is lost; the next command marks such task runs as crashed. The command that
-    started it keeps the listening socket, so whoever connects meanwhile waits instead of failing,
-    and nobody else can take the port.
+    Prefect asks its server before each cell: a run without it would crawl. Events that the dead
+    server had not written are lost; the next command marks such task runs as crashed. The command
+    that started the server keeps the listening socket: clients that connect meanwhile wait instead
+    of failing, and no other process can take the port.
     """
 
     def __init__(self, home: Path, users: IO[str], port: int | None) -> None:
         self._home, self._users, self._port = home, users, port
-        self._socket: socket.socket | None = None  # where we started the server
+        self._socket: socket.socket | None = None  # of a server that this command started
         self._child: subprocess.Popen[bytes] | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="lensllm-server", daemon=True)
@@ -136,7 +140,7 @@ class _KeptServer:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._over.wait(_LOOK_SECONDS):
+        while not self._over.wait(_WATCH_INTERVAL_SECONDS):
             if alive(self.server.pid, self.server.start):
                 continue
             if self._child is not None:
@@ -154,11 +158,11 @@ class _KeptServer:
                 return
 
     def _find_or_start(self, dead: Server | None) -> Server:
-        """The server of ``home``; whichever of the commands comes first starts it.
+        """Return the server of ``home``; the first of the commands that ask starts it.
 
-        One that died while commands use it, as ``dead``, comes back at its address and with its
-        secret, which these know. Its port is with the command that started it, if that lives, and
-        so that command is waited for.
+        A server that died while commands use it, as ``dead``, comes back at its address and with
+        its secret, which these commands hold. Its port belongs to the command that started it, so
+        that command is waited for while it lives.
         """
         deadline = time.monotonic() + _HANDOVER_SECONDS
         while True:
@@ -175,11 +179,11 @@ class _KeptServer:
                 except ConfigError:
                     if dead is None or time.monotonic() > deadline:
                         raise
-            if self._over.wait(_LOOK_SECONDS):
+            if self._over.wait(_WATCH_INTERVAL_SECONDS):
                 return dead
 
     def _used_by_others(self) -> Server | None:
-        """The server that is noted, if another command uses it; None: it is nobody's any more."""
+        """The server that is noted, if another command uses it; else None."""
         try:
             locks.take(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -189,9 +193,9 @@ class _KeptServer:
         return None
 
     def _start(self, secret: str) -> Server:
-        """Start a server; one that is killed meanwhile is started again."""
+        """Start a server, again if it is killed meanwhile. Raises ``ServerError``."""
         assert self._socket is not None
-        for _ in range(_STARTS):
+        for _ in range(_MOST_STARTS):
             if self._child is not None:
                 log.warning("The Prefect server is gone; another one is started in its place.")
             self._child = _start(self._home, self._socket, secret)
@@ -205,9 +209,9 @@ class _KeptServer:
             f"The Prefect server did not start; {last_line(self._home / 'server.log')}"
         )
 
-    def leave(self) -> None:
-        """Give up our share. The last one waits for the records and, if it started the server, sees
-        it off; if another command is the last one, the server notices by itself."""
+    def release(self) -> None:
+        """Give up the share. The last command waits until all is written and, if it started the
+        server, ends it; a server of another command notices by itself that it is unused."""
         try:
             locks.take(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -216,7 +220,7 @@ class _KeptServer:
             if self._socket is not None:
                 self._socket.close()
         if alive(self.server.pid, self.server.start):
-            recorder.wait_until_written(self.server.url, self.server.secret)
+            wait_until_written(self.server.url, self.server.secret)
         if self._child is not None:
             self._child.terminate()
             try:
@@ -227,8 +231,8 @@ class _KeptServer:
 
 
 def server_home(store: Store) -> Path:
-    """Where the server of an artifacts folder keeps its files: in it; where that has no locks,
-    which the server and its database need, in this machine's temporary folder."""
+    """The folder of an artifacts folder's server: in it, or in this machine's temporary folder if
+    it has no locks, which the server and its database need."""
     if store.lockable:
         return prefect_home(store.root)
     folder = Path(tempfile.gettempdir()) / f"lensllm-{os.getuid()}"
@@ -248,8 +252,8 @@ def _require_private(folder: Path) -> None:
 
 
 def reports_address(artifacts: Path, file: Path) -> str | None:
-    """Where the embedded server shows a file of ``artifacts/reports``, on whatever port it is: a
-    link from one of its own pages. None when another server is used."""
+    """A link for pages of the embedded server to a file of ``artifacts/reports``, without host and
+    port. None if another server is used."""
     try:
         noted = json.loads((prefect_home(artifacts) / "server.json").read_text())["url"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -259,53 +263,8 @@ def reports_address(artifacts: Path, file: Path) -> str | None:
     return quote(f"/reports/{file.relative_to(artifacts / 'reports').as_posix()}")
 
 
-def listener(port: int | None) -> socket.socket:
-    """A socket that listens at a loopback port, to be handed to the process that will answer there.
-
-    Nobody can take the port in between, and a port in use is known at once.
-    """
-    bound = socket.socket()
-    if port:  # one that was in use a moment ago will do; a free one must be free for certain
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind(("127.0.0.1", port or 0))
-    except OSError as error:
-        bound.close()
-        raise ConfigError(
-            f"Port {port} of 127.0.0.1 cannot be used ({error.strerror}): "
-            "choose another one, or leave it out to get a free one."
-        ) from error
-    bound.listen(_QUEUE)  # before the next line, with which somebody else could do so
-    # Its connections inherit this: a dead server's do not keep its successor from the port.
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    return bound
-
-
-def answers(url: str) -> bool:
-    """Whether a GET of ``url`` gives 200. Asked directly: a proxy has no business on loopback."""
-    parts = urlsplit(url)
-    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=2)
-    try:
-        connection.request("GET", parts.path or "/")
-        return connection.getresponse().status == 200
-    except (OSError, HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
-def wait_until_up(url: str, pid: int, start: float) -> bool:
-    """Whether ``url`` answers before its process dies or the time is up."""
-    deadline = time.monotonic() + _START_SECONDS
-    while alive(pid, start) and time.monotonic() < deadline:
-        if answers(url):
-            return True
-        time.sleep(0.05)
-    return False
-
-
 def _noted(home: Path) -> Server | None:
-    """The server noted in ``home``, whether it lives or not."""
+    """The server noted in ``home``, alive or dead; None without a readable note."""
     try:
         server = Server(**json.loads((home / "server.json").read_text()))
     except (OSError, ValueError, TypeError):
@@ -314,7 +273,7 @@ def _noted(home: Path) -> Server | None:
 
 
 def _running(home: Path) -> Server | None:
-    """The server noted in ``home``, once it answers; None if there is none or it died."""
+    """The server noted in ``home`` once it answers; None without one, or if it is dead."""
     server = _noted(home)
     if server and wait_until_up(f"{server.url}/health", server.pid, server.start):
         return server
@@ -322,16 +281,17 @@ def _running(home: Path) -> Server | None:
 
 
 def _start(home: Path, bound: socket.socket, secret: str) -> subprocess.Popen[bytes]:
-    """Start the child and note it at once: whoever comes next, even if we die now, finds it."""
+    """Start the child and note it at once: the next command finds it, even if this one dies now."""
     host, port = bound.getsockname()
     set_damaged_aside(home / "prefect.db")
     with (home / "server.log").open("ab") as log:
         child = subprocess.Popen(
             [
                 sys.executable,
-                "-P",  # no file beside the configuration is taken for one of ours
+                "-P",  # the user's folder may hold a ``flows`` of its own
                 "-m",
-                "flows.server.server_child",
+                "flows.server.child",
+                "prefect",
                 str(bound.fileno()),
                 home / "server.users",
             ],
@@ -351,9 +311,9 @@ def _start(home: Path, bound: socket.socket, secret: str) -> subprocess.Popen[by
 
 
 def _environment(home: Path, host: str, port: int, secret: str) -> dict[str, str]:
-    """The child's environment: ours, and what must be so for this server."""
+    """The child's environment: that of this process, and the settings of this server."""
     return (
-        recorder.SETTINGS
+        RECORDER_SETTINGS
         | os.environ
         | {
             "PREFECT_HOME": str(home),
@@ -370,17 +330,10 @@ def _environment(home: Path, host: str, port: int, secret: str) -> dict[str, str
     )
 
 
-def last_line(log: Path) -> str:
-    """For messages: where a child's log is and what it ends with."""
-    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
-    return f"its log {log} ends with: {last}"
-
-
 @contextmanager
-def _announced(server: Server) -> Iterator[None]:
-    """Name the server and its secret in the environment, for Prefect in this process and in those
-    that we start."""
+def _in_environment(server: Server) -> Iterator[None]:
+    """Name the server and its secret in the environment, for Prefect in this process and in its
+    children."""
     names = {"PREFECT_API_URL": server.url, "PREFECT_API_AUTH_STRING": server.secret}
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(names)
@@ -388,7 +341,7 @@ def _announced(server: Server) -> Iterator[None]:
     try:
         yield
     finally:
-        recorder.send_everything()
+        _send_everything()
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
@@ -398,8 +351,19 @@ def _announced(server: Server) -> Iterator[None]:
 
 
 def _reread_settings() -> None:
-    """Prefect reads the environment at its import; if that has begun, have it read once more."""
+    """Have Prefect read the environment once more if its import, which does so, has begun."""
     if "prefect.context" in sys.modules:
         from prefect import context  # waits for another thread that is importing it
 
         context.refresh_global_settings_context()
+
+
+def _send_everything() -> None:
+    """Send the events and log lines that Prefect, if it was used at all, still holds here."""
+    for module, name in (
+        ("prefect.events.worker", "EventsWorker"),
+        ("prefect.logging.handlers", "APILogWorker"),
+    ):
+        if module in sys.modules:
+            logging.getLogger(name).setLevel(logging.ERROR)  # it would count down on the console
+            getattr(sys.modules[module], name).drain_all(timeout=WRITE_TIMEOUT_SECONDS)

@@ -22,7 +22,7 @@ from urllib.request import Request, urlopen
 import pytest
 import yaml
 
-from flows.server.prefect_server import answers
+from flows.server.loopback import answers
 from tests.e2e.conftest import COMMAND, ROOT, environment
 from tests.postgresql import missing, postgresql
 from tests.tasks import project

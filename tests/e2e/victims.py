@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 from mlflow import MlflowClient
 
-from flows.server.prefect_server import answers
+from flows.server.loopback import answers
 from tests.e2e.conftest import ROOT, environment
 from tests.e2e.observe import MARK, wait
 from tests.stress import NAME

@@ -306,3 +306,46 @@ def test_candidates_without_weights_are_not_probed(command, tmp_path: Path):
     assert code == 0
     assert "Not probed, because lensllm run pretrains them first: gpt2-nano-docs" in err
     assert list((tmp_path / "artifacts").glob("*/*/manifest.json")) == []
+
+
+def test_help_groups_the_commands(command):
+    code, said, _ = command("--help")
+    groups = re.findall(r"─ (\w+) ─|^│ ([a-z]+) ", said, re.MULTILINE)
+    assert code == 0
+    assert [name or word for name, word in groups if name != "Options"] == [
+        *("Decide", "plan", "run", "ablate", "replay", "report"),
+        *("Watch", "status", "ui"),
+        *("Schedule", "deploy", "serve"),
+        *("Maintain", "verify", "gc"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "completions"),
+    [
+        ("lensllm run d", ["demo", "docstrings"]),
+        ("lensllm deploy smoke d", ["demo", "docstrings"]),
+        ("lensllm plan --file mine.yaml m", ["mine", "more"]),
+        ("lensllm plan --file nowhere.yaml m", []),
+        ("lensllm plan --file broken.yaml m", []),
+        ("lensllm ve", ["verify"]),
+    ],
+)
+def test_the_shell_completes_commands_and_pipelines(
+    command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, completions: list[str]
+):
+    (tmp_path / "mine.yaml").write_text("pipelines: {mine: {}, more: {}, other: {}}")
+    (tmp_path / "broken.yaml").write_text("pipelines: [")
+    words = re.sub(r"\w+\.yaml", lambda file: str(tmp_path / file[0]), words)
+    monkeypatch.setenv("_LENSLLM_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    code, said, complaints = command()
+    assert (code, said.split(), complaints) == (0, completions, "")
+
+
+def test_completion_can_be_installed(command, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    code, script, _ = command("--show-completion", "bash")
+    assert code == 0
+    assert "_LENSLLM_COMPLETE=complete_bash" in script

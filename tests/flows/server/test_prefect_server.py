@@ -26,7 +26,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from flows.server.access import authorization
-from flows.server.prefect_server import Server, answers, embedded_server, server_home
+from flows.server.loopback import answers
+from flows.server.prefect_server import Server, embedded_server, server_home
 from lensllm.core.errors import ConfigError, LensError
 from lensllm.core.processes import started
 from lensllm.store.artifacts import Store

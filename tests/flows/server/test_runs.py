@@ -14,7 +14,7 @@ _COMMAND = """
 import time
 from prefect import flow, tags, task
 from prefect.cache_policies import NO_CACHE
-from flows.server.zombies import tags_of_this_process
+from flows.server.runs import tags_of_this_process
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def cell(seconds):
@@ -38,7 +38,7 @@ def test_runs_of_a_killed_process_are_set_to_crashed(
         from prefect import flow, tags
         from prefect.client.orchestration import get_client
 
-        from flows.server.zombies import mark_zombies, tags_of_this_process
+        from flows.server.runs import mark_zombies, tags_of_this_process
 
         with subprocess.Popen(
             [sys.executable, "-c", _COMMAND], stdout=subprocess.PIPE, text=True

@@ -1,15 +1,18 @@
-"""Runs that a killed process left behind: Prefect would show them as running for ever.
+"""Runs as the Prefect server has them: whose process each is, and what is not believed of them.
 
-A flow run carries the process it runs in as tags; at the start of a command those of this machine
-whose process is gone are set to Crashed, with their task runs. Import this inside
-``flows.server.prefect_server.embedded_server``: Prefect reads its settings when it is imported.
+A flow run carries its process as tags. At the start of a command the runs of this machine whose
+process is dead are set to Crashed, with their task runs; Prefect would show them as running for
+ever. Import this inside ``flows.server.prefect_server.embedded_server``: Prefect reads its settings
+when it is imported.
 """
 
 import os
 import re
 import socket
+import sys
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from functools import cache
+from typing import Any, NoReturn, TypeVar
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -24,8 +27,10 @@ from prefect.client.schemas.filters import (
     TaskRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
+from prefect.results import ResultStore
 from prefect.states import Crashed
 
+from lensllm.core.errors import LensError
 from lensllm.core.processes import alive, started
 
 T = TypeVar("T")
@@ -34,30 +39,55 @@ _HOST = "lensllm:host="
 _PROCESS = "lensllm:process="  # number and start (processes.started): 4711@1764000000.25
 _PAGE = 200  # the most the server gives in one answer
 _UNFINISHED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+_NOT_LOADED = (
+    "a run's state on the Prefect server names a stored result, and no run of ours stores one: "
+    "it is not loaded, since that would run code; somebody else has set it"
+)
+
+
+def refuse_stored_results() -> None:
+    """Keep Prefect in this process from loading results that a state on its server names.
+
+    Flows of ours pass references and store no result. A state that names one was set by somebody
+    else, and loading it would unpickle a file, that is, run what is in it.
+    """
+    for method in ("_from_metadata", "_read", "_aread"):  # before a block or a file is read
+        assert hasattr(ResultStore, method)
+        setattr(ResultStore, method, _refuse)
+
+
+def _refuse(*_: Any, **__: Any) -> NoReturn:
+    _warn_once()  # Prefect drops the error
+    raise LensError(_NOT_LOADED)
+
+
+@cache  # Prefect asks ten times
+def _warn_once() -> None:
+    print(_NOT_LOADED, file=sys.stderr, flush=True)
 
 
 def tags_of_this_process() -> list[str]:
-    """For the flow runs of this process: ``with prefect.tags(*tags_of_this_process()): …``."""
+    """Tags for the flow runs of this process: ``with prefect.tags(*tags_of_this_process()): …``."""
     return [_host(), f"{_PROCESS}{os.getpid()}@{started(os.getpid()):.2f}"]
 
 
-def names_process(tags: Iterable[str]) -> bool:
-    """Whether a flow run's ``tags`` say in which process it runs: once its flow has begun."""
+def has_process(tags: Iterable[str]) -> bool:
+    """Return whether a flow run's ``tags`` name its process, as they do once its flow has begun."""
     return any(tag.startswith(_PROCESS) for tag in tags)
 
 
 def mark_zombies() -> int:
-    """Set the runs of this machine's dead processes to Crashed; returns how many it set.
+    """Set the runs of this machine's dead processes to Crashed; return their number.
 
-    Two requests when there is nothing to do. Task runs come first, so that after an interruption
-    here their flow run is still found the next time.
+    It takes two requests when there is nothing to do. Task runs come first, so that after an
+    interruption here their flow run is still found the next time.
     """
     with get_client(sync_client=True) as client:
         flow_runs, task_runs = _unfinished_flow_runs(client), _unfinished_task_runs(client)
         tags = {run.id: run.tags for run in flow_runs}
         parents = {run.flow_run_id for run in task_runs if run.flow_run_id} - tags.keys()
-        tags |= _tags_of(client, list(parents))  # flow runs that ended while their tasks did not
-        dead = {run_id for run_id, names in tags.items() if not _lives(names)}
+        tags |= _tags_of(client, list(parents))  # of flow runs that ended before their tasks
+        dead = {run_id for run_id, names in tags.items() if not _is_alive(names)}
         crashed: State[None] = Crashed(message="Its process is gone.")
         dead_tasks = [run.id for run in task_runs if run.flow_run_id in dead]
         dead_flows = [run.id for run in flow_runs if run.id in dead]
@@ -98,7 +128,7 @@ def _tags_of(client: SyncPrefectClient, flow_runs: list[UUID]) -> dict[UUID, lis
 
 
 def _every_page(read: Callable[[int], list[T]]) -> list[T]:
-    """All results of a query that answers with at most ``_PAGE`` from an offset on."""
+    """All results of a query that gives at most ``_PAGE`` of them, from an offset on."""
     results: list[T] = []
     while len(page := read(len(results))) == _PAGE:
         results += page
@@ -109,8 +139,8 @@ def _host() -> str:
     return _HOST + socket.gethostname()
 
 
-def _lives(tags: Iterable[str]) -> bool:
-    """Whether the process named in ``tags`` still runs; True if none is: then we cannot know."""
+def _is_alive(tags: Iterable[str]) -> bool:
+    """Return whether the process named in ``tags`` still runs; True if none is named."""
     for tag in tags:
         if named := re.fullmatch(rf"{_PROCESS}(\d{{1,10}})@(\d{{1,20}}\.\d\d)", tag):
             return alive(int(named[1]), float(named[2]))
