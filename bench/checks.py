@@ -10,7 +10,7 @@ import pandas as pd
 from bench.replay import BUDGETS, TABLES, TARGET, curves_of, truth
 from bench.timing import markdown
 from lensllm.curves.curve import Array, Curves
-from lensllm.diagnostics.checks import Context, transition
+from lensllm.diagnostics.checks import RANKING_CHECKS, RankingEvidence
 from lensllm.laws import rectified
 from lensllm.laws.fit import fits_frame
 from lensllm.laws.linear import Mask
@@ -28,11 +28,13 @@ def own_errors(name: str, predictor: str) -> Array:
 
 
 def fires(known: Curves) -> Mask:
-    """(M,) for whom LENS101 fires, asked one by one: of many it makes one sentence."""
+    """(M,) candidates for whom LENS101 fires, asked one by one: many would be one sentence."""
     fits, nothing = fits_frame([rectified.fit(known)]), pd.DataFrame()
     asked = [fits[fits["candidate"] == name] for name in known.candidates]
-    contexts = (Context(known, TARGET, "nats_per_token", nothing, fit, None) for fit in asked)
-    return np.array([bool(transition.find(context)) for context in contexts])
+    evidence = (
+        RankingEvidence(known, TARGET, "nats_per_token", nothing, fit, None) for fit in asked
+    )
+    return np.array([bool(RANKING_CHECKS["LENS101"].find(one)) for one in evidence])
 
 
 def ratio(errors: Array, fired: Mask) -> float:

@@ -158,7 +158,7 @@ def _checks(summary: Summary) -> Table:
     table.add_column(style="yellow", no_wrap=True)
     table.add_column(overflow="fold")
     for row in summary.findings.itertuples():
-        table.add_row(row.code, escape(_short(check.split(row.message))))
+        table.add_row(row.code, escape(_short(check.fold(row.message))))
     return table
 
 

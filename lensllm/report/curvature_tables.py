@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lensllm.diagnostics.checks.vacuous import vacuous
+from lensllm.diagnostics.checks.curvature import vacuous
 from lensllm.hessian.crossing import REMAINDERS
 from lensllm.report import text
 from lensllm.report.data import ReportData

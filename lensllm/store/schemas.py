@@ -26,6 +26,13 @@ _HELD_OUT_LOSS = (
     ("bits_per_byte", _f),  # total test nats / ln 2 / UTF-8 bytes of the target text
 )
 
+_OUTCOMES = _schema(  # one row per check that was asked
+    ("code", _s),
+    ("title", _s),
+    ("outcome", _s),  # issue | passed | not applicable
+    ("text", _s),  # what to do, what was passed, or why the check does not apply
+)
+
 TABLES: dict[str, pa.Schema] = {
     # --- data ------------------------------------------------------------------------------
     "dataset/examples": _schema(
@@ -88,6 +95,7 @@ TABLES: dict[str, pa.Schema] = {
         ("place", _s),  # of an example to look at; empty where there is none
         ("excerpt", _s),
     ),
+    "inspection/outcomes": _OUTCOMES,
     # --- models ----------------------------------------------------------------------------
     "download/files": _schema(("file", _s), ("bytes", _i)),
     "pretrain/curve": _schema(("step", _i), ("tokens", _i), ("nats_per_token", _f)),
@@ -289,6 +297,7 @@ TABLES: dict[str, pa.Schema] = {
         ("candidate", _s),  # empty: all
         ("message", _s),
     ),
+    "checks/outcomes": _OUTCOMES,
     "law/fits": _schema(
         ("candidate", _s),
         ("law", _s),  # vanilla | rectified | lensllm | lensllm_phase | lensllm_pooled

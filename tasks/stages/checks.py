@@ -1,15 +1,22 @@
 """checks: numbered findings that say how far the ranking is to be trusted.
 
-Key: curves, laws, ranking, a policy's decisions, what is known of the curvature, and what was
-found in the data before. Table: ``findings``.
+Key: curves, laws, ranking, a policy's decisions, the curvature, the findings about the data, and
+the version of every check: a changed check needs no higher version of the stage.
+Tables: ``findings``, ``outcomes``.
 """
 
 from collections.abc import Mapping
 
 import pandas as pd
 
-from lensllm.diagnostics.checks import CHECKS, Context, examine
-from lensllm.diagnostics.checks.data import sentences
+from lensllm.diagnostics.checks import (
+    RANKING_CHECKS,
+    RankingEvidence,
+    check_ranking,
+    outcomes,
+    versions,
+    with_examples,
+)
 from lensllm.store.artifacts import Recipe, Ref, write_table
 from tasks.base.goal import Goal
 from tasks.base.stage import Step, Work
@@ -26,7 +33,7 @@ def step(goal: Goal, upstream: Mapping[str, Ref]) -> Step:
         **goal.curve_params,
         "target": goal.target,
         "predictor": goal.ranking.predictor,
-        "checks": list(CHECKS),
+        "checks": versions(RANKING_CHECKS),
     }
     return Step("checks", Recipe("checks", VERSION, params, upstream), in_worker=False)
 
@@ -39,26 +46,27 @@ def build(work: Work) -> None:
     cells = work.store.table(work.upstream["curve"], "cells")
     tokenizers = dict(cells[["candidate", "tokenizer"]].drop_duplicates().itertuples(index=False))
     decisions = decision.of(work.store, work.upstream)
-    found = examine(
-        Context(
-            curves=curve.read(work),
-            target=params["target"],
-            metric=params["metric"],
-            predictions=predictions[mine & last],
-            fits=work.store.table(work.upstream["law"], "fits"),
-            tokenizers=tokenizers if any(tokenizers.values()) else None,
-            dropped=frozenset(decisions.loc[decisions["dropped"] != "", "candidate"]),
-            budget=params["budget"],
-            **_curvature(work),
-        )
+    evidence = RankingEvidence(
+        curves=curve.read(work),
+        target=params["target"],
+        metric=params["metric"],
+        predictions=predictions[mine & last],
+        fits=work.store.table(work.upstream["law"], "fits"),
+        tokenizers=tokenizers if any(tokenizers.values()) else None,
+        dropped=frozenset(decisions.loc[decisions["dropped"] != "", "candidate"]),
+        budget=params["budget"],
+        **_curvature(work),
     )
-    if looked := work.upstream.get("inspection"):
-        found = pd.concat([sentences(work.store.table(looked, "findings")), found])
+    found, asked = check_ranking(evidence), outcomes(RANKING_CHECKS, evidence)
+    if inspection := work.upstream.get("inspection"):
+        found = pd.concat([with_examples(work.store.table(inspection, "findings")), found])
+        asked = pd.concat([work.store.table(inspection, "outcomes"), asked])
     write_table(work.folder, "checks/findings", found)
+    write_table(work.folder, "checks/outcomes", asked)
 
 
 def _curvature(work: Work) -> dict[str, pd.DataFrame]:
-    """What was measured of it, if anything was."""
+    """The tables about the curvature, where it was measured."""
     if "crossing" not in work.upstream:
         return {}
     return {

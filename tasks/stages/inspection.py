@@ -1,6 +1,7 @@
 """inspection: numbered findings about the data, before anything is trained.
 
-Key: data set, first sample, the candidates' tokens and the budget. Table: ``findings``.
+Key: data set, first sample, the candidates' tokens, the budget, and the version of every check.
+Tables: ``findings``, ``outcomes``.
 """
 
 from collections.abc import Mapping
@@ -9,7 +10,14 @@ from typing import Any
 import pandas as pd
 
 from lensllm.config.sections import Pipeline
-from lensllm.diagnostics.checks.data import CHECKS, Context, examine, sentences
+from lensllm.diagnostics.checks import (
+    DATA_CHECKS,
+    DataEvidence,
+    check_data,
+    outcomes,
+    versions,
+    with_examples,
+)
 from lensllm.store.artifacts import Recipe, Ref, Store, write_table
 from tasks.base.roles import labelled, roles
 from tasks.base.stage import Step, Work
@@ -20,11 +28,11 @@ _TEXTS = ["prompt", "completion", "messages", "file", "number"]
 
 
 def step(config: Pipeline, dataset: Ref, sample: Ref, tokens: Mapping[str, Ref]) -> Step:
-    """``tokens`` by candidate, of those there are."""
+    """The inspection of the data by the ``tokens`` that exist, by candidate."""
     params = {
         "budget": config.sweep.max,
         "max_tokens": config.data.max_tokens,
-        "checks": list(CHECKS),
+        "checks": versions(DATA_CHECKS),
     }
     upstream = {"dataset": dataset, "sample": sample, **roles("tokens", tokens)}
     recipe = Recipe("inspection", VERSION, params, upstream)
@@ -37,17 +45,16 @@ def build(work: Work) -> None:
     examples = store.table(dataset, "examples", _TEXTS).join(roles)
     tokens = labelled(work.upstream, "tokens")
     sizes = {ref: store.table(ref, "examples", _SIZES) for ref in set(tokens.values())}
-    found = examine(
-        Context(
-            examples=examples.fillna({"role": "", "rank": -1}),
-            summary=store.table(dataset, "summary"),
-            tokens={name: sizes[ref] for name, ref in tokens.items()},
-            readings={name: _reading(store, ref) for name, ref in tokens.items()},
-            budget=work.params["budget"],
-            max_tokens=work.params["max_tokens"],
-        )
+    evidence = DataEvidence(
+        examples=examples.fillna({"role": "", "rank": -1}),
+        summary=store.table(dataset, "summary"),
+        tokens={name: sizes[ref] for name, ref in tokens.items()},
+        readings={name: _reading(store, ref) for name, ref in tokens.items()},
+        budget=work.params["budget"],
+        max_tokens=work.params["max_tokens"],
     )
-    write_table(work.folder, "inspection/findings", found)
+    write_table(work.folder, "inspection/findings", check_data(evidence))
+    write_table(work.folder, "inspection/outcomes", outcomes(DATA_CHECKS, evidence))
 
 
 def _reading(store: Store, ref: Ref) -> dict[Any, Any]:
@@ -56,11 +63,11 @@ def _reading(store: Store, ref: Ref) -> dict[Any, Any]:
 
 
 def remark(store: Store, ref: Ref) -> str:
-    """Which checks found something."""
+    """The codes of the checks that found something."""
     return ", ".join(dict.fromkeys(store.table(ref, "findings")["code"]))
 
 
 def findings(store: Store, ref: Ref) -> list[tuple[str, str]]:
     """Codes and sentences for people, each with its example."""
-    table = sentences(store.table(ref, "findings"))
+    table = with_examples(store.table(ref, "findings"))
     return list(zip(table["code"], table["message"], strict=True))

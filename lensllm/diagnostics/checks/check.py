@@ -1,4 +1,9 @@
-"""What a check is: a numbered question to one predictor's predictions and what they rest on."""
+"""The type of every numbered check, of what it finds, and the evidence about a ranking.
+
+A check is a function decorated with ``check`` and one line in the registry of the package's
+``__init__``. It returns issues without their tip, an empty list when the check is passed, and None
+when there is nothing that it applies to.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pandas as pd
 
@@ -16,6 +21,110 @@ from lensllm.store.schemas import empty
 _MOST_SINGLE = 3  # with more candidates one finding lists them all, so that reports stay readable
 _LONG = 300  # characters of a message that is shown whole
 
+Evidence = TypeVar("Evidence")
+
+
+@dataclass(frozen=True)
+class Issue:
+    """An issue that a check found, in words, before the check adds its code and its tip."""
+
+    text: str
+    candidate: str = ""  # "" where the issue is not about one
+    place: str = ""  # of an example to look at, "" where there is none
+    excerpt: str = ""  # of this example
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence with its numbers and its tip, and an example to look at."""
+
+    code: str
+    title: str
+    candidate: str  # "" where the finding is not about one
+    message: str
+    place: str
+    excerpt: str
+
+
+@dataclass(frozen=True)
+class Check(Generic[Evidence]):
+    """A numbered question to evidence, with the four texts that people read.
+
+    Raise ``version`` when the check finds something else, or says it otherwise: the version is in
+    the key of the stage that asks, and no other stage is computed again.
+    """
+
+    code: str
+    title: str  # the issue in a few words
+    tip: str  # what to do; ends every message
+    passed: str
+    not_applicable: str
+    ask: Callable[[Evidence], list[Issue] | None]  # None: the check does not apply
+    version: int = 1
+
+    def find(self, evidence: Evidence) -> list[Finding]:
+        """The findings; none when the check is passed or does not apply."""
+        return [self._finding(issue) for issue in self.ask(evidence) or ()]
+
+    def outcome(self, evidence: Evidence) -> str:
+        """``issue``, ``passed`` or ``not applicable``."""
+        issues = self.ask(evidence)
+        return "not applicable" if issues is None else "issue" if issues else "passed"
+
+    def _finding(self, issue: Issue) -> Finding:
+        message = f"{issue.text}; {self.tip}."
+        return Finding(self.code, self.title, issue.candidate, message, issue.place, issue.excerpt)
+
+
+def check(
+    code: str, title: str, *, tip: str, passed: str, not_applicable: str, version: int = 1
+) -> Callable[[Callable[[Any], list[Issue] | None]], Check[Any]]:
+    """Decorator that makes the check ``code`` of the function that asks."""
+
+    def made(ask: Callable[[Any], list[Issue] | None]) -> Check[Any]:
+        return Check(code, title, tip, passed, not_applicable, ask, version)
+
+    return made
+
+
+def by_candidate(
+    claim: str, details: Mapping[str, str], example: tuple[str, str] = ("", "")
+) -> list[Issue]:
+    """One issue for each candidate of ``details``, or one for all when there are many.
+
+    Args:
+        claim: what holds for these candidates.
+        details: the numbers in words, by candidate.
+        example: place and excerpt of an example to look at.
+    """
+    named = {name: f"{name} ({detail})" for name, detail in details.items()}
+    if len(named) > _MOST_SINGLE:
+        named = {"": f"{len(named)} candidates, {', '.join(named.values())}"}
+    return [Issue(f"{claim}: {words}", name, *example) for name, words in named.items()]
+
+
+@dataclass(frozen=True)
+class Message:
+    """A finding's text for people: ``folded`` is a list of candidates too long to show whole."""
+
+    before: str
+    folded: str  # "" where nothing is folded
+    after: str
+
+
+def fold(text: str) -> Message:
+    """The message of a finding, its list of candidates folded if it is long.
+
+    The message reads "claim: N candidates, A (detail), B (detail), …; tip."
+    """
+    claim, colon, rest = text.partition(": ")
+    candidates, semicolon, tip = rest.rpartition("; ")
+    count, comma, names = candidates.partition(", ")
+    listed = colon and semicolon and comma and count.endswith(" candidates")
+    if len(text) <= _LONG or not listed:
+        return Message(text, "", "")
+    return Message(claim + colon + count, names, tip)
+
 
 def no_layers() -> pd.DataFrame:
     """curvature/layers without a row, and the columns candidate, size and seed of their cell."""
@@ -23,8 +132,8 @@ def no_layers() -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class Context:
-    """A prediction and what it was made from."""
+class RankingEvidence:
+    """A ranking by one predictor, and what the ranking was made from."""
 
     curves: Curves  # up to the budget
     target: float
@@ -43,53 +152,3 @@ class Context:
         """The rows of ``law`` whose curve falls: of the others only E has a meaning."""
         rows: list[Any] = self.fits.to_dict("records")
         return [row for row in rows if row["law"] == law and row["B"] > 0]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One sentence with its numbers and what to do."""
-
-    code: str
-    candidate: str  # "" where it is not about one
-    message: str
-
-
-@dataclass(frozen=True)
-class Check:
-    """``find`` returns nothing when the check is passed or does not apply."""
-
-    code: str
-    title: str
-    tip: str  # what to do; ends every message
-    find: Callable[[Context], list[Finding]]
-
-
-def findings(code: str, claim: str, details: Mapping[str, str], tip: str) -> list[Finding]:
-    """One finding for each candidate of ``details``, or one for all when they are many."""
-    named = {name: f"{name} ({detail})" for name, detail in details.items()}
-    if len(named) > _MOST_SINGLE:
-        named = {"": f"{len(named)} candidates, {', '.join(named.values())}"}
-    return [Finding(code, name, f"{claim}: {who}; {tip}.") for name, who in named.items()]
-
-
-@dataclass(frozen=True)
-class Message:
-    """A finding's text for people: ``folded`` is a list of candidates too long to show whole."""
-
-    before: str
-    folded: str  # "" where nothing is
-    after: str
-
-
-def split(text: str) -> Message:
-    """The message of ``findings``, its list of candidates folded if it is long.
-
-    It reads "claim: N candidates, A (detail), B (detail), …; what to do."
-    """
-    claim, colon, rest = text.partition(": ")
-    who, semicolon, tip = rest.rpartition("; ")
-    count, comma, names = who.partition(", ")
-    listed = colon and semicolon and comma and count.endswith(" candidates")
-    if len(text) <= _LONG or not listed:
-        return Message(text, "", "")
-    return Message(claim + colon + count, names, tip)

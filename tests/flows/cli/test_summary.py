@@ -20,7 +20,7 @@ from flows.running.progress import Tally
 from lensllm.config import configfile
 from lensllm.config.sections import Pipeline
 from lensllm.core.errors import LensError
-from lensllm.diagnostics.checks.check import split
+from lensllm.diagnostics.checks.check import fold
 from lensllm.store.artifacts import Recipe, Store
 from tasks.planning import replay
 from tasks.planning.plan import conclude, make_plan
@@ -289,8 +289,8 @@ def test_what_any_of_several_files_says_is_no_garbage(
 
 def test_a_finding_about_many_candidates_is_cut_on_the_screen():
     names = ", ".join(f"candidate-{i} (0 of 5, D* beyond the target)" for i in range(20))
-    whole = split(f"Few sizes: 20 candidates, {names}; raise the budget.")
+    whole = fold(f"Few sizes: 20 candidates, {names}; raise the budget.")
     said = screens._short(whole)
     assert said.startswith("Few sizes: 20 candidates, candidate-0 (0 of 5, D* beyond the target), ")
     assert said.endswith("candidate-2 (0 of 5, D* beyond the target), …; raise the budget.")
-    assert screens._short(split("A short one.")) == "A short one."
+    assert screens._short(fold("A short one.")) == "A short one."

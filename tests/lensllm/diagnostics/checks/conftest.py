@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from lensllm.curves.curve import Curves
-from lensllm.diagnostics.checks import Context
+from lensllm.diagnostics.checks import RankingEvidence
 from lensllm.laws import fit, rectified
 from lensllm.store.schemas import schema
 
@@ -40,7 +40,7 @@ def losses() -> Callable[..., np.ndarray]:
 
 
 @pytest.fixture
-def clean(losses: Callable[..., np.ndarray]) -> Context:
+def clean(losses: Callable[..., np.ndarray]) -> RankingEvidence:
     """Six candidates, eight sizes, three seeds; the target is 2 doublings away."""
     curves = Curves(NAMES, SIZES, losses(), families=("gpt2",) * 4 + ("t5", ""))
     predicted = _law(np.array([TARGET]))[:, 0]
@@ -56,7 +56,7 @@ def clean(losses: Callable[..., np.ndarray]) -> Context:
     fits = fit.fits_frame([rectified.fit(replace(curves, losses=_law(SIZES)[:, :, None]))])
     fits = pd.concat([fits, fits.assign(law="lensllm", t=3.0, scale=200.0)], ignore_index=True)
     tokenizers = dict(zip(NAMES, "xxyyzz", strict=True))
-    return Context(
+    return RankingEvidence(
         curves,
         TARGET,
         "bits_per_byte",
@@ -114,10 +114,10 @@ def _table(name: str, rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 @pytest.fixture
-def with_losses(clean: Context) -> Callable[..., Context]:
+def with_losses(clean: RankingEvidence) -> Callable[..., RankingEvidence]:
     """``with_losses(losses, sizes=…)``: the clean context on other curves."""
 
-    def make(values: np.ndarray, sizes: np.ndarray = SIZES, **changes: Any) -> Context:
+    def make(values: np.ndarray, sizes: np.ndarray = SIZES, **changes: Any) -> RankingEvidence:
         values = values[..., None] if values.ndim == 2 else values
         names = NAMES[: len(values)]
         return replace(clean, curves=Curves(names, sizes, values), **changes)

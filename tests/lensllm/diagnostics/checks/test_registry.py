@@ -9,7 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lensllm.curves.curve import Curves
-from lensllm.diagnostics.checks import CHECKS, Context, data, examine
+from lensllm.diagnostics.checks import (
+    DATA_CHECKS,
+    RANKING_CHECKS,
+    RankingEvidence,
+    check_ranking,
+    outcomes,
+    versions,
+)
 
 PAGE = Path(__file__).parents[4] / "docs" / "checks.md"
 
@@ -39,7 +46,7 @@ def dirty(clean, losses):
 
 def test_codes_and_titles_are_those_of_the_document():
     sections = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
-    checks = [*CHECKS.values(), *data.CHECKS.values()]
+    checks = [*RANKING_CHECKS.values(), *DATA_CHECKS.values()]
 
     assert [f"{check.code} {check.title}" for check in checks] == [
         section.splitlines()[0] for section in sections
@@ -50,28 +57,56 @@ def test_codes_and_titles_are_those_of_the_document():
 
 
 def test_numbers_are_distinct_and_in_order():
-    assert sorted(CHECKS) == list(CHECKS)
-    assert all(re.fullmatch(r"LENS[12]\d\d", code) for code in CHECKS)
-    assert all(code == check.code for code, check in CHECKS.items())
-    assert sorted(data.CHECKS) == list(data.CHECKS)
-    assert all(re.fullmatch(r"LENS3\d\d", code) for code in data.CHECKS)
-    assert all(code == check.code for code, check in data.CHECKS.items())
+    assert sorted(RANKING_CHECKS) == list(RANKING_CHECKS)
+    assert all(re.fullmatch(r"LENS[12]\d\d", code) for code in RANKING_CHECKS)
+    assert all(code == check.code for code, check in RANKING_CHECKS.items())
+    assert sorted(DATA_CHECKS) == list(DATA_CHECKS)
+    assert all(re.fullmatch(r"LENS3\d\d", code) for code in DATA_CHECKS)
+    assert all(code == check.code for code, check in DATA_CHECKS.items())
+
+
+def test_every_check_has_four_texts_and_a_version():
+    for check in (*RANKING_CHECKS.values(), *DATA_CHECKS.values()):
+        for words in (check.title, check.tip, check.passed, check.not_applicable):
+            assert words
+            assert words[-1] not in ".;"
+    assert set(versions(RANKING_CHECKS)) == set(RANKING_CHECKS)
+    assert min(versions(RANKING_CHECKS).values()) == 1
+
+
+def test_outcomes_say_what_was_passed_and_what_does_not_apply(clean, losses):
+    found = outcomes(RANKING_CHECKS, clean)
+    fits = clean.fits[clean.fits["candidate"] == "a"]
+    alone = replace(
+        clean, curves=clean.curves.only("a"), predictions=clean.predictions[:1], fits=fits
+    )
+
+    assert list(found["code"]) == list(RANKING_CHECKS)
+    by_code = found.set_index("code")["outcome"]
+    assert by_code["LENS107"] == "not applicable"
+    assert {"passed"} == set(by_code.drop("LENS107"))
+    assert found["text"].iloc[0] == RANKING_CHECKS["LENS101"].passed
+    by_code = outcomes(RANKING_CHECKS, alone).set_index("code")["outcome"]
+    none = list(by_code[by_code == "not applicable"].index)
+    assert none == ["LENS103", "LENS107", "LENS110", "LENS204"]
+    messy = outcomes(RANKING_CHECKS, dirty(clean, losses))
+    assert {"issue"} == set(messy["outcome"])
 
 
 def test_nothing_is_found_where_nothing_is_wrong(clean):
-    found = examine(clean)
+    found = check_ranking(clean)
 
     assert list(found) == ["code", "title", "candidate", "message"]
     assert found.empty
 
 
 def test_most_checks_find_something_in_a_mess(clean, losses):
-    found = examine(dirty(clean, losses))
+    found = check_ranking(dirty(clean, losses))
 
-    assert set(CHECKS) == set(found["code"])
+    assert set(RANKING_CHECKS) == set(found["code"])
     for row in found.itertuples():
-        assert CHECKS[row.code].title == row.title
-        assert row.message.endswith(f"; {CHECKS[row.code].tip}.")
+        assert RANKING_CHECKS[row.code].title == row.title
+        assert row.message.endswith(f"; {RANKING_CHECKS[row.code].tip}.")
 
 
 def test_what_is_missing_but_harmless_is_passed_over(clean):
@@ -84,7 +119,7 @@ def test_what_is_missing_but_harmless_is_passed_over(clean):
     predictions.loc[2, ["predicted", "low", "high"]] = np.nan
     fits.loc[fits["candidate"] == "c", "B":] = np.nan
 
-    found = examine(
+    found = check_ranking(
         replace(clean, curves=replace(curves, losses=losses), predictions=predictions, fits=fits)
     )
 
@@ -94,7 +129,7 @@ def test_what_is_missing_but_harmless_is_passed_over(clean):
 def test_without_curvature_nothing_is_said_of_it(clean, losses):
     """As in a replay: tables without rows are the default."""
     context = dirty(clean, losses)
-    bare = Context(
+    bare = RankingEvidence(
         context.curves,
         context.target,
         context.metric,
@@ -103,9 +138,9 @@ def test_without_curvature_nothing_is_said_of_it(clean, losses):
         context.tokenizers,
     )
 
-    found = examine(bare)
+    found = check_ranking(bare)
 
-    assert {code for code in CHECKS if code < "LENS200"} == set(found["code"])
+    assert {code for code in RANKING_CHECKS if code < "LENS200"} == set(found["code"])
 
 
 def test_fifty_candidates_are_one_sentence_a_check(clean, losses):
@@ -116,7 +151,7 @@ def test_fifty_candidates_are_one_sentence_a_check(clean, losses):
         return pd.concat(copies, ignore_index=True)
 
     curves = context.curves
-    found = examine(
+    found = check_ranking(
         replace(
             context,
             curves=Curves(
@@ -133,7 +168,7 @@ def test_fifty_candidates_are_one_sentence_a_check(clean, losses):
     )
 
     codes = found.loc[found["code"] > "LENS200", "code"]
-    assert list(codes) == [code for code in CHECKS if code > "LENS200"]
+    assert list(codes) == [code for code in RANKING_CHECKS if code > "LENS200"]
 
 
 def test_the_unit_of_the_losses_does_not_matter(clean, losses):
@@ -146,7 +181,7 @@ def test_the_unit_of_the_losses_does_not_matter(clean, losses):
         fits=context.fits.assign(B=7.3 * context.fits["B"], E=7.3 * context.fits["E"]),
     )
 
-    assert examine(context).equals(examine(scaled))
+    assert check_ranking(context).equals(check_ranking(scaled))
 
 
 def test_the_order_of_the_candidates_does_not_matter(clean, losses):
@@ -155,7 +190,7 @@ def test_the_order_of_the_candidates_does_not_matter(clean, losses):
     shuffled = curves.only("dbface")
 
     single = [
-        set(examine(replace(context, curves=c)).query("candidate != ''")["message"])
+        set(check_ranking(replace(context, curves=c)).query("candidate != ''")["message"])
         for c in (curves, shuffled)
     ]
     assert single[0] == single[1]
@@ -176,18 +211,18 @@ def test_no_curve_breaks_a_check(with_losses, missing, factors, gone):
         values[i, j] = np.nan
     values[:gone] = np.nan
 
-    examine(with_losses(values))
+    check_ranking(with_losses(values))
 
 
 @pytest.mark.parametrize("empty", ["no fits", "no columns"])
 def test_laws_that_were_not_fitted_are_passed_over(clean, empty):
     fits = clean.fits[:0] if empty == "no fits" else clean.fits[:0][[]]
 
-    assert examine(replace(clean, fits=fits)).empty
+    assert check_ranking(replace(clean, fits=fits)).empty
 
 
 def test_one_candidate_alone(clean):
     curves = replace(clean.curves, candidates=("a",), losses=clean.curves.losses[:1])
     alone = replace(clean, curves=curves, predictions=clean.predictions[:1], fits=clean.fits[:1])
 
-    assert examine(alone).empty
+    assert check_ranking(alone).empty

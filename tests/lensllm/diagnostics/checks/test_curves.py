@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,12 +7,61 @@ from hypothesis import strategies as st
 
 from lensllm.curves.curve import Curves, curves_from_cells
 from lensllm.curves.losses import read
-from lensllm.diagnostics.checks import Context
-from lensllm.diagnostics.checks.jumps import find
+from lensllm.diagnostics.checks import RankingEvidence
+from lensllm.diagnostics.checks.curves import jumps, noise_log, points, rises
+
+# --- points of a curve ------------------------------------------------------------------------------
+SIZES = 200 * 2.0 ** np.arange(8)
 
 
+def test_gaps_are_left_out_and_more_seeds_are_less_noise(clean, losses):
+    values = losses(seeds=4, noise=0.01)
+    values[1, 2] = np.nan
+    values[1, 5, :3] = np.nan
+    first, second, *_ = points(replace(clean.curves, losses=values))
+
+    assert len(first.sizes) == 8
+    assert second.columns.tolist() == [0, 1, 3, 4, 5, 6, 7]
+    np.testing.assert_array_equal(clean.curves.sizes[second.columns], second.sizes)
+    np.testing.assert_allclose(np.log(values[1, 0].mean()), second.log_losses[0])
+    assert first.noise[0] == pytest.approx(0.01 / 2, rel=0.25)
+    assert second.noise[4] == pytest.approx(2 * first.noise[0])
+
+
+def test_curves_without_a_loss_have_no_points(clean):
+    assert list(points(replace(clean.curves, losses=np.full((6, 8, 1), np.nan)))) == []
+
+
+def noisy(seed, seeds=1):
+    """Four power laws whose runs err by 1 %."""
+    random = np.random.default_rng(seed)
+    slope, level = random.normal(-0.08, 0.01, (4, 1)), random.normal(1, 0.1, (4, 1))
+    logs = level + slope * np.log2(SIZES / SIZES[0])
+    wobble = 0.01 * random.standard_normal((4, 8, seeds))
+    return Curves(tuple("abcd"), SIZES, np.exp(logs[:, :, None] + wobble))
+
+
+@pytest.mark.parametrize("seeds", [1, 5])
+def test_noise_is_read_from_seeds_or_from_second_differences(seeds):
+    measured = [noise_log(noisy(seed, seeds)) for seed in range(20)]
+
+    assert np.mean(measured) == pytest.approx(0.01, rel=0.15)
+
+
+def test_a_bend_that_all_curves_share_is_no_noise():
+    straight = noisy(0)
+    bent = straight.losses * np.exp(0.02 * np.log2(SIZES / SIZES[0]) ** 2)[:, None]
+
+    assert noise_log(replace(straight, losses=bent)) == pytest.approx(noise_log(straight))
+
+
+def test_two_sizes_show_no_noise():
+    assert noise_log(noisy(0).until(SIZES[1])) == 0.004
+
+
+# --- LENS104 ----------------------------------------------------------------------------------------
 def messages(context):
-    return {found.candidate: found.message for found in find(context)}
+    return {found.candidate: found.message for found in jumps.find(context)}
 
 
 def table(name, budget, with_losses):
@@ -68,7 +119,7 @@ def test_no_law_leaves_its_own_course(beta, log_start, floor, doublings, count):
     loss = floor + (1 - floor) / (1 + (sizes / np.exp(log_start)) ** beta)
     curves = Curves(("a",), sizes, loss[None, :, None])
 
-    assert find(Context(curves, 1e6, "bits_per_byte", None, None, None)) == []
+    assert jumps.find(RankingEvidence(curves, 1e6, "bits_per_byte", None, None, None)) == []
 
 
 def test_what_all_candidates_share_is_no_jump(with_losses, losses):
@@ -148,3 +199,58 @@ def test_what_fires_on_the_published_tables(with_losses, name, budget, found):
     assert found.keys() == messages_found.keys()
     for candidate, detail in found.items():
         assert f"{candidate} ({detail}" in messages_found[candidate]
+
+
+# --- LENS105 ----------------------------------------------------------------------------------------
+def flat(rise, seeds=4, noise=0.01):
+    """Constant curves whose seeds scatter by ``noise``, but for one rise of the first candidate."""
+    logs = np.zeros((6, 8, seeds))
+    logs += noise * np.sqrt((seeds - 1) / seeds) * np.resize([1, -1], seeds)  # sd is noise
+    logs[0, 3:] += rise
+    return np.exp(logs)
+
+
+@pytest.mark.parametrize(("rise", "fires"), [(0.020, False), (0.0225, True)])
+def test_three_times_the_noise_of_the_difference(with_losses, rise, fires):
+    """Of the means over 4 seeds: 3 · .01 · √(2/4) = .0212."""
+    assert fires == bool(rises.find(with_losses(flat(rise))))
+
+
+def test_the_largest_rise_is_named(with_losses):
+    (found,) = rises.find(with_losses(flat(0.05)))
+
+    assert found.candidate == "a"
+    assert "a (+5.1 % from 800 to 1,600, noise 0.7 %);" in found.message
+
+
+def test_a_failed_seed_makes_a_rise_less_sure(with_losses):
+    values = flat(0.0225)
+    values[0, 3, 1:3] = np.nan
+
+    assert rises.find(with_losses(values)) == []
+
+
+def test_with_one_seed_the_roughness_of_the_curves_is_the_noise(with_losses, losses):
+    rough, smooth = losses(seeds=1, noise=0.03), losses(seeds=1, noise=0.001)
+    for values in (rough, smooth):
+        values[1, 5] = values[1, 4] * 1.03
+
+    assert "b" in {found.candidate for found in rises.find(with_losses(smooth))}
+    assert rises.find(with_losses(rough)) == []
+
+
+def test_a_rise_over_a_gap_is_a_rise(with_losses):
+    values = flat(0.1)
+    values[0, 3] = np.nan
+
+    (found,) = rises.find(with_losses(values))
+
+    assert "from 800 to 3,200" in found.message
+
+
+@pytest.mark.parametrize("name", ["flan", "gigaword"])
+def test_published_curves_fall(clean, name):
+    table = read(name)
+    curves = curves_from_cells(table.cells, table.metric, 1_638_400)
+
+    assert rises.find(replace(clean, curves=curves)) == []
