@@ -30,13 +30,13 @@ from transformers import (
 )
 
 from bench.timing import markdown
-from lensllm import training as finetune
 from lensllm.config.sections import FineTune
-from lensllm.core import meter as measure
 from lensllm.core import seeds
+from lensllm.core.meter import Meter
 from lensllm.models import cost, load
 from lensllm.models.batch import Example
 from lensllm.models.fused import fuse_activations
+from lensllm.training import batches, evaluate, fine_tune, learning_rate
 
 # width, layers, heads with a vocabulary of 2,048, as the embedded candidates have
 SIZES = {"0.25M": (64, 2, 2), "1M": (136, 3, 4), "5M": (256, 6, 4)}
@@ -83,9 +83,7 @@ def ours(made: Any, data: list[Example], device: torch.device, seed: int) -> Cal
     made = fuse_activations(made)
 
     def run() -> None:
-        finetune.fine_tune(
-            made, data, data[:1], RECIPE, seed=seed, device=device, dtype=torch.float32
-        )
+        fine_tune(made, data, data[:1], RECIPE, seed=seed, device=device, dtype=torch.float32)
 
     return run
 
@@ -120,7 +118,7 @@ def trainer(made: Any, data: list[Example], device: torch.device, seed: int) -> 
         made.parameters(), RECIPE.learning_rate, weight_decay=RECIPE.weight_decay, fused=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: finetune.learning_rate(step, steps, 1.0, RECIPE.warmup)
+        optimiser, lambda step: learning_rate(step, steps, 1.0, RECIPE.warmup)
     )
     learner = Trainer(
         optimizers=(optimiser, schedule),
@@ -163,14 +161,12 @@ def measured(way: str, size: str, seed: int) -> dict[str, float]:
     small = model(size).to(device)
     WAYS[way](small, data[:64], device, 1)()  # kernels are compiled and libraries imported
     run = WAYS[way](made, data, device, seed)
-    meter = measure.Meter(device)
+    meter = Meter(device)
     begin = clock()
     run()
     seconds = clock() - begin
     peak = meter.peak_memory_bytes()
-    held = finetune.evaluate(
-        made, examples(HELD_OUT, "bench test"), device=device, dtype=torch.float32
-    )
+    held = evaluate(made, examples(HELD_OUT, "bench test"), device=device, dtype=torch.float32)
     flops = cost.train_flops(cost.shape_of(made), data, RECIPE.epochs)
     return {
         "targets": RECIPE.epochs * sum(len(e.completion) for e in data) / seconds,
@@ -223,7 +219,7 @@ def _bound(size: str) -> float:
     lengths, rows = [len(e) for e in data], RECIPE.batch_size
     order = seeds.generator(0, "bench order").permutation(EXAMPLES).tolist()
     at_random = [order[i : i + rows] for i in range(0, EXAMPLES, rows)]
-    alike = list(finetune.batches(lengths, rows, seeds.generator(0, "bench order")))
+    alike = list(batches(lengths, rows, seeds.generator(0, "bench order")))
     padded, ours = (
         sum(len(b) * max(lengths[i] for i in b) for b in cut) for cut in (at_random, alike)
     )

@@ -11,14 +11,13 @@ import torch
 from transformers.utils import logging
 
 from bench.timing import markdown
-from lensllm import training as finetune
 from lensllm.config import configfile
 from lensllm.config.sections import FineTune
 from lensllm.core.errors import LensError
 from lensllm.data.tokens import select
 from lensllm.models.load import load_model
 from lensllm.store.artifacts import Store
-from lensllm.training import schedule
+from lensllm.training import evaluate, fine_tune, schedule
 from tasks.planning.plan import make_plan
 from tasks.stages import sample
 
@@ -61,7 +60,5 @@ def _loss(name: str, seed: int, pool: int) -> float:
         for role in ("train", "validation", "test")
     )
     with patch.object(schedule, "_POOL_BATCHES", pool):
-        finetune.fine_tune(
-            model, train[:SIZE], validation, FineTune(), seed=seed, device=CPU, dtype=FLOAT
-        )
-    return finetune.evaluate(model, test, device=CPU, dtype=FLOAT).nats_per_token
+        fine_tune(model, train[:SIZE], validation, FineTune(), seed=seed, device=CPU, dtype=FLOAT)
+    return evaluate(model, test, device=CPU, dtype=FLOAT).nats_per_token

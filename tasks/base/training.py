@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensllm.config.sections import Engine, FineTune
-from lensllm.core import meter as measure
+from lensllm.core.meter import versions
 from lensllm.store.artifacts import Ref
 from tasks.base.models import Model
 from tasks.base.stage import Work
@@ -87,12 +87,11 @@ def train(
     work: Work, params: Mapping[str, Any], upstream: Mapping[str, Ref], ranks: Ranks
 ) -> Trained:
     """Fine-tune as the recipe of a cell says; the same bits at every call on one CPU."""
-    from lensllm import training as finetune
     from lensllm.core import seeds
     from lensllm.data.tokens import select
     from lensllm.models import load
     from lensllm.models.prepare import prepare
-    from lensllm.training import memory, resume
+    from lensllm.training import Diverged, fine_tune, memory, resume
     from lensllm.training.ranks import shard
 
     store, told = work.store, work.hints
@@ -117,12 +116,12 @@ def train(
         checkpoints = resume.Checkpoints(
             store.partial(work.ref),
             60 * told["checkpoint_minutes"],
-            {**measure.versions(), "device": device.type, "dtype": str(ready.dtype)},
+            {**versions(), "device": device.type, "dtype": str(ready.dtype)},
             ranks,
         )
         before = checkpoints.seconds_before
         try:
-            tuned = finetune.fine_tune(
+            tuned = fine_tune(
                 model,
                 examples["train"],
                 examples["validation"],
@@ -134,7 +133,7 @@ def train(
                 checkpoints=checkpoints,
                 ranks=ranks,
             )
-        except finetune.Diverged as error:
+        except Diverged as error:
             if not params.get("trial"):
                 raise
             # that this learning rate is too high is what was to be found out

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from lensllm.config.sections import Pipeline
-from lensllm.core import meter as measure
+from lensllm.core.meter import Meter
 from lensllm.store.artifacts import Recipe, Ref, Store, write_table
 from tasks.base.cell import Cell
 from tasks.base.models import Model
@@ -57,7 +57,7 @@ def build(work: Work) -> None:
 
     params, cell = work.params, work.store.table(work.upstream["cell"], "cell").iloc[0]
     device = load.choose_device(work.hints["device"])
-    meter = measure.Meter(device)
+    meter = Meter(device)
     model = load.load_model(Path(work.hints["model"])).to(device)
     kept = work.store.file(work.upstream["delta"], delta.FILE)
     moved = apply(model, kept, layers_of(model))

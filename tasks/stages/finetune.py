@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lensllm.config.sections import Data, FineTune, Pipeline
-from lensllm.core import meter as measure
+from lensllm.core.meter import Meter, versions_json
 from lensllm.store.artifacts import Recipe, Ref, Store, write_table
 from tasks.base import spread, training
 from tasks.base.models import Model
@@ -122,7 +122,7 @@ def measure_cell(work: Work, ranks: Ranks) -> None:
     from lensllm.models import cost, load
     from lensllm.training import finite
 
-    meter = measure.Meter(load.choose_device(work.hints["device"]))
+    meter = Meter(load.choose_device(work.hints["device"]))
     trained = training.train(work, work.params, work.upstream, ranks)
     model, tuned, tokens = trained.model, trained.tuned, trained.tokens
     if tuned and work.hints["keep_delta"]:
@@ -173,7 +173,7 @@ def measure_cell(work: Work, ranks: Ranks) -> None:
         "processes": ranks.size,
         "precision": trained.precision,
         "attention": trained.attention,
-        "versions": measure.versions_json(),
+        "versions": versions_json(),
     }
     write_table(work.folder, "finetune/cell", [row])
     if tuned:

@@ -6,7 +6,7 @@ Key: model. Table: ``summary``.
 from pathlib import Path
 from typing import Any
 
-from lensllm.core import meter as measure
+from lensllm.core.meter import Meter
 from lensllm.store.artifacts import Recipe, Ref, Store, write_table
 from tasks.base.models import Model
 from tasks.base.stage import Step, Work
@@ -26,7 +26,7 @@ def build(work: Work) -> None:
     from lensllm.diagnostics import heavy_tails
     from lensllm.models import load
 
-    meter = measure.Meter(torch.device("cpu"))
+    meter = Meter(torch.device("cpu"))
     found = heavy_tails.measure(load.load_model(Path(work.hints["model"])))
     summary = {
         "candidate": work.hints["candidate"],

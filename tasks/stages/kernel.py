@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lensllm.config.sections import Lora, Pipeline
-from lensllm.core import meter as measure
+from lensllm.core.meter import Meter
 from lensllm.spectra.spectrum import Spectrum
 from lensllm.store.artifacts import Recipe, Ref, Store, write_table
 from tasks.base.models import Model
@@ -61,7 +61,7 @@ def build(work: Work) -> None:
     from lensllm.ntk import residual_kernel
 
     device = load.choose_device(work.hints["device"])
-    meter = measure.Meter(device)
+    meter = Meter(device)
     model = load_trainable(work, device)
     tokens = work.store.table(work.upstream["tokens"], "examples")
     rows = sample.rows(work.store, work.upstream["sample"], "train")[: work.params["probes"]]

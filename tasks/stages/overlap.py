@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lensllm.config.sections import Pipeline
-from lensllm.core import meter as measure
+from lensllm.core.meter import Meter
 from lensllm.data.builtin import pretraining_text
 from lensllm.store.artifacts import Recipe, Ref, Store, write_table
 from tasks.base.models import Model
@@ -81,7 +81,7 @@ def build(work: Work) -> None:
 
     params = work.params
     device = load.choose_device(work.hints["device"])
-    meter = measure.Meter(device)
+    meter = Meter(device)
     model = kernel.load_trainable(work, device)
     tokens = work.store.table(work.upstream["tokens"], "examples")
     rows = sample.rows(work.store, work.upstream["sample"], "train")[: params["probes"]]

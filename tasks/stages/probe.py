@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensllm.config.sections import FineTune, Pipeline
-from lensllm.core import meter as measure
+from lensllm.core.meter import Meter
 from lensllm.store.artifacts import Recipe, Ref, Store, write_table
 from lensllm.training import pace
 from lensllm.training.pace import Pace
@@ -55,7 +55,7 @@ def build(work: Work) -> None:
     from lensllm.models import cost, load
 
     device = load.choose_device(work.hints["device"])
-    meter = measure.Meter(device)
+    meter = Meter(device)
     recipe = FineTune.model_validate(work.params["recipe"])
     ready, examples, load_seconds = _load(work, recipe, device)
     shape = cost.shape_of(ready.model)

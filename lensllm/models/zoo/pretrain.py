@@ -18,10 +18,10 @@ from lensllm.models.batch import Example, collate, token_losses
 from lensllm.models.load import from_config
 from lensllm.models.zoo import catalog as zoo
 from lensllm.models.zoo.specs import ZooSpec
-from lensllm.training import learning_rate
 
 _REPORT_STEPS = 20
 _WARMUP = 0.1  # share of the steps
+_MAX_GRADIENT_NORM = 1.0
 
 
 def _build(spec: ZooSpec, tokenizer: Any) -> Any:
@@ -101,12 +101,12 @@ def _train(spec: ZooSpec, model: Any, rows: np.ndarray) -> list[tuple[int, int, 
     model.train()
     for step in range(spec.steps):
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, spec.steps, spec.learning_rate, _WARMUP)
+            group["lr"] = _learning_rate(step, spec)
         part = slice(step * spec.batch, (step + 1) * spec.batch)
         examples = _examples(rows[part], None if splits is None else splits[part])
         loss = token_losses(model, collate(examples, model.config)).mean()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         losses.append(float(loss.detach()))
@@ -115,3 +115,15 @@ def _train(spec: ZooSpec, model: Any, rows: np.ndarray) -> list[tuple[int, int, 
             curve.append((step + 1, tokens, sum(losses) / len(losses)))
             losses.clear()
     return curve
+
+
+def _learning_rate(step: int, spec: ZooSpec) -> float:
+    """Linear rise over the first ``_WARMUP`` share of the steps, then linear fall to 0.
+
+    Pretraining has a schedule of its own, so that a change of fine-tuning's leaves the embedded
+    candidates' weights as they are.
+    """
+    rise = max(1, round(_WARMUP * spec.steps))
+    if step < rise:
+        return spec.learning_rate * (step + 1) / rise
+    return spec.learning_rate * (spec.steps - step) / max(1, spec.steps - rise)

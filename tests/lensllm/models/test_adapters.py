@@ -9,12 +9,12 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import nn
 
-from lensllm import training as finetune
 from lensllm.config.sections import FineTune, Lora
 from lensllm.core.errors import ModelError
 from lensllm.hessian.layers import layers_of
 from lensllm.models import adapters, delta, load
 from lensllm.models.batch import Example, collate, target_logits
+from lensllm.training import Tuned, fine_tune
 from tests.lensllm import families
 
 LORA = Lora(rank=3, alpha=6, learning_rate=2e-2)
@@ -35,11 +35,9 @@ def frozen(model: Any) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
 
 
-def train(model: Any, examples: list[Example]) -> finetune.Tuned:
+def train(model: Any, examples: list[Example]) -> Tuned:
     device = torch.device("cpu")
-    return finetune.fine_tune(
-        model, examples, examples, RECIPE, seed=0, device=device, dtype=torch.float32
-    )
+    return fine_tune(model, examples, examples, RECIPE, seed=0, device=device, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -135,7 +133,7 @@ def test_frozen_weights_may_be_narrow_and_adapters_are_not():
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16}
     examples = families.probes(8)
-    tuned = finetune.fine_tune(
+    tuned = fine_tune(
         model,
         examples,
         examples,

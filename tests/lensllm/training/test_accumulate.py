@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from lensllm import training as finetune
 from lensllm.config.sections import FineTune
 from lensllm.core.errors import ModelError
-from lensllm.training import accumulate
+from lensllm.training import accumulate, fine_tune
 from lensllm.training.memory import Fit, Fitting
 from tests.lensllm.training.cells import CPU, FLOAT, TRAIN, VALIDATION, tiny
 
@@ -66,7 +65,7 @@ def test_a_cells_losses_do_not_depend_on_the_parts(size: int, checkpointing: boo
     ends = []
     for fit in (fitting(), fitting(micro_batch=size, checkpointing=checkpointing)):
         model = tiny(dropout=0.0).double()
-        tuned = finetune.fine_tune(
+        tuned = fine_tune(
             model, TRAIN, VALIDATION, recipe, seed=3, device=CPU, dtype=DOUBLE, fitting=fit
         )
         ends.append([e.validation_nats_per_token for e in tuned.epochs])

@@ -9,20 +9,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lensllm import training as finetune
 from lensllm.config.sections import FineTune
 from lensllm.core.errors import ModelError
+from lensllm.training import batches, evaluate, fine_tune, learning_rate
 from tests.lensllm.training.cells import CPU, FLOAT, TRAIN, VALIDATION, tiny
 
 
 def tune(model, **settings):
     recipe = FineTune(**{"batch_size": 8, "epochs": 3, "learning_rate": 1e-2, **settings})
-    return finetune.fine_tune(model, TRAIN, VALIDATION, recipe, seed=3, device=CPU, dtype=FLOAT)
+    return fine_tune(model, TRAIN, VALIDATION, recipe, seed=3, device=CPU, dtype=FLOAT)
 
 
 @given(st.integers(1, 300), st.floats(0, 0.9))
 def test_the_schedule_rises_to_its_peak_and_falls_towards_zero(steps: int, warmup: float):
-    rates = [finetune.learning_rate(s, steps, 2.0, warmup) for s in range(steps)]
+    rates = [learning_rate(s, steps, 2.0, warmup) for s in range(steps)]
     assert all(0 < rate <= 2.0 for rate in rates)
     peak = int(np.argmax(rates))
     assert sorted(rates[: peak + 1]) == rates[: peak + 1]
@@ -32,7 +32,7 @@ def test_the_schedule_rises_to_its_peak_and_falls_towards_zero(steps: int, warmu
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=120), st.integers(1, 16))
 def test_an_epoch_takes_every_example_once(lengths: list[int], size: int):
-    made = list(finetune.batches(lengths, size, np.random.default_rng(0)))
+    made = list(batches(lengths, size, np.random.default_rng(0)))
     assert Counter(range(len(lengths))) == Counter(i for batch in made for i in batch)
     assert all(1 <= len(batch) <= size for batch in made)
     assert math.ceil(len(lengths) / size) == len(made)
@@ -40,7 +40,7 @@ def test_an_epoch_takes_every_example_once(lengths: list[int], size: int):
 
 def test_like_lengths_share_a_batch():
     lengths = np.random.default_rng(0).integers(1, 60, 160).tolist()
-    made = list(finetune.batches(lengths, 16, np.random.default_rng(0)))
+    made = list(batches(lengths, 16, np.random.default_rng(0)))
     spread = max(max(lengths[i] for i in b) - min(lengths[i] for i in b) for b in made)
     assert spread < 20
 
@@ -52,13 +52,13 @@ def test_training_learns_and_keeps_the_best_epoch(kind: str):
     losses = [e.validation_nats_per_token for e in tuned.epochs]
     assert min(losses) == tuned.best.validation_nats_per_token
     assert losses[-1] < losses[0]
-    kept = finetune.evaluate(model, VALIDATION, device=CPU, dtype=FLOAT)
+    kept = evaluate(model, VALIDATION, device=CPU, dtype=FLOAT)
     assert tuned.best.validation_nats_per_token == pytest.approx(kept.nats_per_token)
 
 
 def test_the_learning_rate_integral_is_the_sum_over_steps():
     tuned = tune(tiny(), warmup=0.25)
-    rates = [finetune.learning_rate(s, 15, 1e-2, 0.25) for s in range(15)]
+    rates = [learning_rate(s, 15, 1e-2, 0.25) for s in range(15)]
     assert [e.step for e in tuned.epochs] == [0, 5, 10, 15]
     assert [0.0, *(sum(rates[:n]) for n in (5, 10, 15))] == pytest.approx(
         [e.learning_rate_integral for e in tuned.epochs]
@@ -89,17 +89,15 @@ def test_dropout_follows_the_cells_seed():
     for seed in (3, 4):
         model = tiny()
         assert model.config.resid_pdrop == 0.1
-        tuned = finetune.fine_tune(
-            model, TRAIN, VALIDATION, recipe, seed=seed, device=CPU, dtype=FLOAT
-        )
+        tuned = fine_tune(model, TRAIN, VALIDATION, recipe, seed=seed, device=CPU, dtype=FLOAT)
         ends.append(tuned.epochs[-1].train_nats_per_token)
     assert ends[0] != ends[1]
 
 
 def test_evaluation_does_not_depend_on_how_examples_are_batched():
     model = tiny()
-    whole = finetune.evaluate(model, TRAIN, device=CPU, dtype=FLOAT)
-    parts = [finetune.evaluate(model, [e], device=CPU, dtype=FLOAT) for e in TRAIN]
+    whole = evaluate(model, TRAIN, device=CPU, dtype=FLOAT)
+    parts = [evaluate(model, [e], device=CPU, dtype=FLOAT) for e in TRAIN]
     assert sum(p.nats for p in parts) == pytest.approx(whole.nats, rel=1e-6)
     assert sum(p.tokens for p in parts) == whole.tokens == sum(len(e.completion) for e in TRAIN)
 
@@ -123,7 +121,7 @@ def test_bfloat16_keeps_float32_weights_and_about_the_same_loss():
     exact, mixed = tiny(), tiny()
     recipe = FineTune(batch_size=8, epochs=2)
     ends = [
-        finetune.fine_tune(m, TRAIN, VALIDATION, recipe, seed=0, device=CPU, dtype=d)
+        fine_tune(m, TRAIN, VALIDATION, recipe, seed=0, device=CPU, dtype=d)
         for m, d in ((exact, FLOAT), (mixed, torch.bfloat16))
     ]
     assert {torch.float32} == {p.dtype for p in mixed.parameters()}

@@ -12,9 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lensllm import training as finetune
 from lensllm.core.errors import ModelError
-from lensllm.training import memory
+from lensllm.training import evaluate, memory
 from lensllm.training.memory import Fit, Fitting
 from tests.lensllm.training.cells import CPU, FLOAT, TRAIN, tiny
 
@@ -65,7 +64,7 @@ def test_several_writers_leave_one_whole_file(tmp_path: Path):
 
 def test_an_evaluation_that_does_not_fit_is_halved_and_has_the_same_loss():
     model = tiny()
-    whole = finetune.evaluate(model, TRAIN, device=CPU, dtype=FLOAT)
+    whole = evaluate(model, TRAIN, device=CPU, dtype=FLOAT)
 
     def refuse(_: object, __: object, kwargs: dict[str, torch.Tensor]) -> None:
         if len(kwargs["input_ids"]) > 5:
@@ -73,7 +72,7 @@ def test_an_evaluation_that_does_not_fit_is_halved_and_has_the_same_loss():
 
     model.register_forward_pre_hook(refuse, with_kwargs=True)
     fitting = Fitting()
-    parts = finetune.evaluate(model, TRAIN, device=CPU, dtype=FLOAT, fitting=fitting)
+    parts = evaluate(model, TRAIN, device=CPU, dtype=FLOAT, fitting=fitting)
     assert fitting.fit.evaluation_batch == 5
     assert parts.nats == pytest.approx(whole.nats, rel=1e-6)
     assert parts.tokens == whole.tokens
@@ -94,8 +93,8 @@ _CAPPED = """
 import json, sys
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
-from lensllm import training as finetune
-from lensllm.config import FineTune
+from lensllm.training import evaluate, fine_tune
+from lensllm.config.sections import FineTune
 from lensllm.training import memory
 from lensllm.models.batch import Example
 
@@ -109,7 +108,7 @@ long = [Example([1 + i % 500] * 400, [7] * 60 + [0]) for i in range(32)]
 cpu = torch.device("cpu")
 fitting = memory.Fitting(__import__("pathlib").Path(path) if path != "-" else None)
 with memory.limited(cap or None, cpu):
-    tuned = finetune.fine_tune(model, long, long[:4], FineTune(batch_size=32, epochs=1), seed=0,
+    tuned = fine_tune(model, long, long[:4], FineTune(batch_size=32, epochs=1), seed=0,
                                device=cpu, dtype=torch.float32, fitting=fitting)
 print(json.dumps([tuned.best.validation_nats_per_token, fitting.fit.micro_batch]))
 """

@@ -29,8 +29,8 @@ import json, os, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from lensllm import training as finetune
-from lensllm.config import FineTune
+from lensllm.training import evaluate, fine_tune
+from lensllm.config.sections import FineTune
 from lensllm.training import memory
 from lensllm.training.ranks import joined, shard
 from lensllm.training.resume import Checkpoints
@@ -52,14 +52,14 @@ with joined(rank, size, folder / f"meeting-{size}-{micro}", CPU) as ranks:
             fitting = memory.Fitting()
             fitting.adopt({"micro_batch": micro})
             try:
-                tuned = finetune.fine_tune(
+                tuned = fine_tune(
                     model, TRAIN[:39], VALIDATION[:11],
                     FineTune(batch_size=13, epochs=3, learning_rate=1e-3), seed=3, device=CPU,
                     dtype=FLOAT, fitting=fitting, ranks=ranks,
                     checkpoints=Stopping(folder / f"{kind}-{size}-{micro}", 60, {}, ranks))
             except KeyboardInterrupt:
                 continue
-            test = finetune.evaluate(model, VALIDATION, device=CPU, dtype=FLOAT, ranks=ranks)
+            test = evaluate(model, VALIDATION, device=CPU, dtype=FLOAT, ranks=ranks)
             found[kind] = [[e.train_nats_per_token for e in tuned.epochs[1:]],
                            [e.validation_nats_per_token for e in tuned.epochs],
                            [test.nats], test.examples.tolist()]

@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 torch.set_num_threads(1)
-from lensllm import training as finetune
-from lensllm.config import FineTune
+from lensllm.training import fine_tune
+from lensllm.config.sections import FineTune
 from lensllm.training import resume
 from tests.lensllm.training.cells import CPU, FLOAT, TRAIN, VALIDATION, tiny
 
@@ -54,7 +54,7 @@ def on_epoch(epoch):
         die()
 
 model = tiny(kind)
-tuned = finetune.fine_tune(
+tuned = fine_tune(
     model, TRAIN, VALIDATION, FineTune(batch_size=8, epochs=3, learning_rate=1e-2), seed=3,
     device=CPU, dtype=FLOAT, on_epoch=on_epoch,
     checkpoints=Dying(folder / "partial", 0.0, {"device": "cpu"}) if moment != "never" else None,

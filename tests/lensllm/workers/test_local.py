@@ -151,7 +151,7 @@ _SWEEP = """
 import os, sys, threading, time
 import numpy  # before the worker could say how many threads
 from threadpoolctl import threadpool_info
-from lensllm.workers import Workers
+from lensllm.workers.local import Workers
 
 if __name__ == "__main__":
     workers = Workers(2, 1)

@@ -8,6 +8,7 @@ import torch
 from lensllm.models import batch, load
 from lensllm.models.batch import Example
 from lensllm.models.zoo import pretrain, specs, tokenizer
+from lensllm.training import loop
 
 KINDS = ("docs", "reference", "prose", "code")
 TEXTS = pd.DataFrame(
@@ -70,6 +71,23 @@ def test_kinds_that_are_not_in_the_mix_are_not_read(tmp_path: Path) -> None:
     changed = TEXTS.assign(text=TEXTS["text"].where(TEXTS["kind"] == "code", "other words"))
     curves = [pretrain.pretrain(spec, TOKENIZER, texts, tmp_path) for texts in (TEXTS, changed)]
     assert curves[0].equals(curves[1])
+
+
+def test_another_schedule_of_fine_tuning_leaves_pretraining_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = _small("gpt2-nano-docs", batch=2)
+    before = _pretrain(spec, tmp_path)
+    monkeypatch.setattr(loop, "learning_rate", lambda *_: 0.0)
+    assert before.equals(_pretrain(spec, tmp_path))
+
+
+def test_the_rate_rises_over_a_tenth_of_the_steps_and_falls_to_zero() -> None:
+    spec = _small("gpt2-nano-docs", steps=20, learning_rate=1.0)
+    rates = [pretrain._learning_rate(step, spec) for step in range(20)]
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    assert rates[-1] == pytest.approx(1 / 18)
+    assert sorted(rates[2:], reverse=True) == rates[2:]
 
 
 def test_the_curve_ends_at_the_last_step_and_threads_are_restored(tmp_path: Path) -> None:
