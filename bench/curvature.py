@@ -23,12 +23,10 @@ from bench.kernel_models import read_probes
 from bench.timing import markdown
 from lensllm.config.sections import Curvature, FineTune
 from lensllm.core.meter import Meter
-from lensllm.hessian import trace
+from lensllm.hessian.curvature import layers_of, measure_curvature, rademacher, traces
 from lensllm.hessian.differentiable import double_differentiable
 from lensllm.hessian.hvp import BlockHessian
 from lensllm.hessian.lanczos import Product, inner, positive_quadratic
-from lensllm.hessian.layers import layers_of
-from lensllm.hessian.measure import measure_curvature
 from lensllm.models import delta
 from lensllm.models.batch import Example
 from lensllm.models.load import load_model
@@ -70,7 +68,7 @@ def diagnostics(cell: Cell, *, density: bool = False) -> None:
     measure_curvature(
         cell.model, cell.moved, cell.examples[: DEFAULTS.examples],
         mean_examples=DEFAULTS.mean_examples, tolerance=DEFAULTS.tolerance,
-        lanczos_steps=DEFAULTS.lanczos_steps, trace_probes=DEFAULTS.trace_probes, density=density,
+        lanczos_steps=DEFAULTS.lanczos_steps, trace_vectors=DEFAULTS.trace_probes, density=density,
     )  # fmt: skip
 
 
@@ -81,7 +79,7 @@ def with_density(cell: Cell) -> None:
 def hutchinson(cell: Cell) -> None:
     """The traces alone, from a fixed number of probes."""
     with double_differentiable(cell.model):
-        trace.traces(cell.hessian(), cell.moved, PROBES, seed=0)
+        traces(cell.hessian(), cell.moved, PROBES, seed=0)
 
 
 def whole_spectrum(cell: Cell) -> None:
@@ -126,7 +124,7 @@ def from_spectrum(
 
     With full reorthogonalisation; θ, y are Ritz values and vectors.
     """
-    basis = {n: [trace.rademacher(v, 0, "spectrum", n) / len(v) ** 0.5] for n, v in vectors.items()}
+    basis = {n: [rademacher(v, 0, "spectrum", n) / len(v) ** 0.5] for n, v in vectors.items()}
     diagonal: dict[str, list[float]] = {n: [] for n in vectors}
     off: dict[str, list[float]] = {n: [] for n in vectors}
     found: dict[str, list[float]] = {n: [] for n in vectors}
@@ -207,8 +205,7 @@ def _errors(cell: Cell) -> list[list[str]]:
         )
         spectrum = from_spectrum(hessian, cell.moved, SPECTRUM_STEPS)
         few, many = (
-            trace.traces(hessian, cell.moved, count, seed=0)
-            for count in (DEFAULTS.trace_probes, PROBES)
+            traces(hessian, cell.moved, count, seed=0) for count in (DEFAULTS.trace_probes, PROBES)
         )
     rows = []
     for layer, form in ours.items():

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import offset_copy
 
-from lensllm.hessian.crossing import REMAINDERS
+from lensllm.hessian.bound import REMAINDERS
 from lensllm.report import style, text
 from lensllm.report.data import Array, ReportData
 from lensllm.report.panels import size_axis

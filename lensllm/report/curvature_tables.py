@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lensllm.diagnostics.checks.curvature import vacuous
-from lensllm.hessian.crossing import REMAINDERS
+from lensllm.hessian.bound import REMAINDERS
 from lensllm.report import text
 from lensllm.report.data import ReportData
 from lensllm.report.tables import records

@@ -6,7 +6,7 @@ Key: the curvature of all cells, laws, budget, target and seed. Tables: ``candid
 
 from collections.abc import Mapping
 
-from lensllm.hessian.agreement import across, agreement
+from lensllm.hessian.bound import agreement_table, crossing_table
 from lensllm.store.artifacts import Recipe, Ref, write_table
 from tasks.base.goal import Goal
 from tasks.base.stage import Step, Work
@@ -25,8 +25,10 @@ def build(work: Work) -> None:
     bounds = curvature.read(work, "bound")
     fits = work.store.table(work.upstream["law"], "fits")
     rectified = fits[fits["law"] == "rectified"].set_index("candidate")["transition_size"]
-    candidates = across(bounds, rectified.to_dict(), work.params["budget"], work.params["seed"])
+    candidates = crossing_table(
+        bounds, rectified.to_dict(), work.params["budget"], work.params["seed"]
+    )
     smallest = int(bounds["size"].min())
     write_table(work.folder, "crossing/candidates", candidates.to_dict("records"))
-    found = agreement(candidates, smallest, work.params["target"])
+    found = agreement_table(candidates, smallest, work.params["target"])
     write_table(work.folder, "crossing/agreement", found.to_dict("records"))

@@ -50,8 +50,7 @@ def step(
 def build(work: Work) -> None:
     from lensllm.data.tokens import select
     from lensllm.hessian.bound import bound_terms
-    from lensllm.hessian.layers import layers_of
-    from lensllm.hessian.measure import measure_curvature
+    from lensllm.hessian.curvature import layers_of, measure_curvature
     from lensllm.models import load
     from lensllm.models.delta import apply
 
@@ -72,7 +71,7 @@ def build(work: Work) -> None:
         batch_size=params["batch_size"],
         tolerance=params["tolerance"],
         lanczos_steps=params["lanczos_steps"],
-        trace_probes=params["trace_probes"],
+        trace_vectors=params["trace_probes"],
         density=params["density"],
         seed=params["seed"],
     )

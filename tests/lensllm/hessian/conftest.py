@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from lensllm.hessian.layers import layers_of
+from lensllm.hessian.curvature import layers_of
 
 
 @pytest.fixture

@@ -12,10 +12,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lensllm.hessian import budget
-from lensllm.hessian.differentiable import double_differentiable
+from lensllm.hessian.curvature import layers_of
+from lensllm.hessian.differentiable import (
+    double_differentiable,
+    graph_footprint,
+    micro_batches,
+    padded_tokens,
+    training_footprint,
+)
 from lensllm.hessian.hvp import BlockHessian, example_losses
-from lensllm.hessian.layers import layers_of
 from lensllm.models.batch import Example, collate, token_losses
 
 _VOCABULARY, _LENGTH = 256, 48
@@ -84,10 +89,10 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 def test_a_training_step_holds_what_is_alive_before_its_backward_pass(model):
     example = _example(_LENGTH, 12)
-    found = budget.training_step(model, example)
+    found = training_footprint(model, example)
     with _Allocated() as allocated:
         losses = token_losses(model, collate([example] * 4, model.config))
-        assert found.of([example] * 4, model.config) == pytest.approx(allocated.now, rel=0.1)
+        assert found.bytes_of([example] * 4, model.config) == pytest.approx(allocated.now, rel=0.1)
     assert losses.requires_grad
 
 
@@ -102,7 +107,9 @@ def test_graphs_of_other_batches_hold_what_is_foreseen(model, lengths):
 
     longest, group = _example(_LENGTH, 12), [_example(*pair) for pair in lengths]
     with double_differentiable(model):
-        foreseen = budget.footprint(model, longest, lambda: build(longest)).of(group, model.config)
+        foreseen = graph_footprint(model, longest, lambda: build(longest)).bytes_of(
+            group, model.config
+        )
         with _Allocated() as allocated:
             graph = build(*group)
             held = allocated.now - sum(gradient.nbytes for gradient in graph)
@@ -111,7 +118,7 @@ def test_graphs_of_other_batches_hold_what_is_foreseen(model, lengths):
 
 def test_weights_are_not_counted(model):
     example = _example(2, 1)
-    assert budget.training_step(model, example).of([example], model.config) < sum(
+    assert training_footprint(model, example).bytes_of([example], model.config) < sum(
         weight.nbytes for weight in model.parameters()
     )
 
@@ -119,10 +126,10 @@ def test_weights_are_not_counted(model):
 @given(st.lists(st.tuples(st.integers(2, 20), st.integers(1, 1)), min_size=1), st.integers(0, 60))
 def test_micro_batches_hold_every_example_once_and_fit(lengths, most):
     examples = [_example(*pair) for pair in lengths]
-    groups = budget.micro_batches(examples, lambda group: budget.padded(group, _CAUSAL) <= most)
+    groups = micro_batches(examples, lambda group: padded_tokens(group, _CAUSAL) <= most)
     assert sorted(map(id, examples)) == sorted(id(e) for group in groups for e in group)
     assert [len(e) for group in groups for e in group] == sorted(map(len, examples))
-    assert all(len(group) == 1 or budget.padded(group, _CAUSAL) <= most for group in groups)
+    assert all(len(group) == 1 or padded_tokens(group, _CAUSAL) <= most for group in groups)
     if most >= sum(map(len, examples)) * 20:
         assert len(groups) == 1
 

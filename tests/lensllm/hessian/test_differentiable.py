@@ -11,9 +11,9 @@ from transformers import AttentionInterface, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from lensllm.core.errors import ModelError
+from lensllm.hessian.curvature import layers_of
 from lensllm.hessian.differentiable import double_differentiable
 from lensllm.hessian.hvp import BlockHessian
-from lensllm.hessian.layers import layers_of
 from tests.lensllm import families
 
 

@@ -18,10 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lensllm.hessian.curvature import layers_of
 from lensllm.hessian.differentiable import double_differentiable
-from lensllm.hessian.hvp import BlockHessian
-from lensllm.hessian.layers import layers_of
-from lensllm.hessian.symmetry import require_symmetry
+from lensllm.hessian.hvp import BlockHessian, require_symmetry
 from lensllm.models.batch import Example
 from tests.lensllm import families
 from tests.lensllm.conftest import plain_logits

@@ -11,7 +11,7 @@ from torch import nn
 
 from lensllm.config.sections import FineTune, Lora
 from lensllm.core.errors import ModelError
-from lensllm.hessian.layers import layers_of
+from lensllm.hessian.curvature import layers_of
 from lensllm.models import adapters, delta, load
 from lensllm.models.batch import Example, collate, target_logits
 from lensllm.training import Tuned, fine_tune

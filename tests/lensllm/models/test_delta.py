@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lensllm.core.errors import ModelError
-from lensllm.hessian.layers import layers_of
+from lensllm.hessian.curvature import layers_of
 from lensllm.models import delta
 
 

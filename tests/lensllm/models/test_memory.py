@@ -4,7 +4,7 @@ from dataclasses import astuple
 
 import pytest
 
-from lensllm.hessian.budget import footprint, training_step
+from lensllm.hessian.differentiable import graph_footprint, training_footprint
 from lensllm.models.batch import Example, collate, token_losses
 from lensllm.models.memory import memory
 from tests.lensllm import families
@@ -20,7 +20,7 @@ WHOLE = sorted(
 @pytest.mark.parametrize("name", WHOLE)
 def test_activations_are_those_kept_within_a_factor_of_two(name: str):
     model = families.build(name).float()
-    kept = training_step(model, EXAMPLE)
+    kept = training_footprint(model, EXAMPLE)
     measured = len(EXAMPLE) * kept.per_token + 3 * len(EXAMPLE.completion) * kept.per_target
 
     found = memory(model, [EXAMPLE])
@@ -33,7 +33,7 @@ def test_scores_count_where_attention_is_not_fused(name: str):
     model, text = families.build(name).float(), [1 + i % 20 for i in range(100)]
     model.set_attn_implementation("eager")
     long = Example(text, text[:60])
-    kept = footprint(model, long, lambda: token_losses(model, collate([long], model.config)))
+    kept = graph_footprint(model, long, lambda: token_losses(model, collate([long], model.config)))
     measured = len(long) * kept.per_token + 3 * len(long.completion) * kept.per_target
     assert 0.5 < memory(model, [long]).activations / measured < 2.0
 

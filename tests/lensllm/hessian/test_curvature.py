@@ -1,4 +1,4 @@
-"""Curvature of every layer against dense blocks."""
+"""Curvature of every layer and Hutchinson's traces against dense blocks; which weights make a layer."""
 
 import copy
 import math
@@ -6,10 +6,18 @@ import math
 import pytest
 import torch
 
-from lensllm.core.errors import DataError
-from lensllm.hessian.layers import layers_of
-from lensllm.hessian.measure import DENSITY_STEPS, measure_curvature
+from lensllm.core.errors import DataError, ModelError
+from lensllm.hessian.curvature import (
+    DENSITY_STEPS,
+    layers_of,
+    measure_curvature,
+    rademacher,
+    traces,
+)
+from lensllm.hessian.differentiable import double_differentiable
+from lensllm.hessian.hvp import BlockHessian
 from lensllm.models.cost import forward_flops, shape_of
+from tests.lensllm import families
 
 
 def _moved(model, scale=0.05, seed=3):
@@ -29,7 +37,7 @@ def _moved(model, scale=0.05, seed=3):
 
 
 def _measure(model, moved, examples, **options):
-    return measure_curvature(model, moved, examples, **{"trace_probes": 2, **options})
+    return measure_curvature(model, moved, examples, **{"trace_vectors": 2, **options})
 
 
 def _positive(block, v):
@@ -61,7 +69,7 @@ def test_layers_are_those_of_the_dense_blocks(name, tiny_model, tiny_examples, d
 
 def test_traces_are_near_those_of_the_dense_blocks(tiny_model, tiny_examples, dense_blocks):
     model, examples = tiny_model("gpt2"), tiny_examples(3)
-    found = _measure(model, _moved(model), examples, trace_probes=64)
+    found = _measure(model, _moved(model), examples, trace_vectors=64)
     for row in found.layers:
         expected = float(dense_blocks(model, examples)[row.layer].trace())
         assert abs(row.trace - expected) < 4 * row.trace_stderr
@@ -158,3 +166,85 @@ def test_no_examples(tiny_model):
     model = tiny_model("gpt2")
     with pytest.raises(DataError, match="sizes above 0"):
         _measure(model, _moved(model), [])
+
+
+EXPECTED = {
+    "gpt2": ["embeddings", "transformer.h.0", "transformer.ln_f"],
+    "gpt_neo": ["embeddings", "transformer.h.0", "transformer.h.1", "transformer.ln_f"],
+    "opt": ["embeddings", "model.decoder.final_layer_norm", "model.decoder.layers.0"],
+    "t5": [
+        "embeddings",
+        "encoder.block.0",
+        "encoder.final_layer_norm",
+        "decoder.block.0",
+        "decoder.final_layer_norm",
+    ],
+    "qwen3": ["embeddings", "model.layers.0", "model.norm", "head"],
+}
+
+
+def test_layers_of_every_architecture(architecture, tiny_model):
+    assert list(layers_of(tiny_model(architecture))) == EXPECTED[architecture]
+
+
+@pytest.mark.parametrize("family", families.NAMES)
+def test_every_trainable_weight_is_in_one_layer(family):
+    model = families.build(family)
+    layers = layers_of(model)
+    named = [name for names in layers.values() for name in names]
+    assert sorted(named) == sorted(n for n, p in model.named_parameters() if p.requires_grad)
+    for layer in layers.keys() - {"embeddings", "head"}:
+        assert all(name.startswith(f"{layer}.") for name in layers[layer]), layer
+
+
+@pytest.mark.parametrize("tied", ["gpt2", "t5"])
+def test_a_tied_head_is_with_the_embeddings(tiny_model, tied):
+    assert "head" not in layers_of(tiny_model(tied))
+
+
+def test_frozen_weights_are_in_no_layer(tiny_model):
+    model = tiny_model("qwen3")
+    model.lm_head.weight.requires_grad_(False)
+    assert "head" not in layers_of(model)
+
+
+def test_adapters_are_with_what_they_adapt():
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=3, target_modules=["q_proj", "embed_tokens", "lm_head"])
+    layers = layers_of(peft.get_peft_model(families.build("llama"), config))
+    block = "base_model.model.model.layers"
+    assert ["embeddings", f"{block}.0", f"{block}.1", "head"] == list(layers)
+    assert all("lora" in name for names in layers.values() for name in names)
+
+
+def test_a_model_without_trainable_weights(tiny_model):
+    with pytest.raises(ModelError, match="every one of the model is frozen"):
+        layers_of(tiny_model("gpt2").requires_grad_(False))
+
+
+def test_a_diagonal_block_is_exact_with_one_probe():
+    block = torch.diag(torch.tensor([1.0, -2.0, 5.0]))
+    found = traces(lambda u: {n: block @ v for n, v in u.items()}, {"a": torch.empty(3)}, 1, 0)
+    assert found["a"].value == 4.0
+    assert math.isnan(found["a"].stderr)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_trace_of_a_model(name, tiny_model, tiny_examples, dense_blocks, directions):
+    model, examples = tiny_model(name), tiny_examples(3)
+    with double_differentiable(model):
+        hessian = BlockHessian(model, layers_of(model), examples)
+        found = traces(hessian, directions(model), 60, seed=0)
+    for layer, block in dense_blocks(model, examples).items():
+        expected = float(block.trace())
+        assert abs(found[layer].value - expected) <= 4 * found[layer].stderr, layer
+        variance = 2 * (block.square().sum() - block.diagonal().square().sum())
+        assert found[layer].stderr == pytest.approx(math.sqrt(variance / 60), rel=0.4), layer
+
+
+def test_probes_are_seeded_signs():
+    first = rademacher(torch.empty(200), 0, "trace", "a", 0)
+    assert set(first.tolist()) == {-1.0, 1.0}
+    assert torch.equal(first, rademacher(torch.empty(200), 0, "trace", "a", 0))
+    assert not torch.equal(first, rademacher(torch.empty(200), 0, "trace", "a", 1))
+    assert not torch.equal(first, rademacher(torch.empty(200), 1, "trace", "a", 0))
