@@ -101,7 +101,7 @@ def _padded(example: Example, width: int) -> Iterator[int]:
 def ours(model: Any, probes: list[Example], method: Any) -> Found:
     kernel = residual_kernel(model, probes, method=method)
     gram = kernel.matrix * np.outer(kernel.residual_norms, kernel.residual_norms)
-    return Found(gram, kernel.residual_norms, kernel.choice.method, kernel.choice.reason)
+    return Found(gram, kernel.residual_norms, kernel.computation.method, kernel.computation.reason)
 
 
 WAYS: dict[str, Callable[[Any, list[Example]], Found]] = {

@@ -50,7 +50,7 @@ def example_losses(model: Any, batch: Batch) -> Tensor:
 class BlockHessian:
     """Products with the Hessian H of the mean loss over ``examples`` and with its blocks H_i.
 
-    Use within ``double_differentiable(model)``, with the model's weights left alone. Remaining fused
+    Use within ``double_differentiable(model)``, without changing the weights. Remaining fused
     layers can make products wrong without an error; ``require_symmetry`` detects that.
 
     Graphs hold at most ``memory_bytes``: micro-batches are cut to it, and graphs are kept between

@@ -1,13 +1,12 @@
 """The neural tangent kernel of a pretrained model on the span of its residual.
 
-``residual_kernel`` in ``residual.py`` is the way in. A *source* runs the model and tells how each
-probe's gradient is made of small factors (``batched``, or ``looped`` where a weight is used in a
-way that only autograd knows); a *product* turns them into inner products (``contraction``, exact,
-or ``sketch``); ``cost`` measures what a source takes, ``choice`` picks and says why; ``damage``
-finds the layer where numbers stop being finite.
+``residual_kernel`` in ``kernel`` is the entry point. Gradients of examples come as small factors
+from one batched pass (``batched``), or one by one where a weight is used in a way that only
+autograd knows (``factors``). ``products`` turns them into inner products, exactly or by a sketch;
+``method`` measures the cost and chooses. ``overlap`` compares the gradients on two texts.
 """
 
-from lensllm.ntk.choice import Choice
-from lensllm.ntk.residual import Kernel, residual_kernel
+from lensllm.ntk.kernel import Kernel, residual_kernel
+from lensllm.ntk.method import Computation
 
-__all__ = ["Choice", "Kernel", "residual_kernel"]
+__all__ = ["Computation", "Kernel", "residual_kernel"]

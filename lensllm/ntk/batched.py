@@ -1,8 +1,9 @@
-"""Gradients of many probes from one batched pass, as factors.
+"""Gradients of many examples from one batched pass, as factors.
 
-During the forward pass every use of a trainable weight by a torch function is seen. A linear map, a
-lookup, a gain or a bias leaves what came in; a hook on what went out leaves the gradient there. No
-gradient of a weight is computed. Any other use is refused, and the probes go one by one.
+During the forward pass every use of a trainable weight by a torch function is recorded. For a
+linear map, a lookup, a gain or a bias the input is kept, and a hook on the output keeps the
+gradient there. No gradient of a weight is computed. Any other use is refused, and the examples are
+then computed one by one.
 """
 
 from __future__ import annotations
@@ -17,37 +18,37 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from lensllm.models.batch import Example
-from lensllm.ntk.forward import losses
-from lensllm.ntk.uses import Lookup, Outer, Use
+from lensllm.ntk.factors import Lookup, Outer, Use, mean_losses
 
-# From the gradient at the output of a function (B, …) to the uses of its weights, by name.
+# Maps the gradient at the output of a function (B, …) to the uses of its weights, by name.
 Backward = Callable[[Tensor], dict[str, Use]]
 
 
 class NotFactored(Exception):
-    """A weight is used in a way that leaves no factors; the message says which and how."""
+    """A weight is used in a way that has no factors; the message says which and how."""
 
 
-def gradients(
-    model: Any, weights: Mapping[str, Tensor], probes: Sequence[Example]
+def batched_gradients(
+    model: Any, weights: Mapping[str, Tensor], examples: Sequence[Example]
 ) -> tuple[dict[str, list[Use]], Tensor]:
-    """All uses of every weight by the probes, and their residual norms (B,).
+    """All uses of every weight by the examples, by name, and their residual norms (B,).
 
-    Raises NotFactored.
+    Raises:
+        NotFactored: a weight is used in another way.
     """
     with _frozen(weights):
-        watch = _Watch(weights, len(probes))
-        with watch:
-            loss, norms = losses(model, probes)
+        recorder = _Recorder(weights, len(examples))
+        with recorder:
+            loss, norms = mean_losses(model, examples)
         if not loss.requires_grad:
             raise NotFactored("the loss has no gradient")
         torch.autograd.backward(loss.sum())
-    return watch.uses, norms
+    return recorder.uses, norms
 
 
 @contextmanager
 def _frozen(weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Gradients flow to activations only."""
+    """Context in which gradients flow to activations only."""
     for weight in weights.values():
         weight.requires_grad_(False)
     try:
@@ -57,16 +58,16 @@ def _frozen(weights: Mapping[str, Tensor]) -> Iterator[None]:
             weight.requires_grad_(True)
 
 
-class _Watch(TorchFunctionMode):
-    """Sees the functions that take a weight."""
+class _Recorder(TorchFunctionMode):
+    """Records the torch functions that take a weight as an argument."""
 
     def __init__(self, weights: Mapping[str, Tensor], size: int) -> None:
         super().__init__()
         self.uses: dict[str, list[Use]] = {name: [] for name in weights}
         self._names = {id(weight): name for name, weight in weights.items()}
-        self._alive: list[Tensor] = []  # so that no id is given twice
+        self._alive: list[Tensor] = []  # keeps ids from being given to other tensors
         self.size = size
-        self._picked = False  # whether rows were picked by index, as experts do
+        self._picked = False  # rows were picked by index, as experts do
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -94,18 +95,18 @@ class _Watch(TorchFunctionMode):
         return out
 
     def name(self, tensor: Tensor | None) -> str | None:
-        """Of a trainable weight; None for anything else."""
+        """Name of a trainable weight; None for any other tensor."""
         return self._names.get(id(tensor))
 
-    def by_probe(self, tensor: Tensor) -> Tensor:
-        """(B, T, last) of (B, …, last), or of (B · T, last) while rows are in their places."""
+    def by_example(self, tensor: Tensor) -> Tensor:
+        """Reshape (B, …, last), or (B · T, last) while no rows were picked, to (B, T, last)."""
         flattened = tensor.dim() == 2 and not self._picked and tensor.shape[0] % self.size == 0
         if self.size > 1 and not flattened and (tensor.dim() < 3 or len(tensor) != self.size):
             raise NotFactored(f"an input of shape {tuple(tensor.shape)} has no batch dimension")
         return tensor.detach().reshape(self.size, -1, tensor.shape[-1])
 
     def expanded(self, ids: Tensor) -> Tensor:
-        """Positions are looked up once for the whole batch; each probe needs its own."""
+        """Repeat ids that are looked up once for the whole batch, as positions are, per example."""
         return ids.expand(self.size, -1) if ids.dim() == 2 and ids.shape[0] == 1 else ids
 
     def _hooked(self, out: Tensor, backward: Backward) -> Tensor:
@@ -117,7 +118,7 @@ class _Watch(TorchFunctionMode):
         picked = self._picked
 
         def keep(gradient: Tensor) -> None:
-            self._picked = picked  # as it was here, in the forward pass
+            self._picked = picked  # as at this point of the forward pass
             for name, use in backward(gradient).items():
                 self.uses[name].append(use)
 
@@ -126,101 +127,101 @@ class _Watch(TorchFunctionMode):
         return out
 
 
-# --- what leaves factors --------------------------------------------------------------------------
+# --- rules: torch functions whose weights have factors --------------------------------------------
 
-# A rule takes the arguments of its function. It returns them, as they shall be used, and what makes
-# uses of the gradient at the result: factors whose rows and columns are those of ``matrix_shape``.
-Prepared = tuple[tuple[Any, ...], dict[str, Any], Backward]
+# A rule takes the arguments of its function. It returns the positional and keyword arguments to
+# call the function with, and the ``Backward`` that makes factors shaped as ``matrix_shape`` says.
+Recorded = tuple[tuple[Any, ...], dict[str, Any], Backward]
 
 
 def _affine(
-    watch: _Watch, weight: Tensor | None, bias: Tensor | None, use: Callable[[Tensor], Use]
+    recorder: _Recorder, weight: Tensor | None, bias: Tensor | None, use: Callable[[Tensor], Use]
 ) -> Backward:
-    """Of a weight that leaves ``use`` of the gradient (B, T, last), and a bias added to it."""
+    """Backward of a weight, by ``use`` of the gradient (B, T, last), and of a bias added to it."""
 
     def backward(gradient: Tensor) -> dict[str, Use]:
-        out = watch.by_probe(gradient)
+        out = recorder.by_example(gradient)
         uses: dict[str, Use] = {}
-        if name := watch.name(weight):
+        if name := recorder.name(weight):
             uses[name] = use(out)
-        if name := watch.name(bias):
+        if name := recorder.name(bias):
             uses[name] = Outer.row(out.sum(1))
         return uses
 
     return backward
 
 
-def _linear(watch: _Watch, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Prepared:
+def _linear(recorder: _Recorder, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Recorded:
     """y = x Wᵀ + b, W (out, in)."""
-    backward = _affine(watch, weight, bias, lambda out: Outer(out, watch.by_probe(x)))
+    backward = _affine(recorder, weight, bias, lambda out: Outer(out, recorder.by_example(x)))
     return (x, weight, bias), {}, backward
 
 
-def _addmm(watch: _Watch, bias: Tensor, x: Tensor, weight: Tensor) -> Prepared:
+def _addmm(recorder: _Recorder, bias: Tensor, x: Tensor, weight: Tensor) -> Recorded:
     """y = x W + b, W (in, out): GPT-2's Conv1D."""
-    backward = _affine(watch, weight, bias, lambda out: Outer(watch.by_probe(x), out))
+    backward = _affine(recorder, weight, bias, lambda out: Outer(recorder.by_example(x), out))
     return (bias, x, weight), {}, backward
 
 
 def _embedding(
-    watch: _Watch, ids: Tensor, weight: Tensor, padding_idx: int | None = None, *rest: Any,
+    recorder: _Recorder, ids: Tensor, weight: Tensor, padding_idx: int | None = None, *rest: Any,
     **named: Any,
-) -> Prepared:  # fmt: skip
-    ids = watch.expanded(ids)
-    if len(ids) != watch.size:
-        raise NotFactored(f"{watch.name(weight)} is looked up without a batch dimension")
+) -> Recorded:  # fmt: skip
+    ids = recorder.expanded(ids)
+    if len(ids) != recorder.size:
+        raise NotFactored(f"{recorder.name(weight)} is looked up without a batch dimension")
 
     def backward(gradient: Tensor) -> dict[str, Use]:
-        right = watch.by_probe(gradient)
+        right = recorder.by_example(gradient)
         if padding_idx is not None:  # autograd leaves that row out
             right = right * (ids != padding_idx).reshape(*right.shape[:2], 1)
-        return {str(watch.name(weight)): Lookup(ids.reshape(right.shape[:2]), right)}
+        return {str(recorder.name(weight)): Lookup(ids.reshape(right.shape[:2]), right)}
 
     return (ids, weight, padding_idx, *rest), named, backward
 
 
 def _layer_norm(
-    watch: _Watch, x: Tensor, shape: Sequence[int], weight: Tensor | None = None,
+    recorder: _Recorder, x: Tensor, shape: Sequence[int], weight: Tensor | None = None,
     bias: Tensor | None = None, eps: float = 1e-5,
-) -> Prepared:  # fmt: skip
+) -> Recorded:  # fmt: skip
     def use(out: Tensor) -> Use:
-        return _scaled(watch, out, F.layer_norm(x, shape, eps=eps))
+        return _scaled(recorder, out, F.layer_norm(x, shape, eps=eps))
 
-    return (x, shape, weight, bias, eps), {}, _affine(watch, weight, bias, use)
+    return (x, shape, weight, bias, eps), {}, _affine(recorder, weight, bias, use)
 
 
 def _rms_norm(
-    watch: _Watch, x: Tensor, shape: Sequence[int], weight: Tensor | None = None,
+    recorder: _Recorder, x: Tensor, shape: Sequence[int], weight: Tensor | None = None,
     eps: float | None = None,
-) -> Prepared:  # fmt: skip
+) -> Recorded:  # fmt: skip
     def use(out: Tensor) -> Use:
-        return _scaled(watch, out, F.rms_norm(x, shape, eps=eps))
+        return _scaled(recorder, out, F.rms_norm(x, shape, eps=eps))
 
-    return (x, shape, weight, eps), {}, _affine(watch, weight, None, use)
+    return (x, shape, weight, eps), {}, _affine(recorder, weight, None, use)
 
 
-def _gain(watch: _Watch, a: Any, b: Any) -> Prepared:
+def _gain(recorder: _Recorder, a: Any, b: Any) -> Recorded:
     """y = x ⊙ w along the last dimension: the end of an RMS norm written out."""
-    weight, x = _along_last(watch, a, b)
-    return (a, b), {}, _affine(watch, weight, None, lambda out: _scaled(watch, out, x))
+    weight, x = _along_last(recorder, a, b)
+    return (a, b), {}, _affine(recorder, weight, None, lambda out: _scaled(recorder, out, x))
 
 
-def _bias(watch: _Watch, a: Any, b: Any) -> Prepared:
+def _bias(recorder: _Recorder, a: Any, b: Any) -> Recorded:
     """y = x + w along the last dimension."""
-    weight, _ = _along_last(watch, a, b)
-    return (a, b), {}, _affine(watch, weight, None, lambda out: Outer.row(out.sum(1)))
+    weight, _ = _along_last(recorder, a, b)
+    return (a, b), {}, _affine(recorder, weight, None, lambda out: Outer.row(out.sum(1)))
 
 
-def _scaled(watch: _Watch, out: Tensor, x: Tensor) -> Use:
-    """Of the gain of ``x``."""
-    return Outer.row((out * watch.by_probe(x)).sum(1))
+def _scaled(recorder: _Recorder, out: Tensor, x: Tensor) -> Use:
+    """Use of a gain that multiplies ``x``, from the gradient ``out`` (B, T, last)."""
+    return Outer.row((out * recorder.by_example(x)).sum(1))
 
 
-def _along_last(watch: _Watch, a: Any, b: Any) -> tuple[Tensor, Tensor]:
-    """The weight of the two, and the other."""
-    weight, x = (a, b) if watch.name(a) else (b, a)
+def _along_last(recorder: _Recorder, a: Any, b: Any) -> tuple[Tensor, Tensor]:
+    """The weight among ``a`` and ``b``, and the other operand."""
+    weight, x = (a, b) if recorder.name(a) else (b, a)
     if weight.dim() != 1 or not isinstance(x, Tensor) or x.shape[-1] != len(weight):
-        raise NotFactored(f"{watch.name(weight)} is combined with something of another shape")
+        raise NotFactored(f"{recorder.name(weight)} is combined with something of another shape")
     return weight, x
 
 
@@ -240,7 +241,7 @@ def _has_number(args: Sequence[Any]) -> bool:
 _PICKS = {Tensor.__getitem__, Tensor.index_select, torch.index_select, Tensor.gather, torch.gather}
 _ADDITIONS = (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__)
 _PRODUCTS = (torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__)
-_RULES: dict[Any, Callable[..., Prepared]] = {
+_RULES: dict[Any, Callable[..., Recorded]] = {
     F.linear: _linear,
     torch.addmm: _addmm,
     F.embedding: _embedding,
@@ -249,5 +250,5 @@ _RULES: dict[Any, Callable[..., Prepared]] = {
     **dict.fromkeys(_PRODUCTS, _gain),
     **dict.fromkeys(_ADDITIONS, _bias),
 }
-# The gradient at what comes out is the weight's: another precision, and the w + 1 of Gemma's norms.
+# Functions whose output's gradient is the weight's: casts, and the w + 1 of Gemma's norms.
 _KEEP_GRADIENT = {Tensor.to, Tensor.float, Tensor.double, Tensor.type_as, *_ADDITIONS}

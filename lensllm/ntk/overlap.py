@@ -1,6 +1,6 @@
 """Overlap of pretraining and fine-tuning: are the gradients on both texts alike?
 
-With g_i the gradients of the losses of fine-tuning probes and g′_j those of probes from text like
+With g_i the gradients of the losses of fine-tuning examples and g′_j those of pieces of text like
 the pretraining data, both read off one residual kernel as ⟨g, g′⟩ = ρ K ρ′:
 
 - alignment = ⟨C, C′⟩ / (‖C‖ ‖C′‖) of the gradients' covariances C and C′ in the Frobenius inner
@@ -8,12 +8,12 @@ the pretraining data, both read off one residual kernel as ⟨g, g′⟩ = ρ K 
   cross block Θ(X, X′) of Zeng et al. (2025, eq. 8);
 - the cosine of the mean gradients: whether a small step on one text lowers the loss on the other.
 
-Plugging in ‖HK_XX′H‖² / (‖HK_XXH‖ ‖HK_X′X′H‖) is no use for a few dozen probes in many dimensions:
-a probe is always aligned with itself, so that the diagonal of K_XX makes ‖C‖ several times too
-large. Each of the three products is therefore estimated without bias, from distinct probes only:
+Plugging in ‖HK_XX′H‖² / (‖HK_XXH‖ ‖HK_X′X′H‖) fails for a few dozen examples in many dimensions:
+an example is always aligned with itself, so that the diagonal of K_XX makes ‖C‖ several times too
+large. Each of the three products is therefore estimated without bias, from distinct examples only:
 ⟨C, C′⟩ is the mean of ¼⟨g_i − g_j, g′_k − g′_l⟩², which is what plugging in gives up to a factor,
-for the two sets share no probe; ‖C‖² is the mean of ¼⟨g_i − g_j, g_k − g_l⟩² over four different
-probes, in closed form HSIC₁ of Song et al. (2012, eq. 5) of K_XX with itself. docs/method.md has
+for the two sets share no example; ‖C‖² is the mean of ¼⟨g_i − g_j, g_k − g_l⟩² over four different
+examples, in closed form HSIC₁ of Song et al. (2012, eq. 5) of K_XX with itself. docs/method.md has
 measurements.
 """
 
@@ -31,25 +31,28 @@ Indices = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Overlap:
-    """NaN where the probes are too few or too noisy to tell a covariance or mean from zero."""
+    """Similarity of two sets of gradients.
 
-    alignment: float  # of the centred gradients, in [0, 1]
-    alignment_standard_error: float  # by the choice of probes
+    NaN if the examples are too few or too noisy to tell a covariance or mean from zero.
+    """
+
+    alignment: float  # alignment of the centred gradients, in [0, 1]
+    alignment_standard_error: float  # due to the choice of examples
     mean_gradient_cosine: float  # in [−1, 1]
     mean_gradient_cosine_standard_error: float
 
 
 def alignment(kernel: Array, residual_norms: Array, split: int) -> Overlap:
-    """The overlap of the first ``split`` probes with the others, which are of another text.
+    """Overlap of the first ``split`` examples with the others, which are of another text.
 
-    Estimates beyond what alignments and cosines can be are cut there; standard errors are those of
-    the uncut ones, by the jackknife: without one probe after another of either set. Where an
-    estimate does not exist without one of the probes, it is NaN with all of them.
+    Estimates are clipped to the range of alignments and cosines; standard errors are those of the
+    unclipped estimates, by the jackknife over the examples of both sets. An estimate that does not
+    exist without one of the examples is NaN.
 
     Args:
         kernel: K, (n, n).
         residual_norms: ρ, (n,).
-        split: probes of the first set; both sets need five for an alignment, three for a cosine.
+        split: examples of the first set; both sets need five for an alignment, three for a cosine.
     """
     gram = kernel * np.outer(residual_norms, residual_norms)
     everyone = np.arange(len(gram))
@@ -67,13 +70,13 @@ def _without_one(indices: Indices) -> Iterator[Indices]:
 
 
 def _variance(without: Array) -> Array:
-    """The jackknife's, (2,), of the estimates without each probe, (n, 2)."""
+    """Jackknife variance (2,) from the estimates without each example (n, 2)."""
     found: Array = (len(without) - 1) * without.var(axis=0)
     return found
 
 
 def _estimates(gram: Array, ours: Indices, theirs: Indices) -> Array:
-    """Alignment and cosine of the mean gradients, (2,), from these probes."""
+    """Alignment and cosine of the mean gradients, (2,), from these examples."""
     own, other, cross = (
         gram[np.ix_(rows, columns)]
         for rows, columns in ((ours, ours), (theirs, theirs), (ours, theirs))
@@ -89,7 +92,7 @@ def _estimates(gram: Array, ours: Indices, theirs: Indices) -> Array:
 
 
 def _cosine(product: float, squared: float, other_squared: float) -> float:
-    """NaN where a square is not estimated to be positive."""
+    """Cosine from a product and two squares; NaN if a square is not estimated to be positive."""
     if min(squared, other_squared) > 0:
         return float(product / np.sqrt(squared * other_squared))
     return np.nan

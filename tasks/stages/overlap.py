@@ -104,7 +104,7 @@ def build(work: Work) -> None:
         "probes": len(probes),
         "window_tokens": length,
         **vars(found),
-        "method": spanned.choice.method,
+        "method": spanned.computation.method,
         "relative_error": spanned.relative_error,
         "flops": cost.train_flops(cost.shape_of(model), both, epochs=1),
         "seconds": meter.seconds(),

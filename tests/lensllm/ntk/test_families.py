@@ -99,7 +99,7 @@ def test_kernel_is_that_of_one_plain_call_a_probe(family, reference, method):
     weights = _trainable(reference.model).values()
     assert sum(weight.numel() for weight in weights) == kernel.parameters
     # a batched pass that goes wrong is replaced by single ones, right but slow, and so not seen
-    assert ("single" if family in SINGLE else "batched") == kernel.choice.passes
+    assert ("single" if family in SINGLE else "batched") == kernel.computation.passes
 
 
 @pytest.mark.parametrize("family", ["gpt2", "opt", "bart"])

@@ -36,7 +36,7 @@ watcher.start()
 kernel = residual_kernel(model, probes, method=method, memory_bytes=budget)
 done.set()
 watcher.join()
-assert kernel.choice.passes == "batched"
+assert kernel.computation.passes == "batched"
 print(max(seen) - before)
 """
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from lensllm.core.errors import ModelError
-from lensllm.ntk.contraction import Contraction
-from lensllm.ntk.sketch import Sketch, expected_error
-from lensllm.ntk.uses import Lookup, Outer, Use, Whole
+from lensllm.ntk.factors import Lookup, Outer, Use, Whole
+from lensllm.ntk.products import Contraction, Sketch, expected_error
 
 SHAPES = {"head": (30, 4), "gain": (1, 7), "table": (50, 3)}
 PROBES, TOKENS = 9, 5

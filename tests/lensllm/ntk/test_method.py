@@ -6,8 +6,9 @@ import torch
 
 from lensllm.core.errors import ModelError
 from lensllm.models.batch import Example
-from lensllm.ntk import batched, cost, residual_kernel
-from lensllm.ntk.choice import MEMORY_BYTES
+from lensllm.ntk import method, residual_kernel
+from lensllm.ntk.batched import batched_gradients
+from lensllm.ntk.method import MEMORY_BYTES
 from tests.lensllm import families
 
 
@@ -19,39 +20,41 @@ def _probes(count: int, tokens: int) -> list[Example]:
 
 def test_few_probes_are_multiplied_exactly():
     kernel = residual_kernel(families.build("gpt2"), _probes(6, 8))
-    assert kernel.choice.method == "exact"
-    assert kernel.choice.passes == "batched"
-    assert kernel.choice.reason == "the products of 6 probes add 25% to a pass"
+    assert kernel.computation.method == "exact"
+    assert kernel.computation.passes == "batched"
+    assert kernel.computation.reason == "the products of 6 probes add 25% to a pass"
     assert kernel.relative_error == 0
 
 
 def test_many_short_probes_are_sketched():
     kernel = residual_kernel(families.build("gpt2"), _probes(30, 8))
-    assert kernel.choice.method == "sketch"
-    assert kernel.choice.reason == "exact products of 30 probes would add 125% to a pass"
+    assert kernel.computation.method == "sketch"
+    assert kernel.computation.reason == "exact products of 30 probes would add 125% to a pass"
     assert kernel.relative_error == 0  # fewer weights than the sketch has numbers
 
 
 def test_what_does_not_fit_is_sketched(monkeypatch):
     model, probes = families.build("llama").float(), _probes(40, 30)
-    assert residual_kernel(model, probes).choice.method == "exact"
-    monkeypatch.setattr(cost, "WIDTH", 997)  # a tiny model's factors are smaller than a sketch
+    assert residual_kernel(model, probes).computation.method == "exact"
+    monkeypatch.setattr(method, "WIDTH", 997)  # a tiny model's factors are smaller than a sketch
     kernel = residual_kernel(model, probes, memory_bytes=2**20)
-    assert kernel.choice.method == "sketch"
-    assert kernel.choice.reason.startswith("exact would take")
+    assert kernel.computation.method == "sketch"
+    assert kernel.computation.reason.startswith("exact would take")
 
 
 @pytest.mark.parametrize("method", ["exact", "sketch"])
 def test_the_user_may_choose(method):
     kernel = residual_kernel(families.build("gpt2"), _probes(30, 8), method=method)
-    assert method == kernel.choice.method
-    assert kernel.choice.reason == "as configured"
+    assert method == kernel.computation.method
+    assert kernel.computation.reason == "as configured"
 
 
 def test_many_short_probes_are_multiplied_exactly_where_only_that_fits():
-    choice = residual_kernel(families.build("gpt2"), _probes(30, 8), memory_bytes=3 * 2**20).choice
-    assert choice.method == "exact"
-    assert choice.reason == "a sketch would take 15 MiB"
+    computation = residual_kernel(
+        families.build("gpt2"), _probes(30, 8), memory_bytes=3 * 2**20
+    ).computation
+    assert computation.method == "exact"
+    assert computation.reason == "a sketch would take 15 MiB"
 
 
 @pytest.mark.parametrize(
@@ -71,7 +74,7 @@ def test_memory_for_too_few_probes(method, memory_bytes, said):
 
 
 def test_exact_products_that_do_not_fit_where_a_sketch_does(monkeypatch):
-    monkeypatch.setattr(cost, "WIDTH", 997)
+    monkeypatch.setattr(method, "WIDTH", 997)
     with pytest.raises(ModelError, match=r"by exact products, .* set kernel\.method=auto or lower"):
         residual_kernel(
             families.build("llama").float(), _probes(40, 30), method="exact", memory_bytes=2**20
@@ -79,7 +82,7 @@ def test_exact_products_that_do_not_fit_where_a_sketch_does(monkeypatch):
 
 
 def test_amounts_are_read_by_people():
-    assert [cost.amount(2**k) for k in (10, 26, 30, 33)] == [
+    assert [method.amount(2**k) for k in (10, 26, 30, 33)] == [
         "0.00098 MiB", "64 MiB", "1 GiB", "8 GiB"
     ]  # fmt: skip
 
@@ -112,7 +115,7 @@ def test_a_small_memory_makes_small_batches_and_the_same_kernel(monkeypatch):
 
 
 def test_weights_that_only_autograd_knows_are_named():
-    reason = residual_kernel(families.build("mixtral"), families.probes(3)).choice.reason
+    reason = residual_kernel(families.build("mixtral"), families.probes(3)).computation.reason
     assert "one probe at a time: model.layers.0.mlp" in reason
 
 
@@ -121,8 +124,8 @@ def test_many_targets_count_for_the_memory():
     model, probes = families.build("gpt2"), _probes(2, 20)
     few = [Example(p.prompt[:19], p.completion[:1]) for p in probes]
     weights = dict(model.named_parameters())
-    found = cost.measure(model, weights, [*few, Example([1] * 19, [1, 2])], MEMORY_BYTES)
-    uses, _ = batched.gradients(model, weights, [Example([1] * 2, [1] * 18)] * 3)
+    found = method.gradient_cost(model, weights, [*few, Example([1] * 19, [1, 2])], MEMORY_BYTES)
+    uses, _ = batched_gradients(model, weights, [Example([1] * 2, [1] * 18)] * 3)
     storages = {
         t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
         for parts in uses.values() for use in parts for t in use.tensors
@@ -139,5 +142,5 @@ def test_a_mistake_in_one_of_the_two_that_are_tried_is_seen(monkeypatch):
         block, "forward", lambda x, *a, **k: x + x.mean(1, keepdim=True), raising=True
     )
     kernel = residual_kernel(model, [Example([1], [2]), *_probes(3, 12)])
-    assert kernel.choice.passes == "single"
-    assert "gradients from a batch differ from single ones" in kernel.choice.reason
+    assert kernel.computation.passes == "single"
+    assert "gradients from a batch differ from single ones" in kernel.computation.reason
