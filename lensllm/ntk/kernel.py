@@ -143,7 +143,8 @@ def not_finite_part(model: Any, examples: Sequence[Example]) -> str:
         if observed.not_finite:
             return (
                 f"the output of {observed.not_finite[0]} is not finite on a kernel probe, though "
-                f"every weight is: it overflows {dtype} or divides by zero; leave this candidate out"
+                f"every weight is: it overflows {dtype} or divides by zero; leave this candidate "
+                "out"
             )
         bad = [name for name, found in uses.items() if not _finite(*found[0].tensors)]
         if bad:
