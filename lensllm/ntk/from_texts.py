@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from lensllm.data.tokens import select, tokenise
-from lensllm.ntk.residual import residual_kernel
+from lensllm.ntk.kernel import residual_kernel
 from lensllm.spectra.spectrum import Spectrum
 
 
