@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from urllib.request import Request, urlopen
 
 from websockets.sync.client import connect
 
+from tests.waiting import wait
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-_START_SECONDS = 90.0
 
 
 class Browser:
@@ -35,10 +35,7 @@ class Browser:
         )
         self._stack.callback(process.wait)
         self._stack.callback(process.terminate)
-        deadline = time.monotonic() + _START_SECONDS
-        while not self._noted.exists() or "\n" not in self._noted.read_text():
-            time.sleep(0.1)
-            assert time.monotonic() < deadline, "the browser did not start"
+        wait(lambda: self._noted.exists() and "\n" in self._noted.read_text(), "the browser")
         port = self._noted.read_text().split("\n")[0]
         new = f"http://127.0.0.1:{port}/json/new?about:blank"
         with urlopen(Request(new, method="PUT")) as answer:
@@ -57,18 +54,13 @@ class Browser:
         result = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
         return result.get("result", {}).get("value")
 
-    def wait(self, expression: str, within_seconds: float = 90.0) -> Any:
-        """The value of an expression once it is true; as it is when the time is up."""
-        deadline = time.monotonic() + within_seconds
-        while not (value := self.evaluate(expression)) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        return value
+    def wait(self, expression: str) -> Any:
+        """The value of an expression once it is true."""
+        return wait(lambda: self.evaluate(expression), expression)
 
-    def shows(self, text: str, within_seconds: float = 90.0) -> str:
-        """The page's HTML once it holds ``text``; as it is when the time is up."""
-        self.wait(
-            f"document.documentElement.outerHTML.includes({json.dumps(text)})", within_seconds
-        )
+    def shows(self, text: str) -> str:
+        """The page's HTML once it holds ``text``."""
+        self.wait(f"document.documentElement.outerHTML.includes({json.dumps(text)})")
         return str(self.evaluate("document.documentElement.outerHTML"))
 
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:

@@ -9,14 +9,14 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from tests.waiting import wait
+
 _USER = "postgres"
-_START_SECONDS = 60.0
 
 
 @cache
@@ -89,7 +89,7 @@ def _as_user() -> list[str]:
 
 
 def _wait(ready: list[str | Path], log: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while subprocess.run(ready, capture_output=True, check=False).returncode:
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
+    wait(
+        lambda: subprocess.run(ready, capture_output=True, check=False).returncode == 0,
+        log.read_text,
+    )

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM."""
+"""Ctrl-C and SIGTERM: they stop a command within seconds, and finished cells are kept."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ INTERRUPTED = 130  # the exit code: 128 and the number of SIGINT
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-# An interruption ends workers at once, but tables in the making and requests to a server that is
-# gone cannot be stopped; after this long the process ends all the same, as after kill -9.
-_PATIENCE_SECONDS = 3.0
+# An interruption ends workers at once, but tables in the making and requests to a dead server
+# cannot be stopped; after this long the process ends all the same, as after kill -9.
+_GRACE_SECONDS = 3.0
 
 
 @contextmanager
 def interruptible(err: Console) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop the run where it is; finished cells are kept."""
+    """Stop the block on Ctrl-C or SIGTERM, say how to go on, and exit with code 130."""
     stopping = threading.Event()
 
     def stop(*_: object) -> None:
@@ -36,38 +36,35 @@ def interruptible(err: Console) -> Iterator[None]:
 
     for number in _SIGNALS:
         signal.signal(number, stop)
-    # Within a flow SIGTERM is Prefect's, which first tells the server, for minutes if that is gone.
-    # What Python writes here on a signal tells us as well, and when the main thread is busy, too.
-    ear, mouth = socket.socketpair()
-    mouth.setblocking(False)
-    threading.Thread(target=_leave_late, args=(ear, stopping, err), daemon=True).start()
-    before = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+    # Within a flow Prefect handles SIGTERM and first tells its server, for minutes if that is dead.
+    # Python also writes the signal's number to the wake-up descriptor, even while the main thread
+    # is busy, and the other thread reads it there.
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    threading.Thread(target=_exit_late, args=(receiver, stopping, err), daemon=True).start()
+    before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     try:
         yield
     except (KeyboardInterrupt, Exception) as error:
-        # Whatever else falls over while it stops is a part of that.
+        # Any error while the run stops is a consequence of the interruption.
         if not (isinstance(error, KeyboardInterrupt) or stopping.is_set()):
             raise
         _say_stopped(err)
         raise typer.Exit(INTERRUPTED) from None
     finally:
         signal.set_wakeup_fd(before)
-        mouth.close()
+        sender.close()
 
 
-def _leave_late(ear: socket.socket, stopping: threading.Event, err: Console) -> None:
-    """Some time after the first of our signals, end the process if it still runs."""
-    with ear:
-        while number := ear.recv(1):
+def _exit_late(receiver: socket.socket, stopping: threading.Event, err: Console) -> None:
+    """End the process if it still runs some time after the first of the signals."""
+    with receiver:
+        while number := receiver.recv(1):
             if number[0] in _SIGNALS:
                 stopping.set()
-                time.sleep(_PATIENCE_SECONDS)
-                _leave(err)
-
-
-def _leave(err: Console) -> None:
-    _say_stopped(err)
-    os._exit(INTERRUPTED)
+                time.sleep(_GRACE_SECONDS)
+                _say_stopped(err)
+                os._exit(INTERRUPTED)
 
 
 def _say_stopped(err: Console) -> None:

@@ -1,4 +1,4 @@
-"""``lensllm plan --probe``: measure the candidates' pace now, without a server."""
+"""``lensllm plan --probe``: measure the candidates' speed now, without a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``lensllm status`` tells: the state of every cell, and how a command gets on with them."""
+"""``lensllm status``: the state of every cell, and the progress of the command that makes them."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _MARKS = {  # in the order in which one of several repeats speaks for all
 _PARTLY = "[green]◔[/green]"  # some repeats are done, none runs
 _MOST_MARKS = 3  # repeats that are drawn one by one; more are counted
 _MOST_FAILURES = 10  # on a terminal; JSON has all
-_BESIDE = 24  # columns that the numbers beside the sizes take
-_BETWEEN = 3  # columns from a size to the next
+_OTHER_COLUMNS = 24  # characters of the columns that are no sizes
+_COLUMN_GAP = 3  # characters between two columns
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,18 @@ class Grid:
 
     @property
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """The content of ``--json``."""
         return {
             "target": self.target,
             "cells": [{**vars(cell), "state": state} for cell, state in self.states.items()],
             "stages": {s: {"artefacts": n, "done": d} for s, (n, d) in self.others.items()},
             "failed": [{"step": label, "reason": why} for label, why in self.failures.items()],
-            "command": _told(self.progress) if self.progress else None,
+            "command": _command_dict(self.progress) if self.progress else None,
         }
 
 
 def grid(plan: Plan, store: Store, progress: Progress | None = None) -> Grid:
-    """Look every artefact of the plan up; what another process computes holds its lock."""
+    """Look up every artefact of the plan; one that another process computes holds its lock."""
     others: dict[str, tuple[int, int]] = {}
     for step in plan.steps:
         if step.stage != "finetune":
@@ -69,9 +69,9 @@ def grid(plan: Plan, store: Store, progress: Progress | None = None) -> Grid:
     wanted = set(now.cells)
     reached = max(cell.size for cell in wanted if cell.size != plan.target)
     racing = {cell.candidate for cell in wanted if cell.size == reached}
-    there = {step.label for step in plan.steps if store.has(step.ref)}
-    told = progress.failed if progress else {}
-    failures = {label: why for label, why in told.items() if label not in there}
+    available = {step.label for step in plan.steps if store.has(step.ref)}
+    failed = progress.failed if progress else {}
+    failures = {label: why for label, why in failed.items() if label not in available}
 
     def state(cell: Cell, ref: Ref, label: str) -> str:
         if cell not in wanted:
@@ -93,7 +93,7 @@ def grid(plan: Plan, store: Store, progress: Progress | None = None) -> Grid:
     )
 
 
-def _told(progress: Progress) -> dict[str, Any]:
+def _command_dict(progress: Progress) -> dict[str, Any]:
     return {
         "alive": progress.is_alive,
         "ended": progress.ended,
@@ -123,7 +123,7 @@ def screen(name: str, grid: Grid, width: int) -> RenderableType:
     table.title = f"[bold]{escape(name)}[/bold]: {counts['done']} of {counts.total()} cells done"
     names = list(dict.fromkeys(cell.candidate for cell in grid.states))
     headings = [_heading(size, grid.target) for size in grid.sizes]
-    needed = max(map(len, names)) + _BESIDE + sum(len(h) + _BETWEEN for h in headings)
+    needed = max(map(len, names)) + _OTHER_COLUMNS + sum(len(h) + _COLUMN_GAP for h in headings)
     wide = needed <= width
     table.add_column("candidate", overflow="fold")
     for heading in headings if wide else [f"{headings[0]} … {headings[-1]}"]:
@@ -154,7 +154,7 @@ def _heading(size: int, target: int) -> str:
 
 
 def _repeats(states: list[str]) -> str:
-    """The cells of a candidate at a size: marks, or of many how many are done."""
+    """The cells of a candidate at a size: a mark for each, or the number done of many."""
     if len(states) <= _MOST_MARKS:
         return " ".join(_MARKS[state] for state in states)
     done = states.count("done")
@@ -172,26 +172,27 @@ def _mark(states: list[str]) -> str:
 
 
 def _command(name: str, grid: Grid) -> list[Text]:
-    """How the last command gets on, and what failed in it."""
-    told = grid.progress
-    if told is None:
+    """The progress of the last command, and what failed in it."""
+    last = grid.progress
+    if last is None:
         return []
-    count = f"{told.settled:,} of {told.total:,} artefacts"
-    pace = f"{told.computed:,} computed ({told.per_minute:.3g} a minute), {told.cached:,} cached"
-    where = f"process {told.pid} of {told.host}"
+    count = f"{last.settled:,} of {last.total:,} artefacts"
+    pace = f"{last.computed:,} computed ({last.per_minute:.3g} a minute), {last.cached:,} cached"
+    where = f"process {last.pid} of {last.host}"
     lines = []
-    if told.is_alive:
-        left = told.seconds_left
-        rest = max(0.0, left - (time.time() - told.written)) if left is not None else None
+    began, written = _local_time(last.began), _local_time(last.written)
+    if last.is_alive:
+        left = last.seconds_left
+        rest = max(0.0, left - (time.time() - last.written)) if left is not None else None
         ahead = f", about {clock(rest)} left" if rest is not None else ""
-        lines.append(Text(f"Running since {_time(told.began)}: {count}, {pace}{ahead} ({where})."))
-        lines += [Text(f"  {label}", style="cyan") for label in told.running]
-    elif told.ended:
-        lines.append(Text(f"The last command ended {_time(told.written)}: {count}, {pace}."))
+        lines.append(Text(f"Running since {began}: {count}, {pace}{ahead} ({where})."))
+        lines += [Text(f"  {label}", style="cyan") for label in last.running]
+    elif last.ended:
+        lines.append(Text(f"The last command ended {written}: {count}, {pace}."))
     else:
         lines.append(
             Text(
-                f"The last command was killed ({where}; last heard of {_time(told.written)}): "
+                f"The last command was killed ({where}; last heard of {written}): "
                 f"{count}, {pace}. Go on with lensllm run {name}"
             )
         )
@@ -204,5 +205,5 @@ def _command(name: str, grid: Grid) -> list[Text]:
     return lines
 
 
-def _time(seconds: float) -> str:
+def _local_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,4 +1,4 @@
-"""``lensllm verify``: every artefact of a folder read and checked, whoever made it."""
+"""``lensllm verify``: read and check every artefact of a folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lensllm.store.artifacts import Ref, Store
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found."""
+    """The artefacts of a folder, and which of them are damaged."""
 
     artefacts: int
     bytes: int
@@ -23,7 +23,7 @@ class Verified:
 
     @property
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """The content of ``--json``."""
         return {
             "artefacts": self.artefacts,
             "bytes": self.bytes,
@@ -35,7 +35,7 @@ class Verified:
 
 
 def verify(store: Store, *, repair: bool) -> Verified:
-    """Check everything; with ``repair`` remove what is damaged, so that a run makes it again."""
+    """Check every artefact; with ``repair`` remove damaged ones, so that a run makes them again."""
     present = store.present()
     damaged = tuple((ref, fault) for ref in present if (fault := store.fault(ref)))
     size = sum(store.size_bytes(ref) for ref in present)
@@ -46,7 +46,7 @@ def verify(store: Store, *, repair: bool) -> Verified:
 
 
 def screen(found: Verified) -> RenderableType:
-    """For people: what is wrong where, and what to do."""
+    """The terminal's table: each damaged artefact with its fault, and what to do."""
     total = f"{found.artefacts:,} artefacts, {found.bytes / 1e6:,.1f} MB"
     if not found.damaged:
         return Text(f"{total}: all as they were written.")

@@ -1,7 +1,7 @@
-"""The console of the command line: nothing that is printed can steer the terminal or tell a secret.
+"""The console of the command line: nothing it prints steers the terminal or shows a secret.
 
 Names of candidates, texts of data and messages of libraries come from elsewhere: an escape sequence
-in them could set the terminal's title or clipboard, or hide what else is said.
+in them could set the terminal's title or clipboard, or hide other lines.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class SafeConsole(Console):
 
 
 def page_address(server: Server, console: Console) -> str:
-    """The address that opens the server's page: on a terminal a link that lets one browser in.
+    """The address of the server's page: on a terminal a link that lets one browser in.
 
-    A file that output goes to may be read by others, so it is told the plain address.
+    Output that goes to a file may be read by others, so it gets the plain address.
     """
     if console.is_terminal or not server.secret:
         return server.entry_link()

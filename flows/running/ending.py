@@ -1,4 +1,4 @@
-"""How every flow ends: laws, ranking, checks and report, published, logged and shown."""
+"""What all flows share: a run's observers and workers, and its ranking and report at the end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tasks.planning.plan import Conclusion
 
 refuse_stored_results()  # in every process that runs a flow, before it begins
 
-# Who watches the run in this process, e.g. the terminal. Not a parameter: parameters are text.
+# The observers of a run in this process, e.g. the terminal. No parameter of flows, which are text.
 observers: ContextVar[Sequence[Observer]] = ContextVar("observers", default=())
 
 
@@ -43,11 +43,11 @@ def task_runner(slots: int) -> TaskRunner[PrefectFuture[Any]]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run ends with."""
+    """The result of a run."""
 
     conclusion: Conclusion
     failures: tuple[tuple[str, str], ...]  # label and reason
-    folder: Path  # the report and its figure, at a name that stays
+    folder: Path  # of the report and its figure, the same for every run of the pipeline
 
 
 @contextmanager
@@ -59,8 +59,7 @@ def running(
     store: Store,
     shared: Workers | RayWorkers | None = None,
 ) -> Iterator[tuple[Run, MlflowProjection]]:
-    """A run that is watched by the terminal, the Prefect pages and MLflow, with ``shared`` workers
-    or its own."""
+    """A run with its observers: terminal, Prefect and MLflow; workers are ``shared`` or its own."""
     slots = slots_of(engine)[0]
     with (
         threadpool_limits(1),  # of this process: its matrices are small, more threads only spin
@@ -78,7 +77,7 @@ def running(
 
 @contextmanager
 def workers_of(engine: Engine, store: Store) -> Iterator[Workers | RayWorkers]:
-    """Those of the engine; ended at once when what is done with them is interrupted."""
+    """The engine's workers, which are ended at once if the block is interrupted."""
     workers = workers_for(engine, store)
     try:
         yield workers
@@ -89,7 +88,7 @@ def workers_of(engine: Engine, store: Store) -> Iterator[Workers | RayWorkers]:
 
 
 def tell(lines: Sequence[str]) -> None:
-    """Lines that stay, to whoever watches in a terminal."""
+    """Print lines that stay in the terminal, if one observes the run."""
     for observer in observers.get():
         if isinstance(observer, Terminal):
             for line in lines:
@@ -97,7 +96,7 @@ def tell(lines: Sequence[str]) -> None:
 
 
 def stop_on_failure(run: Run, after: int = 0) -> None:
-    """Raise the first failure beyond the ``after`` ones that the run can live with."""
+    """Raise the first failure beyond ``after`` tolerated ones as ``LensError``."""
     for label, reason in list(run.failures.values())[after:]:
         raise LensError(f"{label}: {reason}")
 
@@ -108,7 +107,7 @@ def finish(
     earlier: Mapping[Ref, PrefectFuture[Any]],
     mlflow: MlflowProjection,
 ) -> Outcome:
-    """Make what ``conclusion`` names and show it. Raises ``LensError`` when a step of it fails."""
+    """Make what ``conclusion`` names and show it. Raises ``LensError`` if a step of it fails."""
     failures = tuple(run.failures.values())
     run_steps(run, conclusion.steps, earlier)
     stop_on_failure(run, after=len(failures))
@@ -119,13 +118,13 @@ def finish(
 
 
 def reports(store: Store, name: str) -> Path:
-    """Where the report of the pipeline ``name`` is shown."""
+    """The folder of the last report of pipeline ``name``."""
     return store.root / "reports" / name
 
 
 def _publish(store: Store, conclusion: Conclusion) -> Path:
-    """Copy the report to ``reports/<name>/``, where people find it again. One that is there stays:
-    its time says since when it is what it is."""
+    """Copy the report to ``reports/<name>/``. An equal one that is there stays as it is: its time
+    tells since when it has not changed."""
     folder = reports(store, conclusion.goal.name)
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("report.html", "curves.png"):

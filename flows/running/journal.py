@@ -1,8 +1,8 @@
-"""What a command tells other processes of its run: ``artifacts/.status/<name>.json``.
+"""The progress of a command for other processes: ``artifacts/.status/<name>.json``.
 
-``lensllm status`` reads it. The store says which artefacts there are; what it cannot say, because
-it holds results alone, is which command makes them, how fast, and what failed and why. Of two
-commands on one pipeline the file shows the one that wrote last.
+``lensllm status`` reads the file. The store says which artefacts there are; as it holds results
+alone, it cannot say which command makes them, how fast, and what failed and why. With two commands
+on one pipeline the file shows the one that wrote last.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from lensllm.store.artifacts import Store
 from tasks.base.stage import Step
 
 _SECONDS_BETWEEN_WRITES = 1.0
-# A process of another machine is believed to live while its last word is no older than the longest
-# cells take to make it say another.
+# A process of another machine counts as alive for as long after its last write as the longest cells
+# take: it writes when a step begins or ends.
 _SILENCE_SECONDS = 6 * 3600.0
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a command is, or was when it ended."""
+    """The progress of a command, as it was written last."""
 
     host: str
     pid: int
@@ -44,13 +44,13 @@ class Progress:
     computed: int
     cached: int
     skipped: int
-    seconds_left: float | None  # None: no pace is known yet
+    seconds_left: float | None  # None: no stage's speed is known yet
     running: tuple[str, ...] = ()  # labels
     failed: dict[str, str] = field(default_factory=dict)  # reason by label
 
     @property
     def is_alive(self) -> bool:
-        """Whether the command still runs."""
+        """True while the command runs."""
         if self.ended:
             return False
         if self.host != socket.gethostname():
@@ -59,12 +59,12 @@ class Progress:
 
     @property
     def per_minute(self) -> float:
-        """Artefacts computed in a minute, over the whole run."""
+        """Artefacts computed per minute, over the whole run."""
         return 60 * self.computed / max(1.0, self.elapsed)
 
 
 def read(store: Store, name: str) -> Progress | None:
-    """What the last command on pipeline ``name`` told; None if none did, or not in these words."""
+    """The progress of the last command on pipeline ``name``; None without a file in this format."""
     try:
         content = json.loads(_path(store, name).read_text(encoding="utf-8"))
         return Progress(**{**content, "running": tuple(content["running"])})
@@ -73,7 +73,7 @@ def read(store: Store, name: str) -> Progress | None:
 
 
 class Journal:
-    """Observer that keeps the file up to date, within its context."""
+    """Observer that keeps the file up to date within its context."""
 
     def __init__(self, store: Store, name: str, slots: int) -> None:
         self._path = _path(store, name)
@@ -96,17 +96,17 @@ class Journal:
     def planned(self, steps: Sequence[Step]) -> None:
         with self._lock:
             self._tally.plan(steps)
-            self._write_at_times()
+            self._write_if_due()
 
     def started(self, step: Step) -> None:
         with self._lock:
             self._tally.start(step)
-            self._write_at_times()
+            self._write_if_due()
 
     def finished(self, step: Step, seconds: float, *, cached: bool, remark: str = "") -> None:
         with self._lock:
             self._tally.finish(step, seconds, cached=cached)
-            self._write_at_times()
+            self._write_if_due()
 
     def failed(self, step: Step, reason: str) -> None:
         with self._lock:
@@ -117,9 +117,9 @@ class Journal:
     def skipped(self, step: Step) -> None:
         with self._lock:
             self._tally.settle(step, self._tally.skipped)
-            self._write_at_times()
+            self._write_if_due()
 
-    def _write_at_times(self) -> None:
+    def _write_if_due(self) -> None:
         if time.monotonic() - self._last_write > _SECONDS_BETWEEN_WRITES:
             self._write()
 
@@ -145,7 +145,7 @@ class Journal:
         )
         draft = self._path.with_suffix(f".{os.getpid()}.new")
         draft.write_text(json.dumps(asdict(now)), encoding="utf-8")
-        draft.replace(self._path)  # a reader sees the old words or the new ones
+        draft.replace(self._path)  # a reader sees the old file or the new one
 
 
 def _path(store: Store, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""How a run looks in a terminal: one live screen, or plain lines where nobody watches."""
+"""Progress of a run: its counts, and the terminal's live screen or plain lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tasks.base.stage import Step
 
 @dataclass
 class Tally:
-    """Counts of one run, kept by the events of an observer; whoever has it holds a lock."""
+    """Counts of one run's steps, kept by an observer, which holds a lock around each call."""
 
     planned: dict[str, Step] = field(default_factory=dict)  # by key, not yet settled
     running: dict[str, tuple[Step, float]] = field(default_factory=dict)  # step and when it began
@@ -28,29 +28,30 @@ class Tally:
     computed: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)  # for want of something that failed
+    # time spent computing, and weights of what was computed, by stage
     seconds: defaultdict[str, float] = field(default_factory=partial(defaultdict, float))
-    work: defaultdict[str, float] = field(default_factory=partial(defaultdict, float))
+    weights: defaultdict[str, float] = field(default_factory=partial(defaultdict, float))
 
     def plan(self, steps: Sequence[Step]) -> None:
-        """Steps that are to come."""
+        """Add steps that are to come."""
         self.planned |= {step.ref.key: step for step in steps}
 
     def start(self, step: Step) -> None:
-        """A step that is not cached begins."""
+        """Note that a step, which is not cached, begins."""
         self.planned.pop(step.ref.key, None)
         self.running[step.ref.key] = (step, time.monotonic())
 
     def finish(self, step: Step, seconds: float, *, cached: bool) -> None:
-        """A step is there."""
+        """Note that a step's artefact is there."""
         self.settle(step, self.cached if cached else self.computed)
         if not cached:
-            # From start to finish includes waiting for a slot; with more threads than slots
-            # that would inflate the pace, so there are as many threads as slots.
+            # The time includes waiting for a slot, so the flow has as many threads as slots: with
+            # more, the waits would be counted as work.
             self.seconds[step.stage] += seconds
-            self.work[step.stage] += step.weight
+            self.weights[step.stage] += step.weight
 
     def settle(self, step: Step, outcome: Counter[str]) -> None:
-        """A step is over, with one of the outcomes above."""
+        """Count a step that is over in ``outcome``, one of the counters above."""
         self.planned.pop(step.ref.key, None)
         self.running.pop(step.ref.key, None)
         outcome[step.stage] += 1
@@ -64,20 +65,20 @@ class Tally:
         return self.settled + len(self.planned) + len(self.running)
 
     def seconds_left(self, slots: int) -> float | None:
-        """From the pace of each stage so far; None before a stage still to come has a pace."""
+        """Seconds left by each stage's speed so far; None while a stage to come has none yet."""
         total = 0.0
         for step in [*self.planned.values(), *(s for s, _ in self.running.values())]:
             if not step.in_worker:
                 continue
-            if not self.work[step.stage]:
+            if not self.weights[step.stage]:
                 return None
-            total += step.weight * self.seconds[step.stage] / self.work[step.stage]
+            total += step.weight * self.seconds[step.stage] / self.weights[step.stage]
         spent = sum(time.monotonic() - begin for _, begin in self.running.values())
         return max(0.0, total - spent) / slots
 
 
 class Terminal:
-    """Shows a run as it goes: a live screen on a terminal, elsewhere a line per artefact."""
+    """Observer that shows a run: a live screen on a terminal, elsewhere a line per artefact."""
 
     def __init__(self, console: Console, slots: int) -> None:
         self.tally = Tally()
@@ -101,7 +102,7 @@ class Terminal:
             self._live.stop()
 
     def say(self, text: str) -> None:
-        """A line that stays, above whatever runs."""
+        """Print a line that stays, above the live screen."""
         self._console.print(Text(text, style="bold"), soft_wrap=True)
 
     # --- Observer ----------------------------------------------------------------------------
@@ -160,7 +161,7 @@ class Terminal:
 
 
 def clock(seconds: float) -> str:
-    """``75`` → ``1:15``; ``3700`` → ``1:01:40``."""
+    """Minutes and seconds, or hours: ``75`` → ``1:15``; ``3700`` → ``1:01:40``."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

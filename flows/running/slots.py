@@ -1,4 +1,4 @@
-"""How many cells at a time, with how many threads each, on which GPUs; and who runs them."""
+"""The engine's slots: how many cells run at once, with how many threads, on which GPUs."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from lensllm.workers import ray_cluster
 from lensllm.workers.local import Workers
 from lensllm.workers.ray_workers import RayWorkers
 
-# Cells of small models that may share a GPU; more of them wait for each other all the same.
+# Cells of small models that may share a GPU; more of them would wait for each other.
 _MOST_PER_GPU = 8
 
 
 def workers_for(engine: Engine, store: Store) -> Workers | RayWorkers:
-    """Who runs the cells: processes of this machine, or the nodes of a cluster."""
+    """The workers of ``engine``: processes of this machine, or the nodes of a cluster."""
     if engine.kind == "local":
         return Workers(*slots_of(engine))
     return RayWorkers(
         store.root.resolve(),
         engine.ray_address,
         slots_of(engine)[1],
-        _gpus_of_cell(engine) if _on_gpus(engine) else 0.0,
+        _gpus_per_cell(engine) if _uses_gpus(engine) else 0.0,
         processes=engine.processes,
     )
 
 
 def slots_of(engine: Engine) -> tuple[int, int, tuple[str, ...]]:
-    """(slots, threads per worker, GPU names); by default a slot per GPU, else one per core; of a
-    cluster its GPUs and cores are counted. A cell of several processes has as many GPUs or cores.
+    """Slots, threads per worker and GPU names of ``engine``.
 
-    Two workers of one thread beat one of two on small models, and threads beyond the cores
-    collapse.
+    By default there is a slot per GPU, or per core without GPUs; in a cluster its GPUs and cores
+    are counted. A cell of several processes takes as many GPUs or cores. On small models two
+    workers of one thread are faster than one of two, and threads beyond the cores are very slow.
     """
     if engine.kind == "ray":
-        return *_of_cluster(engine), ()
+        return *_cluster_slots(engine), ()
     each = engine.processes
     names = () if engine.device in ("cpu", "mps") else _gpus()
-    # Fewer than a cell needs are one slot's, which says so when it starts.
+    # Fewer GPUs than a cell needs make one slot, whose cell fails with a sentence.
     gpus = tuple(
         ",".join(names[i : i + each])
         for i in range(0, max(len(names) - each + 1, 1), each)
@@ -50,17 +50,19 @@ def slots_of(engine: Engine) -> tuple[int, int, tuple[str, ...]]:
     return slots, max(1, cores() // (slots * each)), gpus
 
 
-def _of_cluster(engine: Engine) -> tuple[int, int]:
-    """Slots and threads. Ray knows what fits: where cells share a GPU there are more slots than
-    may be filled, and a cell waits in one."""
+def _cluster_slots(engine: Engine) -> tuple[int, int]:
+    """Slots and threads per worker of a cluster.
+
+    Where cells share a GPU there may be more slots than Ray can fill; a cell waits in its slot.
+    """
     ray_cluster.connect(engine.ray_address)
-    gpus, each = _on_gpus(engine), engine.processes
+    gpus, each = _uses_gpus(engine), engine.processes
     nodes = [node for node in ray_cluster.nodes() if node.get("GPU") or not gpus]
     processors = [int(node.get("CPU", 0)) for node in nodes]
     at_once = [cores // each for cores in processors]
     if gpus:
-        of_cell = _gpus_of_cell(engine) or 1 / _MOST_PER_GPU
-        held = [int(node.get("GPU", 0) / of_cell) for node in nodes]
+        per_cell = _gpus_per_cell(engine) or 1 / _MOST_PER_GPU
+        held = [int(node.get("GPU", 0) / per_cell) for node in nodes]
         at_once = [min(pair) for pair in zip(held, at_once, strict=True)]
     slots = max(1, sum(at_once)) if engine.slots == "auto" else engine.slots
     # As many threads as leave room for all slots, and as a node has.
@@ -68,22 +70,22 @@ def _of_cluster(engine: Engine) -> tuple[int, int]:
     return slots, max(1, min(sum(processors) // (slots * each), smallest // each))
 
 
-def _gpus_of_cell(engine: Engine) -> float | None:
-    """In a cluster; None: what its memory needs."""
+def _gpus_per_cell(engine: Engine) -> float | None:
+    """GPUs that a cell in a cluster asks for; None if its memory decides."""
     if engine.processes > 1:
         return float(engine.processes)
     return None if engine.gpu_share == "auto" else engine.gpu_share
 
 
-def _on_gpus(engine: Engine) -> bool:
-    """Whether cells of a cluster ask for a GPU: where one has any and none is forbidden."""
+def _uses_gpus(engine: Engine) -> bool:
+    """Return whether a cluster's cells ask for a GPU: a node has one, and the engine allows it."""
     ray_cluster.connect(engine.ray_address)
     wanted = engine.device not in ("cpu", "mps")
     return wanted and any(node.get("GPU") for node in ray_cluster.nodes())
 
 
 def _gpus() -> tuple[str, ...]:
-    """CUDA device names, found without importing torch into the command's own process."""
+    """CUDA device names, without importing torch into the command's own process."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return tuple(name for name in visible.split(",") if name not in ("", "-1"))

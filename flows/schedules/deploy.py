@@ -40,7 +40,7 @@ class DeployError(LensError):
 
 @dataclass(frozen=True)
 class Deployment:
-    """One pipeline as it is to run by itself."""
+    """A pipeline and its schedule."""
 
     pipeline: str
     description: str
@@ -49,22 +49,22 @@ class Deployment:
 
     @property
     def when(self) -> str:
-        """``At 02:00 every day (Europe/Berlin)``."""
+        """The schedule in words: ``At 02:00 every day (Europe/Berlin)``."""
         if not self.schedule.cron:
             return "by hand"
-        said = CronSim(self.schedule.cron, datetime.now()).explain()
-        return f"{said} ({self.schedule.timezone})"
+        when = CronSim(self.schedule.cron, datetime.now()).explain()
+        return f"{when} ({self.schedule.timezone})"
 
     @property
     def concurrency(self) -> dict[str, Any]:
-        """One run at a time; what becomes of another."""
+        """Prefect's limit: one run at a time, and what happens to the next."""
         return {"limit": 1, "collision_strategy": _COLLISIONS[self.schedule.overlap]}
 
 
 def deployments(file: Path, store: Store, names: Sequence[str] = ()) -> list[Deployment]:
-    """Those of ``names``, or of every pipeline of ``file`` that has a schedule.
+    """Deployments of ``names``, or of every pipeline of ``file`` that has a schedule.
 
-    Raises ``ConfigError`` when a pipeline is wrong, or when none is scheduled.
+    Raises ``ConfigError`` if a pipeline has an error, or none has a schedule.
     """
     known = configfile.names(file)
     loaded = {name: configfile.load(file, name) for name in names or known}
@@ -87,8 +87,8 @@ def deployments(file: Path, store: Store, names: Sequence[str] = ()) -> list[Dep
 
 
 def altered_fields(there: DeploymentResponse, parameters: Mapping[str, str]) -> list[str]:
-    """Names of what decides which code a deployment runs, and on what, and is not as
-    ``flows.schedules.serve`` registered it with ``parameters``."""
+    """Fields of a server's deployment that decide which code it runs, and on what, and differ from
+    those that ``flows.schedules.serve`` registered with ``parameters``."""
     expected: dict[str, Any] = {
         # the name that Prefect notes for a flow object
         "entrypoint": "flows.schedules.scheduled.rerun",
@@ -104,7 +104,7 @@ def altered_fields(there: DeploymentResponse, parameters: Mapping[str, str]) -> 
 
 
 def prefect_yaml(found: Sequence[Deployment], pool: str, store: Store) -> str:
-    """The file that ``prefect deploy --all`` reads.
+    """The content of the file that ``prefect deploy --all`` reads.
 
     Nothing is pulled: parameters and working directory are folders that the worker's machine has.
     """
@@ -133,7 +133,7 @@ def prefect_yaml(found: Sequence[Deployment], pool: str, store: Store) -> str:
 
 
 def write(found: Sequence[Deployment], pool: str, store: Store) -> Path:
-    """``prefect_yaml`` in the artifacts folder; its path."""
+    """Write ``prefect_yaml`` into the artifacts folder; return its path."""
     path = store.root / "deploy" / "prefect.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
@@ -145,7 +145,7 @@ def write(found: Sequence[Deployment], pool: str, store: Store) -> Path:
 
 
 def require_server() -> None:
-    """Raise ``ConfigError`` when the user names no server: an embedded one would not stay."""
+    """Raise ``ConfigError`` if the user names no server: an embedded one would not stay."""
     if not os.environ.get("PREFECT_API_URL"):
         raise ConfigError(
             "PREFECT_API_URL names no Prefect server to deploy to, e.g. "
@@ -154,8 +154,10 @@ def require_server() -> None:
 
 
 def register(path: Path, pool: str) -> None:
-    """Have Prefect take the deployments of ``path``, with a process work pool that is made if it is
-    not there. Raises ``DeployError``."""
+    """Register the deployments of ``path`` with Prefect, and make their work pool if it is missing.
+
+    Raises ``DeployError`` if the server refuses or does not answer.
+    """
     _ensure_pool(pool)
     command = [sys.executable, "-P", "-m", "prefect", "--no-prompt", "deploy", "--all"]
     done = subprocess.run(
@@ -200,8 +202,8 @@ def _ensure_pool(pool: str) -> None:
 
 
 def remove_others(keep: Sequence[Deployment]) -> list[str]:
-    """Delete deployments of pipelines of the same file and folder that are not to ``keep``; their
-    names. What has lost its schedule would go on otherwise."""
+    """Delete the deployments of the same file and folder that are not in ``keep``; return their
+    names. A pipeline without a schedule would go on running otherwise."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         DeploymentFilter,

@@ -1,8 +1,8 @@
-"""What a deployment runs: the main flow, in a process that a Prefect worker or ``serve`` starts.
+"""scheduled: the flow of a deployment, the main flow in a process of a worker or of ``serve``.
 
-The flow run's state says in a word how it went: *Unchanged* when everything was cached, *Completed*
-with what was made again, *Incomplete* when a part failed and the ranking is made without it, and
-*Failed*. Prefect's automations can be told apart by these names.
+The flow run's state names its outcome: *Unchanged* if everything was cached, *Completed* with what
+was made again, *Incomplete* if a part failed and the ranking was made without it, and *Failed*.
+Prefect's automations can select runs by these names.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from lensllm.config import configfile
 from lensllm.core.processes import die_with_parent
 from lensllm.store.artifacts import Store
 
-# Set by ``lensllm serve`` to its process number: the runs it starts do not outlive it.
+# Process number of ``lensllm serve``, for the runs that it starts: they do not outlive it.
 SERVER_PROCESS = "LENSLLM_SERVE_PROCESS"
-# What it has registered: the parameters of each deployment, by pipeline, as JSON.
+# The parameters of each deployment that ``lensllm serve`` has registered, by pipeline, as JSON.
 REGISTERED = "LENSLLM_REGISTERED"
-_WIDTH = 110  # columns of what a worker's log gets
+_WIDTH = 110  # columns of a worker's log
 
 
 def rerun(pipeline: str, file: str, artifacts: str) -> State[None]:
@@ -49,13 +49,13 @@ def rerun(pipeline: str, file: str, artifacts: str) -> State[None]:
     _name_process()
     mark_zombies()
     slots = slots_of(configfile.load(Path(file), pipeline).engine)[0]
-    before = _shown(store, pipeline)
+    before = _report_time(store, pipeline)
     with Terminal(Console(width=_WIDTH, highlight=False), slots) as terminal:
         observers.set((terminal,))
         main = rank.with_options(task_runner=task_runner(slots))
         with tags(*tags_of_this_process()):
             outcome = main(pipeline, file, artifacts)
-    state = ended(outcome, terminal.tally, before, _shown(store, pipeline))
+    state = ended(outcome, terminal.tally, before, _report_time(store, pipeline))
     print(f"{pipeline}: {state.message}", flush=True)
     return state
 
@@ -65,7 +65,7 @@ scheduled = flow(name="scheduled", flow_run_name="{pipeline}", persist_result=Fa
 
 
 def _refusal(given: dict[str, str], registered: dict[str, dict[str, str]]) -> str:
-    """The reason why ``serve`` does not run this; empty if it has registered it."""
+    """The reason why ``serve`` does not run ``given``; empty if it has registered that."""
     if given != registered.get(given["pipeline"]):
         return "refused: lensllm serve has not registered these parameters"
     context = FlowRunContext.get()
@@ -73,7 +73,7 @@ def _refusal(given: dict[str, str], registered: dict[str, dict[str, str]]) -> st
         try:
             with get_client(sync_client=True) as client:
                 there = client.read_deployment(context.flow_run.deployment_id)
-        except ObjectNotFound:  # what was changed is replaced
+        except ObjectNotFound:  # a changed deployment is replaced
             return "refused: its deployment is not there any more"
         if fields := altered_fields(there, given):
             return f"refused: its deployment was changed on the server ({', '.join(fields)})"
@@ -83,9 +83,9 @@ def _refusal(given: dict[str, str], registered: dict[str, dict[str, str]]) -> st
 def ended(
     outcome: Outcome, tally: Tally, before: datetime | None, shown: datetime | None
 ) -> State[None]:
-    """How a run went whose report is shown since ``shown``, and the last one's since ``before``.
+    """The state of a run, from the times of its report (``shown``) and of the last one.
 
-    What was made long ago is new all the same when another report was shown meanwhile.
+    A report that was made long ago is new all the same if another one was shown meanwhile.
     """
     if outcome.failures:
         failed = "; ".join(f"{label}: {reason}" for label, reason in outcome.failures)
@@ -101,8 +101,8 @@ def _made_again(tally: Tally) -> str:
     return f"computed {stages or 'nothing'}; {tally.cached.total()} artefacts were cached"
 
 
-def _shown(store: Store, pipeline: str) -> datetime | None:
-    """Since when the pipeline's report is what it is; None before the first."""
+def _report_time(store: Store, pipeline: str) -> datetime | None:
+    """The time of the pipeline's last change of report; None before the first."""
     try:
         written = (reports(store, pipeline) / "report.html").stat().st_mtime
     except FileNotFoundError:
@@ -111,7 +111,7 @@ def _shown(store: Store, pipeline: str) -> datetime | None:
 
 
 def _name_process() -> None:
-    """Tag this flow run, which was there before its process, so that a dead one is recognised."""
+    """Tag this flow run, which is older than its process, so that a dead process is recognised."""
     context = FlowRunContext.get()
     if context and context.flow_run:
         with get_client(sync_client=True) as client:

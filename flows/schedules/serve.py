@@ -1,4 +1,4 @@
-"""Scheduled pipelines on one machine: a Prefect server and what starts their runs, until Ctrl-C."""
+"""``lensllm serve``: scheduled pipelines on one machine, with a Prefect server, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from lensllm.store.artifacts import Store
 if TYPE_CHECKING:
     from prefect.runner import Runner
 
-# How often the server is asked for runs that are due: a run starts at most this late.
-_SECONDS_BETWEEN_LOOKS = 5.0
+# The server is asked this often for runs that are due: a run starts at most so late.
+_POLL_SECONDS = 5.0
 
 
 def serve(
     found: Sequence[Deployment], store: Store, console: Console, port: int | None = None
 ) -> None:
-    """Keep a server up and run ``found`` when they are due; returns on Ctrl-C or SIGTERM.
+    """Keep a server up and run ``found`` when they are due, until Ctrl-C or SIGTERM.
 
-    The server's deployments are made anew at every start and are paused at the end, so runs that
-    were due meanwhile are not made up for. Raises ``ConfigError`` when the user names a server:
+    The deployments are made anew at every start and paused at the end, so runs that were due
+    meanwhile are not made up for. Raises ``ConfigError`` when the user names a server:
     others may have deployed the same pipelines there, to workers.
     """
     if named := os.environ.get("PREFECT_API_URL"):
@@ -67,7 +67,7 @@ def serve(
 
 @contextmanager
 def _until_stopped() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end what is in it; here, while the server is still starting."""
+    """End the block on Ctrl-C and SIGTERM, also while the server is still starting."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -79,9 +79,11 @@ def _until_stopped() -> Iterator[None]:
 
 
 async def _forget_unfinished(deployment: UUID) -> None:
-    """Cancel runs that were due, waited for another, or were only beginning when serve was last
-    stopped: such a one has named no process yet, so ``mark_zombies`` does not find it, and it would
-    keep the next from running."""
+    """Cancel runs that were due, waiting or only beginning when ``serve`` was last stopped.
+
+    They have named no process yet, so ``mark_zombies`` does not find them, and they would keep the
+    next run from starting.
+    """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         DeploymentFilter,
@@ -112,17 +114,19 @@ async def _forget_unfinished(deployment: UUID) -> None:
 
 
 async def _serve(found: Sequence[Deployment], console: Console) -> None:
-    """Register ``found`` and start what is due until Ctrl-C or SIGTERM cancels it."""
+    """Register ``found`` and start runs that are due until Ctrl-C or SIGTERM cancels it."""
     from prefect.runner import Runner
 
-    runner = Runner(name="lensllm serve", query_seconds=_SECONDS_BETWEEN_LOOKS)
+    runner = Runner(name="lensllm serve", query_seconds=_POLL_SECONDS)
     for d in found:
         await _forget_unfinished(await _register(runner, d))
     running = asyncio.gather(runner.start(), _keep_registered(runner, found, console))
-    await asyncio.sleep(0)  # it sets a handler of its own, which would leave in the middle
+    await asyncio.sleep(0)  # the runner sets a handler, which would end it in the middle of a run
 
     def stop() -> None:
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of what is cancelled beside it
+        logging.getLogger("asyncio").setLevel(
+            logging.CRITICAL
+        )  # of the other tasks, which are cancelled too
         running.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -131,7 +135,7 @@ async def _serve(found: Sequence[Deployment], console: Console) -> None:
 
 
 async def _register(runner: Runner, d: Deployment) -> UUID:
-    """Register a deployment as the configuration has it, whatever the server holds of that name.
+    """Register a deployment as the configuration has it, replacing the server's; return its id.
 
     The runner is given the flow itself: its runs do not load what the server says.
     """
@@ -156,13 +160,13 @@ async def _register(runner: Runner, d: Deployment) -> UUID:
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     async with get_client() as client:
-        # Registering it leaves this as somebody may have set it.
+        # Registering leaves the path as it was, and somebody may have set it.
         await client.update_deployment(number, DeploymentUpdate(path=""))
     return number
 
 
 async def _keep_registered(runner: Runner, found: Sequence[Deployment], console: Console) -> None:
-    """Put a deployment right that somebody changed on the server, and say so."""
+    """Register a deployment again that somebody has changed on the server, and say so."""
     from httpx import HTTPError
     from prefect.client.orchestration import get_client
     from prefect.deployments.runner import DeploymentApplyError
@@ -181,7 +185,7 @@ async def _keep_registered(runner: Runner, found: Sequence[Deployment], console:
 
     async with get_client() as client:
         while True:
-            await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+            await asyncio.sleep(_POLL_SECONDS)
             for d in found:
                 with suppress(HTTPError, DeploymentApplyError):  # a server that is started again
                     await put_right(d)

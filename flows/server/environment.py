@@ -24,6 +24,8 @@ def prefect_home(artifacts: Path) -> Path:
 def settings(artifacts: Path) -> dict[str, str]:
     """The settings for runs that keep their outputs under ``artifacts``, by variable name."""
     return {
+        # Children started as modules, Prefect's too, do not import from the user's folder.
+        "PYTHONSAFEPATH": "1",
         # Prefect: its database and logs stand beside the outputs, and no process but the one
         # server we start ever becomes a server (each would cost 15 s and 225 MB).
         "PREFECT_HOME": str(prefect_home(artifacts.resolve())),
@@ -32,6 +34,9 @@ def settings(artifacts: Path) -> dict[str, str]:
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
             "prefect.server.concurrency.lease_storage.filesystem"
         ),
+        # Limits against hanging alone, for a busy machine; a request is tried six times.
+        "PREFECT_API_REQUEST_TIMEOUT": "300",
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "300",
         # Our artefacts are the cache; Prefect's has neither checksum nor lock.
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
         # The console is ours; states still reach the web page, which does not read logs for them.

@@ -15,7 +15,7 @@ from flows.server.access import authorization
 from lensllm.core.errors import ConfigError
 from lensllm.core.processes import alive
 
-_START_SECONDS = 180.0  # 4-8 s on an idle machine; the first start also builds the database
+_START_SECONDS = 1800.0  # against hanging; 4-8 s on an idle machine
 _QUEUE = 2048  # connections that wait for a server that is being started
 
 _COUNT_INTERVAL_SECONDS = 0.2
@@ -73,7 +73,7 @@ def answers(url: str) -> bool:
 
 
 def wait_until_up(url: str, pid: int, start: float) -> bool:
-    """Wait for ``url``; False if its process ends before it answers, or three minutes pass.
+    """Wait for ``url``; False if its process ends before it answers, or it hangs.
 
     Args:
         pid, start: number of the server's process, and its start as ``processes.started`` gives it.

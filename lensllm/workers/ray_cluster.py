@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Mapping
+from contextlib import chdir
 
 from lensllm.core.errors import ConfigError
 
@@ -32,7 +33,8 @@ def connect(address: str) -> None:
         # log_to_driver leaves Ray's own errors out, such as a lost node's last log: it would print
         # them among our output, where JSON may be.
         ray._private.worker.print_to_stdstream = _say_nothing
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        with chdir("/"):  # Ray's workers import from the driver's folder before anywhere else
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"engine.ray_address: no Ray cluster at '{address}' ({first_line(error)}); start one "

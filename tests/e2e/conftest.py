@@ -15,6 +15,7 @@ import pytest
 
 from flows.server.access import authorization
 from flows.server.prefect_server import Server
+from tests.waiting import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [str(Path(sys.executable).with_name("lensllm"))]
@@ -23,18 +24,20 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def environment() -> dict[str, str]:
-    """The user's environment without a server of their own."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_"))}
+    """The user's environment without a server of their own, and with models that are made soon."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_"))}
+    return {**kept, "PYTHONPATH": f"{Path(__file__).with_name('quick_models')}:{ROOT}"}
 
 
-def lensllm(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def lensllm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
     return subprocess.run(
         [*COMMAND, *map(str, arguments)],
         cwd=ROOT,
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=HANG_SECONDS,
     )
 
 
@@ -47,7 +50,7 @@ def ask(server: Server, path: str, content: dict[str, Any] | None = None) -> Any
     """What the API answers to whoever holds the secret."""
     data = None if content is None else json.dumps(content).encode()
     headers = {"Authorization": authorization(server.secret), "Content-Type": "application/json"}
-    with urlopen(Request(server.url + path, data, headers), timeout=60) as answer:
+    with urlopen(Request(server.url + path, data, headers), timeout=HANG_SECONDS) as answer:
         return json.load(answer)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import psutil
 
 FINAL = ("curve", "law", "ranking", "checks")
 MARK = "KILL_CAMPAIGN"  # environment variable that every process of a sweep inherits
-PATIENCE_SECONDS = 300.0
 
 Identity = tuple[int, int, str]  # inode, time of writing and SHA-256 of a file
 
@@ -61,13 +59,6 @@ def processes(mark: str) -> list[str]:
             if process.environ().get(MARK) == mark:
                 found.append(" ".join(process.cmdline())[:200])
     return found
-
-
-def wait(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {PATIENCE_SECONDS:g} s"
-        time.sleep(0.05)
 
 
 def identity(path: Path) -> tuple[int, int]:

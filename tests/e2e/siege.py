@@ -18,7 +18,6 @@ from tests.e2e.kill_counts import Counts
 from tests.e2e.kill_plan import BOTH, MOMENTS, ONE_OF_TWO, SERVER_FIRST, Kill, Plan
 from tests.e2e.observe import (
     FINAL,
-    PATIENCE_SECONDS,
     Identity,
     artefacts,
     final_tables,
@@ -28,6 +27,7 @@ from tests.e2e.observe import (
 )
 from tests.e2e.victims import Command, Mlflow, send
 from tests.stress import NAME
+from tests.waiting import HANG_SECONDS, wait
 
 _FRESH = ("imports", "server start")  # moments of a command that has just begun
 _SHORT = (*_FRESH, "publishing", "printed")  # to be watched for alone
@@ -97,7 +97,7 @@ class Siege:
         runs = max(self.mlflow.runs(), self._draw.randrange(len(self._wanted) // 2))
         step = 0.001 if moments & {*_SHORT, "ranking"} else 0.01
         others = moments - {"MLflow"}
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + HANG_SECONDS
         while self._running():
             for moment in sorted(moments):
                 if self._is_now(moment, runs):
@@ -105,7 +105,7 @@ class Siege:
                     return moment
             if others and all(self._is_over(moment) for moment in others):
                 return None
-            assert time.monotonic() < deadline, f"{moments}: not within {PATIENCE_SECONDS:g} s"
+            assert time.monotonic() < deadline, f"{moments}: not within {HANG_SECONDS:g} s"
             time.sleep(step)
         return None
 
@@ -159,7 +159,7 @@ class Siege:
     def _let_end(self) -> None:
         for i, command in enumerate(self._commands):
             if command:
-                command.process.wait(PATIENCE_SECONDS)
+                command.process.wait(HANG_SECONDS)
                 self._bury(command)
                 self._commands[i] = None
 
@@ -228,7 +228,7 @@ class Siege:
         for command in commands:
             command.process.send_signal(way)
         for command in commands:
-            code = command.process.wait(PATIENCE_SECONDS)
+            code = command.process.wait(HANG_SECONDS)
             if way != signal.SIGKILL:
                 self.counts.ends.append((time.monotonic() - begin, kill))
             # 1: while it was loading; 0: it had just done all
@@ -286,8 +286,5 @@ class Siege:
         for run in (tracked := self.mlflow.tracked()).keys() | runs.keys():
             if tracked[run] != runs.get(run, 0):
                 counts.left.append(f"{name}: MLflow has {tracked[run]} runs {run}")
-        deadline = time.monotonic() + 30.0
-        while (family := processes(str(self._folder))) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        counts.left += [f"{name}: process {process}" for process in family]
+        wait(lambda: not processes(str(self._folder)), f"{name}: the end of all processes")
         counts.left += [f"{name}: {file}" for file in leftovers(self.artifacts)]

@@ -5,7 +5,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from mlflow import MlflowClient
 
 from tests.e2e.conftest import COMMAND, ROOT, environment, lensllm
 from tests.stress import NAME, write_pipeline
+from tests.waiting import HANG_SECONDS, wait
 
 pytestmark = pytest.mark.slow
 
@@ -70,16 +70,13 @@ def ablated(smoke: tuple[Path, dict], tmp_path_factory: pytest.TempPathFactory) 
         stderr=subprocess.STDOUT,
         text=True,
     )
-    deadline = time.monotonic() + 240
-    while len(cells(artifacts)) < 15:  # the pipeline's own and some more
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait(lambda: len(cells(artifacts)) >= 15, "the pipeline's own cells and some more")
     family = psutil.Process(command.pid).children(recursive=True)
     command.send_signal(signal.SIGINT)
-    said, _ = command.communicate(timeout=60)
+    said, _ = command.communicate(timeout=HANG_SECONDS)
     assert command.returncode == 130
     assert "go on with lensllm ablate smoke --over" in said
-    assert psutil.wait_procs(family, timeout=20)[1] == []
+    assert psutil.wait_procs(family, timeout=HANG_SECONDS)[1] == []
     kept = cells(artifacts)
 
     done = lensllm("ablate", "smoke", *OVER, *FEW, "--artifacts", artifacts, "--json")

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import COMMAND, ROOT, environment, lensllm
-from tests.e2e.observe import final_tables, wait
+from tests.e2e.observe import final_tables
 from tests.stress import NAME, write_pipeline
+from tests.waiting import HANG_SECONDS, wait
 
 pytestmark = pytest.mark.slow
 
@@ -156,7 +157,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_a_sentence_and_loses_nothing(
     with filler.open("wb", buffering=0) as stream, suppress(OSError):
         while True:
             stream.write(b"x" * 4096)
-    assert command.wait(120) == 2  # Prefect's server is on the full disk too, and patient
+    assert command.wait(HANG_SECONDS) == 2  # Prefect's server is on the full disk too, and patient
     said = (tmp_path / "log").read_text()
     assert "no space is left on its disk; free some and run the same command again" in said
     assert said.count("failed: finetune") <= 2  # nothing more is begun

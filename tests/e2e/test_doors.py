@@ -26,8 +26,8 @@ from websockets.sync.server import serve as serve_sockets
 
 from tests.browser import CHROMIUM, Browser
 from tests.e2e.conftest import COMMAND, ROOT, ask, environment, server_of
-from tests.e2e.observe import wait
 from tests.stress import NAME, write_pipeline
+from tests.waiting import HANG_SECONDS, wait
 
 pytestmark = [
     pytest.mark.slow,
@@ -192,7 +192,7 @@ def running(*arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
         yield command
     finally:
         command.send_signal(signal.SIGINT)
-        command.wait(60)
+        command.wait(HANG_SECONDS)
 
 
 @pytest.mark.parametrize(

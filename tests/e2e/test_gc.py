@@ -11,8 +11,8 @@ import pytest
 
 from lensllm.store.artifacts import Store
 from tests.e2e.conftest import COMMAND, ROOT, environment, lensllm
-from tests.e2e.observe import wait
 from tests.stress import NAME, write_pipeline
+from tests.waiting import HANG_SECONDS, wait
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +65,7 @@ def test_who_deletes_is_refused_beside_a_run_that_no_file_names(
             assert "nothing was deleted" in refused.stderr
         assert all(path.exists() for path in kept)
         run.send_signal(signal.SIGCONT)
-        said, _ = run.communicate(timeout=120)
+        said, _ = run.communicate(timeout=HANG_SECONDS)
         assert run.returncode == 0, said
     assert len(cells(artifacts)) == 2 * 3 * 1
 
@@ -99,7 +99,7 @@ def test_a_command_that_comes_while_somebody_deletes_waits(artifacts: Path) -> N
             assert "'lensllm gc --delete' (process" in said
             with pytest.raises(subprocess.TimeoutExpired):
                 verify.wait(1)
-        verify.communicate(timeout=60)
+        verify.communicate(timeout=HANG_SECONDS)
         assert verify.returncode == 0
 
 
@@ -114,4 +114,4 @@ def test_serve_between_its_runs_keeps_nobody_from_deleting(file: Path, artifacts
         assert delete(file, artifacts) == 0
         assert serve.poll() is None
         serve.send_signal(signal.SIGTERM)
-        serve.communicate(timeout=60)
+        serve.communicate(timeout=HANG_SECONDS)

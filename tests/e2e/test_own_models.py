@@ -19,6 +19,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from lensllm.core import seeds
 from lensllm.models.zoo import tokenizer
 from tests.e2e.conftest import COMMAND, ROOT, environment, lensllm
+from tests.waiting import HANG_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -176,7 +177,7 @@ def test_a_curvature_that_fails_leaves_the_other_cells_and_the_ranking(project: 
         assert command.poll() is None
         time.sleep(0.005)
     os.kill(holder(locks[0], command.pid), signal.SIGKILL)
-    printed, said = command.communicate(timeout=200)
+    printed, said = command.communicate(timeout=HANG_SECONDS)
     assert command.returncode == 1, said
     summary = json.loads(printed)
     assert [row["step"].split()[0] for row in summary["failed"]] == ["curvature"]
@@ -230,7 +231,7 @@ def test_a_candidate_that_does_not_fit_into_memory_says_what_it_needs(project: P
     done = subprocess.run(
         [sys.executable, "-c", limited, *COMMAND, "run", "mine", "--file", project / "mine.yaml",
          "--artifacts", project / "artifacts", "--json"],
-        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=280,
+        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=HANG_SECONDS,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     said = json.loads(done.stdout)

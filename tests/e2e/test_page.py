@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import HANG_SECONDS
+
 pytestmark = pytest.mark.slow
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -32,7 +34,7 @@ def test_the_report_opens_offline_and_asks_for_nothing(smoke, tmp_path: Path):
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_SECONDS,
         check=True,
     )
     text = seen.stdout.replace("&nbsp;", " ")  # no line breaks before a per cent sign

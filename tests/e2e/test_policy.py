@@ -6,7 +6,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import psutil
 import pytest
 
 from tests.e2e.conftest import COMMAND, ROOT, environment, lensllm
+from tests.waiting import HANG_SECONDS, wait
 
 pytestmark = pytest.mark.slow
 
@@ -93,14 +93,11 @@ def test_a_killed_sweep_decides_the_same_and_computes_nothing_twice(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 240
-    while not list(pretrained.glob("decision/*/manifest.json")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait(lambda: list(pretrained.glob("decision/*/manifest.json")), "a decision")
     family = psutil.Process(command.pid).children(recursive=True)
     os.kill(command.pid, signal.SIGKILL)
     command.wait()
-    _, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=HANG_SECONDS)
     assert alive == []
     kept = cells(pretrained)
     assert 18 <= len(kept) < 20

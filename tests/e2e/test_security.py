@@ -17,6 +17,7 @@ from tests.browser import CHROMIUM as BROWSER
 from tests.browser import Browser
 from tests.e2e.conftest import COMMAND, ROOT, ask, environment, lensllm, server_of
 from tests.stress import NAME, write_pipeline
+from tests.waiting import HANG_SECONDS
 
 pytestmark = pytest.mark.slow
 SECRETS = {
@@ -48,7 +49,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, set[st
     listened: set[str] = set()
     watcher = threading.Thread(target=_watch, args=(command, listened), daemon=True)
     watcher.start()
-    said, _ = command.communicate(timeout=600)
+    said, _ = command.communicate(timeout=HANG_SECONDS)
     assert command.returncode == 0, said
     return artifacts, said, listened
 
@@ -135,7 +136,7 @@ def browse(page: str, profile: Path, wait_ms: int = 3000) -> str:
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_SECONDS,
         check=True,
     )
     return seen.stdout
@@ -224,4 +225,4 @@ class _ui:
 
     def __exit__(self, *_: object) -> None:
         self.command.terminate()
-        self.command.wait(30)
+        self.command.wait(HANG_SECONDS)

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,13 +26,13 @@ from flows.server.loopback import answers
 from tests.e2e.conftest import COMMAND, ROOT, environment
 from tests.postgresql import missing, postgresql
 from tests.tasks import project
+from tests.waiting import HANG_SECONDS, wait
 
 psycopg2 = pytest.importorskip("psycopg2", reason="MLflow on PostgreSQL needs psycopg2-binary")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
 
 _WRITERS = 8
 _RUNS, _METRICS = 10, 20  # of each writer; of each run
-_START_SECONDS = 120.0
 
 
 # --- servers --------------------------------------------------------------------------------------
@@ -59,11 +59,8 @@ def serving(module: str, *words: str, health: str, log: Path, **settings: str) -
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + _START_SECONDS
-        while not answers(f"{url}{health}"):
-            assert server.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
+        wait(lambda: answers(f"{url}{health}") or server.poll() is not None, log.read_text)
+        assert server.poll() is None, log.read_text()
         yield url
     finally:
         os.killpg(server.pid, signal.SIGTERM)
@@ -212,15 +209,7 @@ def test_eight_flows_at_once_lose_no_task_run(prefect: str, databases: dict[str,
         counts = Counter(state for (state,) in rows(databases["prefect"], query))
         return counts == {"COMPLETED": 40 * _WRITERS}
 
-    wait_for(completed, 60)
-
-
-def wait_for(condition: Callable[[], Any], seconds: float) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
-    return found
+    wait(completed, "all task runs")
 
 
 # --- pipelines ------------------------------------------------------------------------------------
@@ -247,7 +236,7 @@ def lensllm(prefect: str, *words: str | Path) -> str:
         env=environment() | {"PREFECT_API_URL": prefect},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -258,7 +247,7 @@ def ask(prefect: str, path: str, content: dict[str, Any] | None = None) -> Any:
     """The API's answer."""
     data = None if content is None else json.dumps(content).encode()
     request = Request(f"{prefect}{path}", data=data, headers={"Content-Type": "application/json"})
-    with urlopen(request, timeout=60) as answer:
+    with urlopen(request, timeout=HANG_SECONDS) as answer:
         return json.load(answer)
 
 
@@ -274,7 +263,7 @@ def test_a_run_is_recorded_by_both(
         query = "SELECT state_name FROM task_run WHERE 'narrow' IN (SELECT jsonb_array_elements_text(tags))"
         return Counter(rows(databases["prefect"], query)).keys() == {("Completed",)}
 
-    wait_for(recorded, 60)
+    wait(recorded, "all task runs")
     artifacts = ask(prefect, "/artifacts/filter", {})
     verdict = next(a for a in artifacts if a["key"] == "verdict-nightly")
     assert f"[its run]({mlflow}/#/experiments/" in verdict["data"]
@@ -318,9 +307,9 @@ def test_a_worker_runs_what_was_deployed(
 
     def state(run: str, *names: str) -> str:
         """The first of ``names`` that the run comes to; its message."""
-        found = wait_for(
+        found: Any = wait(
             lambda: (now := ask(prefect, f"/flow_runs/{run}")["state"])["name"] in names and now,
-            240,
+            f"one of {names}",
         )
         return f"{found['name']}: {found['message']}"
 
@@ -380,7 +369,7 @@ def test_the_guides_message_arrives(prefect: str) -> None:
     assert "https://chat.example/hook" in lines
     env = environment() | {"PREFECT_API_URL": prefect, "PREFECT_LOGGING_LEVEL": "ERROR"}
     for text in (lines.replace("https://chat.example/hook", there), _SCHEDULED):
-        subprocess.run([sys.executable, "-c", text], env=env, check=True, timeout=120)
-    assert "tickets: Incomplete. as tickets has it" in received.get(timeout=90)
+        subprocess.run([sys.executable, "-c", text], env=env, check=True, timeout=HANG_SECONDS)
+    assert "tickets: Incomplete. as tickets has it" in received.get(timeout=HANG_SECONDS)
     chat.shutdown()
     assert received.empty()

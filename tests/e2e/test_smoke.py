@@ -6,7 +6,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.e2e.conftest import COMMAND, ROOT, environment, lensllm
+from tests.waiting import HANG_SECONDS, wait
 
 pytestmark = pytest.mark.slow
 
@@ -138,14 +138,13 @@ def start(artifacts: Path) -> subprocess.Popen[str]:
     )
 
 
+def cells(artifacts: Path) -> set[Path]:
+    return set(artifacts.glob("finetune/*/manifest.json"))
+
+
 def wait_for_cells(artifacts: Path, count: int) -> set[Path]:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        cells = set(artifacts.glob("finetune/*/manifest.json"))
-        if len(cells) >= count:
-            return cells
-        time.sleep(0.05)
-    raise AssertionError(f"fewer than {count} cells in two minutes")
+    wait(lambda: len(cells(artifacts)) >= count, f"{count} cells")
+    return cells(artifacts)
 
 
 @pytest.mark.parametrize(
@@ -156,11 +155,11 @@ def test_an_interrupted_run_goes_on_where_it_was(smoke, pretrained: Path, way: s
     wait_for_cells(pretrained, 3)
     family = psutil.Process(command.pid).children(recursive=True)
     command.send_signal(way)
-    said, _ = command.communicate(timeout=60)
+    said, _ = command.communicate(timeout=HANG_SECONDS)
     if way != signal.SIGKILL:
         assert command.returncode == 130
         assert "go on with lensllm run smoke --artifacts" in said
-    _, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=HANG_SECONDS)
     assert alive == []
     kept = {p: p.stat().st_mtime_ns for p in pretrained.glob("finetune/*/manifest.json")}
 

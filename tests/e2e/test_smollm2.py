@@ -37,7 +37,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_smollm2_is_ranked_beside_the_zoo_by_bits_per_byte(file: Path, tmp_path: Path):
     artifacts = tmp_path / "artifacts"
-    done = lensllm("run", "real", "--file", file, "--artifacts", artifacts, "--json", timeout=900)
+    done = lensllm("run", "real", "--file", file, "--artifacts", artifacts, "--json")
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["metric"] == "bits_per_byte"

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import COMMAND, ROOT, environment, lensllm
-from tests.e2e.observe import final_tables, wait
+from tests.e2e.observe import final_tables
 from tests.stress import NAME, write_pipeline
+from tests.waiting import HANG_SECONDS, wait
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +39,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, byte
     """The pipeline's file, and the final tables of an undisturbed run."""
     folder = tmp_path_factory.mktemp("two")
     file = write_pipeline(folder / "project", 3, 4, 4, tracking={"enabled": False})
-    done = lensllm("run", NAME, "--file", file, "--artifacts", folder / "calm", timeout=900)
+    done = lensllm("run", NAME, "--file", file, "--artifacts", folder / "calm")
     assert done.returncode == 0, done.stderr
     return file, final_tables(folder / "calm")
 
@@ -79,7 +80,7 @@ def test_one_is_killed_and_the_other_goes_on(
     first.send_signal(signal.SIGKILL)
     first.wait()
     third = start("third")
-    assert (second.wait(600), third.wait(600)) == (0, 0)
+    assert (second.wait(HANG_SECONDS), third.wait(HANG_SECONDS)) == (0, 0)
 
     by = computed(tmp_path)
     assert by["second"]
@@ -101,7 +102,7 @@ def test_without_locks_it_is_said_and_both_end_with_the_same(
         TMPDIR=str(tmp_path),
     )  # fmt: skip
     first, second = start("first"), start("second")
-    assert (first.wait(600), second.wait(600)) == (0, 0)
+    assert (first.wait(HANG_SECONDS), second.wait(HANG_SECONDS)) == (0, 0)
     for name in ("first", "second"):
         said = (tmp_path / f"{name}.log").read_text()
         assert said.count("its file system has no locks") == 1

@@ -18,8 +18,9 @@ from mlflow import MlflowClient
 
 from flows.server.loopback import answers
 from tests.e2e.conftest import ROOT, environment
-from tests.e2e.observe import MARK, wait
+from tests.e2e.observe import MARK
 from tests.stress import NAME
+from tests.waiting import wait
 
 # A shell starts background jobs deaf to SIGINT, and whatever they start inherits that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -92,9 +92,9 @@ def test_a_plan_of_hostile_input_is_one_sentence(
     sentence: str,
 ) -> None:
     overrides = [text for one in prepare(folder) for text in ("--set", one)]
-    begin = time.perf_counter()
+    begin = time.process_time()  # of this process: others may keep the processor busy
     code, _, said = lensllm(monkeypatch, capsys, "plan", "p", *overrides)
-    assert time.perf_counter() - begin < 30
+    assert time.process_time() - begin < 30
     assert code == 2
     assert sentence in said
     assert said.startswith("error: ")

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -16,9 +15,9 @@ from flows.cli.interruption import interruptible
 def main(number: int, handler: str):
     with interruptible(Console(stderr=True)):
         if handler == "taken":
-            signal.signal(number, lambda *_: time.sleep(60))
+            signal.signal(number, lambda *_: time.sleep(1800))
         os.kill(os.getpid(), number)
-        time.sleep(60)
+        time.sleep(1800)
 
 typer.run(main)
 """
@@ -31,8 +30,6 @@ def test_a_signal_ends_the_command_whoever_handles_it(number: signal.Signals, ha
         [sys.executable, "-c", _COMMAND, str(int(number)), handler], stderr=subprocess.PIPE
     ) as process:
         assert process.stderr is not None
-        begin = time.monotonic()
         said = process.stderr.read()
     assert process.returncode == 130
     assert b"Stopped. Every finished cell is kept" in said
-    assert time.monotonic() - begin < 20.0  # with the imports, on a busy machine

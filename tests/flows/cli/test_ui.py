@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -17,6 +16,7 @@ import pytest
 from flows.cli.ui import serve
 from lensllm.core.errors import ConfigError
 from tasks.execution.tracking import Tracker
+from tests.waiting import HANG_SECONDS, ends
 
 _SERVE = """
 import sys
@@ -30,7 +30,7 @@ print("ended")
 """
 
 
-def test_both_pages_are_served_until_ctrl_c(home: Path, gone: Callable[[int], bool]) -> None:
+def test_both_pages_are_served_until_ctrl_c(home: Path) -> None:
     artifacts = home.parent
     mlflow = Tracker(f"sqlite:///{artifacts / 'mlflow.db'}", "demo")
     mlflow.finish(mlflow.parent("key", "demo", {}), {"regret": 0.0}, [])
@@ -66,12 +66,12 @@ def test_both_pages_are_served_until_ctrl_c(home: Path, gone: Callable[[int], bo
         assert command.stdout.read().endswith("ended\n")
     assert command.returncode == 0
     assert len(children) == 2
-    assert all(gone(pid) for pid in children)
+    assert all(ends(pid) for pid in children)
 
 
 def get(url: str, basic: str = "") -> bytes:
     headers = {"Authorization": f"Basic {basic}"} if basic else {}
-    with urlopen(Request(url, headers=headers), timeout=60) as answer:
+    with urlopen(Request(url, headers=headers), timeout=HANG_SECONDS) as answer:
         content: bytes = answer.read()
     return content
 

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import yaml
 
 from tests.e2e.conftest import ask, server_of
 from tests.tasks import project
+from tests.waiting import HANG_SECONDS, ends, wait
 
 pytestmark = pytest.mark.full
 ROOT = Path(__file__).parents[3]
@@ -47,7 +47,6 @@ def serving(tmp_path: Path) -> Callable[[], subprocess.Popen[str]]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_what_is_due_runs_until_the_command_ends(
     serving: Callable[[], subprocess.Popen[str]],
-    gone: Callable[[int], bool],
     number: int,
     tmp_path: Path,
 ) -> None:
@@ -56,17 +55,16 @@ def test_what_is_due_runs_until_the_command_ends(
     assert command.stdout.readline().startswith("Prefect UI: http://127.0.0.1:")
     assert command.stdout.readline() == "often: Every minute (UTC)\n"
     server = server_of(tmp_path / "artifacts")
-    deadline = time.monotonic() + 200
-    states: set[str] = set()
-    while not {"Completed", "Unchanged"} & states:  # the first makes it all
-        assert time.monotonic() < deadline
-        time.sleep(1)
-        query = {"flows": {"name": {"any_": ["scheduled"]}}}
-        states = {run["state"]["name"] for run in ask(server, "/flow_runs/filter", query)}
+    query = {"flows": {"name": {"any_": ["scheduled"]}}}
+
+    def states() -> set[str]:
+        return {run["state"]["name"] for run in ask(server, "/flow_runs/filter", query)}
+
+    wait(lambda: {"Completed", "Unchanged"} & states(), "a run")  # the first makes it all
     children = [child.pid for child in psutil.Process(command.pid).children(recursive=True)]
     command.send_signal(number)
-    printed, _ = command.communicate(timeout=60)
+    printed, _ = command.communicate(timeout=HANG_SECONDS)
     assert "often: computed checks 1, curve 1" in printed
     assert "Traceback" not in printed
     assert command.returncode == (-number if number == signal.SIGKILL else 0)
-    assert all(gone(pid) for pid in children)
+    assert all(ends(pid) for pid in children)

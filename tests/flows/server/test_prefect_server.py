@@ -8,9 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.client import HTTPConnection
@@ -29,8 +27,8 @@ from flows.server.access import authorization
 from flows.server.loopback import answers
 from flows.server.prefect_server import Server, embedded_server, server_home
 from lensllm.core.errors import ConfigError, LensError
-from lensllm.core.processes import started
 from lensllm.store.artifacts import Store
+from tests.waiting import HANG_SECONDS, ends, wait
 
 # A command: joins the server, runs a flow of N tasks, says where, and ends when told to.
 _COMMAND = """
@@ -82,9 +80,7 @@ def server_pid(home: Path) -> int:
     return int(json.loads((home / "server.json").read_text())["pid"])
 
 
-def test_commands_share_a_server_until_the_last_is_killed(
-    home: Path, gone: Callable[[int], bool]
-) -> None:
+def test_commands_share_a_server_until_the_last_is_killed(home: Path) -> None:
     """Two at once start one server; it outlives the first to end, is complete, and dies with -9."""
     first, second = command(home, 40), command(home, 20)
     url = url_of(first)
@@ -97,16 +93,14 @@ def test_commands_share_a_server_until_the_last_is_killed(
 
     second.kill()
     second.communicate()
-    assert gone(pid)
+    assert ends(pid)
     assert not answers(f"{url}/health")
     with sqlite3.connect(home / "prefect.db") as database:
         states = Counter(database.execute(_STATES))
     assert states == {("COMPLETED",): 60}
 
 
-def test_a_server_on_a_port_of_ones_own_with_its_web_page(
-    home: Path, gone: Callable[[int], bool]
-) -> None:
+def test_a_server_on_a_port_of_ones_own_with_its_web_page(home: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -133,7 +127,7 @@ def test_a_server_on_a_port_of_ones_own_with_its_web_page(
         for path in sockets():
             refuse_without_secret(url.replace("http", "ws", 1) + path)
     assert not {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING"} & os.environ.keys()
-    assert gone(pid)
+    assert ends(pid)
 
 
 def sockets() -> list[str]:
@@ -151,7 +145,7 @@ def refuse_without_secret(address: str) -> None:
         with connect(address, subprotocols=[Subprotocol("prefect")]) as channel:
             channel.send(json.dumps({"type": "auth", "token": token}))
             with pytest.raises(ConnectionClosed):
-                channel.recv(timeout=30)
+                channel.recv(timeout=HANG_SECONDS)
     with pytest.raises(InvalidStatus), connect(address):
         pass  # without Prefect's protocol nobody would ask
 
@@ -170,8 +164,7 @@ def test_a_server_that_is_killed_leaves_its_port_to_its_successor_alone(home: Pa
     with embedded_server(home) as server:
         pid, port = server_pid(home), urlsplit(server.url).port
         os.kill(pid, signal.SIGKILL)
-        while started(pid) is not None:
-            time.sleep(0.01)
+        assert ends(pid)
         with socket.socket() as thief:
             thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with pytest.raises(OSError, match="in use"):
@@ -200,11 +193,12 @@ def test_a_server_that_is_killed_while_it_starts_is_started_again(home: Path) ->
     killed: list[int] = []
 
     def kill_the_first() -> None:
-        while not note.exists():
-            time.sleep(0.01)
+        wait(note.exists, "the first server")
         killed.append(server_pid(home))
         os.kill(killed[0], signal.SIGKILL)
-        time.sleep(8.0)  # longer than a start
+        wait(lambda: server_pid(home) != killed[0], "the second server")
+        url = json.loads(note.read_text())["url"]
+        wait(lambda: answers(f"{url}/health"), "its answer")
         killed.append(0)
 
     with embedded_server(home, while_starting=kill_the_first) as server:
@@ -291,7 +285,7 @@ def test_requests_that_read_and_then_write_wait_for_each_other(home: Path) -> No
 
 def posted(server: Server, path: str, body: dict[str, Any]) -> int:
     parts = urlsplit(server.url + path)
-    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=30)
+    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=HANG_SECONDS)
     headers = {
         "Content-Type": "application/json",
         "Authorization": authorization(server.secret),

@@ -2,12 +2,11 @@
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
 from flows.server.prefect_server import embedded_server
+from tests.waiting import ends, wait
 
 # A command in the middle of a flow: one task done, one running, until it is killed.
 _COMMAND = """
@@ -31,9 +30,7 @@ with tags(*tags_of_this_process()):
 """
 
 
-def test_runs_of_a_killed_process_are_set_to_crashed(
-    home: Path, gone: Callable[[int], bool]
-) -> None:
+def test_runs_of_a_killed_process_are_set_to_crashed(home: Path) -> None:
     with embedded_server(home):
         from prefect import flow, tags
         from prefect.client.orchestration import get_client
@@ -46,13 +43,13 @@ def test_runs_of_a_killed_process_are_set_to_crashed(
             assert killed.stdout is not None
             assert killed.stdout.readline() == "running\n"
             with get_client(sync_client=True) as client:
-                deadline = time.monotonic() + 60
-                while "Running" not in {run.state_name for run in client.read_task_runs()}:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.1)
+                wait(
+                    lambda: "Running" in {run.state_name for run in client.read_task_runs()},
+                    "the second task",
+                )
             assert mark_zombies() == 0  # it lives
             killed.kill()
-        assert gone(killed.pid)
+        assert ends(killed.pid)
 
         @flow(name="alive")
         def alive() -> int:
