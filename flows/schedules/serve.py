@@ -124,9 +124,8 @@ async def _serve(found: Sequence[Deployment], console: Console) -> None:
     await asyncio.sleep(0)  # the runner sets a handler, which would end it in the middle of a run
 
     def stop() -> None:
-        logging.getLogger("asyncio").setLevel(
-            logging.CRITICAL
-        )  # of the other tasks, which are cancelled too
+        # asyncio would log the other tasks, which are cancelled too.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         running.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):
