@@ -10,16 +10,25 @@ from pathlib import Path
 
 import numpy as np
 
+from bench import hrb_kernel
+from bench.learning_curve import exponent, risk
 from bench.timing import markdown
 from lensllm.config import configfile
 from lensllm.core.errors import DataError, LensError
 from lensllm.core.seeds import generator
 from lensllm.curves.curve import Array, Curves, curves_from_cells
-from lensllm.predictors import PREDICTORS, WITH_KERNEL, Mixture, Predictor, hrb, hrb_kernel, stack
+from lensllm.predictors import (
+    DEFAULT_PRIOR,
+    PREDICTORS,
+    Function,
+    Mixture,
+    hrb,
+    mixtures,
+    names_reading,
+)
 from lensllm.report import kernel_share
 from lensllm.selection import bootstrap, scores
 from lensllm.selection.backtest import Backtest
-from lensllm.spectra.learning_curve import exponent, risk
 from lensllm.store.artifacts import Store
 from tasks.planning.plan import make_plan
 from tasks.stages import curve, kernel
@@ -29,15 +38,18 @@ BUDGETS = (400, 800, 1600, 3200)
 SHUFFLES = 100
 # what a predictor with kernels is, where the kernels say nothing
 WITHOUT = {
-    **dict.fromkeys(WITH_KERNEL, kernel_share.WITHOUT),
+    **dict.fromkeys(names_reading("kernel"), kernel_share.WITHOUT),
     "hrb_kernel": "hrb",
     "stack_kernel": "stack",
 }
-# not in the registry: they have not earned a place there
-CANDIDATES = {
-    "hrb_kernel": Predictor(hrb_kernel.predict, needed_sizes=1),
-    "stack_kernel": Mixture(("ats", "hrb_kernel"), stack.weigh),
+# with two that have not earned a place among the predictors
+REGISTRY = {
+    **PREDICTORS,
+    "hrb_kernel": Function(hrb_kernel.predict, needed_sizes=1, reads=("kernel",)),
+    "stack_kernel": Mixture(("ats", "hrb_kernel"), mixtures.least_error_weights),
 }
+NAMES = ["rectified", "lensllm", "lensllm_phase", "lensllm_pooled", "hrb", "hrb_kernel", "stack",
+         "stack_kernel"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,7 +93,7 @@ def case(name: str) -> Case:
 def ask(name: str, curves: Curves, target: float) -> Array:
     """(M,) losses at ``target``; NaN where the curves are too short for the predictor."""
     try:
-        return Backtest(curves, target).ask(name, len(curves.sizes)).loss[:, -1]
+        return Backtest(curves, target, REGISTRY).ask(name, len(curves.sizes)).loss[:, -1]
     except DataError:
         return np.full(len(curves.candidates), np.nan)
 
@@ -102,15 +114,9 @@ def number(error: float) -> str:
     return f"{error:.4f}" if np.isfinite(error) else "–"
 
 
-def names() -> list[str]:
-    order = ["rectified", "lensllm", "lensllm_phase", "lensllm_pooled", "hrb", "hrb_kernel",
-             "stack", "stack_kernel"]  # fmt: skip
-    return [name for name in order if name in PREDICTORS]
-
-
 def at_the_budget(label: str, case: Case) -> str:
     """All scores at the largest budget, and how far the kernel moves the error."""
-    found = {name: replicates(name, case.curves, case.target) for name in names()}
+    found = {name: replicates(name, case.curves, case.target) for name in NAMES}
     rows = []
     for name, losses in found.items():
         other = WITHOUT.get(name, name)
@@ -142,7 +148,7 @@ def at_the_budget(label: str, case: Case) -> str:
 def by_budget(label: str, case: Case) -> str:
     """RMSE and its own part at every budget."""
     rows = []
-    for name in names():
+    for name in NAMES:
         row = [name]
         for budget in case.budgets:
             losses = ask(name, case.curves.until(budget), case.target)
@@ -181,7 +187,7 @@ def controls(label: str, case: Case) -> str:
             return np.array([scores.rmse_log(losses, case.truth), own_error(losses, case.truth)])
 
         one_offset = errors("lensllm_phase", shared(known))
-        for name in (n for n in WITHOUT if n in PREDICTORS):
+        for name in WITHOUT:
             true, without = errors(name, known), errors(WITHOUT[name], known)
             if np.isnan(true).any():
                 continue
@@ -200,23 +206,23 @@ def controls(label: str, case: Case) -> str:
 
 
 def rivals(label: str, case: Case) -> str:
-    """HRB told other things than the exponent, and the exponent without one candidate."""
+    """HRB with priors moved by other things than the exponent, and by it without one candidate."""
     curves = case.curves
     assert curves.spectra is not None
     assert curves.parameters is not None
     slopes = np.log([exponent(spectrum) for spectrum in curves.spectra])
 
-    def told(values: Array) -> Callable[[Curves], Array]:
+    def moved_by(values: Array) -> Callable[[Curves], Array]:
         moved = (values - values.mean()) / values.std() * slopes.std()
-        return lambda known: hrb.predict(
-            replace(known, log_exponents=moved), np.array([case.target])
+        return lambda known: hrb.posterior(
+            known, np.array([case.target]), DEFAULT_PRIOR, moved
         ).loss[:, -1]
 
     ways: dict[str, Callable[[Curves], Array]] = {
         "hrb": lambda known: ask("hrb", known, case.target),
-        "the kernel's exponent": told(slopes),
-        "its sign turned": told(-slopes),
-        "number of weights, as wide": told(np.log(curves.parameters)),
+        "the kernel's exponent": moved_by(slopes),
+        "its sign turned": moved_by(-slopes),
+        "number of weights, as wide": moved_by(np.log(curves.parameters)),
     }
     rows = [
         [way, *(f"{scores.rmse_log(answer(curves.until(budget)), case.truth):.4f}"
@@ -264,12 +270,7 @@ def promises(label: str, case: Case) -> str:
 
 
 def table() -> str:
-    PREDICTORS.update(CANDIDATES)
-    try:
-        return "\n".join(part for name in PIPELINES for part in _parts(name))
-    finally:
-        for name in CANDIDATES:
-            del PREDICTORS[name]
+    return "\n".join(part for name in PIPELINES for part in _parts(name))
 
 
 def _parts(name: str) -> list[str]:

@@ -9,27 +9,22 @@ import pandas as pd
 
 from bench.replay import BUDGETS, TABLES, TARGET, curves_of, truth
 from bench.timing import markdown
-from lensllm.curves.curve import Array, Curves
+from lensllm.curves.curve import Array, Curves, Mask
 from lensllm.diagnostics.checks import RANKING_CHECKS, RankingEvidence
-from lensllm.laws import rectified
-from lensllm.laws.fit import fits_frame
-from lensllm.laws.linear import Mask
-from lensllm.predictors import PREDICTORS
+from lensllm.laws import fit_rectified, fits_frame
+from lensllm.predictors import predict
 
 
 def own_errors(name: str, predictor: str) -> Array:
     """(budgets, M) errors of the log loss at the target."""
-    rows = [
-        PREDICTORS[predictor].predict(curves_of(name).until(budget), np.array([TARGET])).loss[:, 0]
-        for budget in BUDGETS
-    ]
+    rows = [predict(curves_of(name).until(budget), TARGET, predictor) for budget in BUDGETS]
     errors = np.log(np.stack(rows)) - np.log(truth(name))
     return errors - errors.mean(1, keepdims=True)
 
 
 def fires(known: Curves) -> Mask:
     """(M,) candidates for whom LENS101 fires, asked one by one: many would be one sentence."""
-    fits, nothing = fits_frame([rectified.fit(known)]), pd.DataFrame()
+    fits, nothing = fits_frame([fit_rectified(known)]), pd.DataFrame()
     asked = [fits[fits["candidate"] == name] for name in known.candidates]
     evidence = (
         RankingEvidence(known, TARGET, "nats_per_token", nothing, fit, None) for fit in asked

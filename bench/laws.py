@@ -7,7 +7,7 @@ from bench.timing import markdown, medians
 from lensllm.core import seeds
 from lensllm.curves import losses
 from lensllm.curves.curve import Array, Curves, curves_from_cells
-from lensllm.laws import rectified
+from lensllm.laws import fit_rectified
 
 TABLES = ("flan", "gigaword")
 ALL = 1_638_400  # the largest size of both tables
@@ -38,7 +38,7 @@ def times() -> str:
         data = curves(table, ALL)
         seconds = medians(
             {
-                "ours": lambda data=data: rectified.fit(data),
+                "ours": lambda data=data: fit_rectified(data),
                 "theirs": lambda data=data: published.fit(data.sizes, data.mean_losses),
             },
             repeats=3,
@@ -75,7 +75,7 @@ def residuals() -> str:
 
 
 def _compare(sizes: str, start: str, data: list[Curves], rmse: list[Array]) -> list[str]:
-    ours, theirs = np.concatenate([rectified.fit(d).rmse_log for d in data]), np.concatenate(rmse)
+    ours, theirs = np.concatenate([fit_rectified(d).rmse_log for d in data]), np.concatenate(rmse)
     met = np.sum(ours <= theirs * (1 + 1e-9))  # to rounding
     means = [f"{ours.mean():.6f}", f"{theirs.mean():.6f}", f"{(theirs - ours).max():.6f}"]
     return [sizes, start, str(len(ours)), str(met), *means]

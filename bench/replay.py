@@ -13,10 +13,11 @@ from bench import published
 from bench.timing import markdown
 from lensllm.curves import losses
 from lensllm.curves.curve import Curves, curves_from_cells
-from lensllm.predictors import OF_LOSSES, hrb
+from lensllm.predictors import PREDICTORS, hrb, reads, with_settings
 from lensllm.selection import scores
+from lensllm.selection.answers import Question
 from lensllm.selection.policy import simulate
-from lensllm.selection.ranking import Question, Ranking, choice, rank
+from lensllm.selection.ranking import Ranking, choice, rank
 
 TABLES = {"flan": "FLAN", "gigaword": "Gigaword"}
 BUDGETS = tuple(200.0 * 2.0 ** np.arange(4, 11))  # as published: target/512 … target/8
@@ -26,6 +27,8 @@ PEERS = {
     "zero_shot": "ZeroShot", "model_size": "ModelSize", "sub_tuning": "SubTuning",
     "vanilla": "VanillaFit", "published fit": "OurFit", "ats": "AtS",
 }  # fmt: skip
+# those that need no more than a table of losses
+OF_LOSSES = tuple(name for name in PREDICTORS if reads(name) <= {"past"})
 PUBLISHED = Path(__file__).with_name("published_scores.csv")
 
 
@@ -131,7 +134,8 @@ def priors() -> str:
     for name in TABLES:
         other = next(n for n in TABLES if n != name)
         learnt = hrb.learn([curves_of(other).until(TARGET)])
-        moved = rank(replace(curves_of(name), prior=learnt), question(), truth(name)).scores
+        asked = replace(question(), registry=with_settings({"hrb": {"prior": learnt}}))
+        moved = rank(curves_of(name), asked, truth(name)).scores
         for label, found in (
             ("built in", ranking(name)[0].scores),
             (f"and {TABLES[other]}", moved),

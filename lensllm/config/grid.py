@@ -18,6 +18,8 @@ from lensllm.config import configfile
 from lensllm.config.sections import Pipeline
 from lensllm.core import untrusted
 from lensllm.core.errors import ConfigError, LensError
+from lensllm.core.errors import label as label
+from lensllm.core.errors import shown as shown
 from lensllm.core.untrusted import short
 
 _HOW = "write it as KEY.PATH=VALUE,VALUE, e.g. --over law.tau=3,8"
@@ -68,16 +70,6 @@ def read(
     others = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     chosen = [reference, *(settings for settings in others if settings != reference)]
     return tuple(_point(path, name, settings, overrides) for settings in chosen)
-
-
-def label(settings: Mapping[str, Any]) -> str:
-    """``law.tau=3, sweep.seeds=2``."""
-    return ", ".join(f"{key}={shown(value)}" for key, value in settings.items())
-
-
-def shown(value: Any) -> str:
-    """A setting's value in as few characters as tell it from others: ``3`` for 3.0."""
-    return value if isinstance(value, str) else json.dumps(value).removesuffix(".0")
 
 
 def _parse(text: str) -> tuple[str, list[Any]]:

@@ -5,7 +5,9 @@ keeps its traceback.
 """
 
 import difflib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class LensError(Exception):
@@ -43,3 +45,13 @@ def listing(words: Iterable[object], most: int = 20) -> str:
     texts = [f"{text[:79]}…" if len(text) > 80 else text for text in map(str, words)]
     more = f" and {len(texts) - most:,} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more
+
+
+def label(settings: Mapping[str, Any]) -> str:
+    """Settings as on the command line: ``law.tau=3, sweep.seeds=2``."""
+    return ", ".join(f"{key}={shown(value)}" for key, value in settings.items())
+
+
+def shown(value: Any) -> str:
+    """A setting's value in as few characters as tell it from others: ``3`` for 3.0."""
+    return value if isinstance(value, str) else json.dumps(value).removesuffix(".0")

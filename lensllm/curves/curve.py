@@ -11,15 +11,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lensllm.core.errors import DataError
-from lensllm.curves.prior import DEFAULT_PRIOR, Prior
 from lensllm.spectra.spectrum import Spectrum
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 Metric = Literal["bits_per_byte", "nats_per_token"]
-Scale = Literal["scaled", "literal"]
 
-# Of a finer grid predictors read this many sizes: the work of a backtest grows with the third power
-# of the number, and neighbours on it say the same.
+# Predictors read at most this many sizes of a finer grid: the work of a backtest grows with the
+# third power of the number, and neighbouring sizes say nearly the same.
 MOST_SIZES = 24
 
 
@@ -39,11 +38,6 @@ class Curves:
     weight_metrics: Mapping[str, Array] | None = None  # name -> (M,), of the pretrained weights
     spectra: tuple[Spectrum, ...] | None = None  # M, at the pretrained weights
     stop_times: Array | None = None  # (M, S) sum of learning rates up to the best step
-    kernel_scale: Scale = "scaled"  # of F in the LensLLM law
-    gamma: int = 3  # fewest points of AtS's line
-    tau: float = 5.0  # residual at which AtS stops, in standard deviations
-    prior: Prior = DEFAULT_PRIOR  # of HRB
-    log_exponents: Array | None = None  # (M,) moves HRB's prior of ln β: differences count
 
     def __post_init__(self) -> None:
         count = len(self.candidates)
@@ -65,8 +59,8 @@ class Curves:
         loss: Array = losses[np.arange(len(losses)), last]
         return loss
 
-    def with_points(self, needed: int, who: str) -> Array:
-        """``mean_losses``, all NaN for a candidate with fewer than ``needed`` of them.
+    def require_sizes(self, needed: int, who: str) -> Array:
+        """(M, S) ``mean_losses``, all NaN for a candidate with fewer than ``needed`` of them.
 
         Raises DataError, in the name of ``who``, when no candidate has enough.
         """
@@ -83,24 +77,23 @@ class Curves:
         """The curves of ``candidates``, in that order."""
         rows = [self.candidates.index(name) for name in candidates]
 
-        def of(values: Array | None) -> Array | None:
+        def some(values: Array | None) -> Array | None:
             return None if values is None else values[rows]
 
         return replace(
             self,
             candidates=tuple(candidates),
             losses=self.losses[rows],
-            zero_shot=of(self.zero_shot),
-            parameters=of(self.parameters),
+            zero_shot=some(self.zero_shot),
+            parameters=some(self.parameters),
             families=None if self.families is None else tuple(self.families[i] for i in rows),
             weight_metrics={k: v[rows] for k, v in (self.weight_metrics or {}).items()} or None,
             spectra=None if self.spectra is None else tuple(self.spectra[i] for i in rows),
-            stop_times=of(self.stop_times),
-            log_exponents=of(self.log_exponents),
+            stop_times=some(self.stop_times),
         )
 
     def until(self, size: float) -> Curves:
-        """What was known when no subset larger than ``size`` had been trained on."""
+        """The curves as known before any subset larger than ``size`` was trained on."""
         kept = int(np.searchsorted(self.sizes, size, side="right"))
         return replace(
             self,
@@ -110,9 +103,8 @@ class Curves:
         )
 
 
-def spread(sizes: Array, most: int = MOST_SIZES) -> Array:
-    """Those of the ascending ``sizes`` that stand for all: the ends and, evenly in log size, up to
-    ``most`` in all."""
+def thin_sizes(sizes: Array, most: int = MOST_SIZES) -> Array:
+    """At most ``most`` of the ascending ``sizes``: both ends, the others evenly in log size."""
     if len(sizes) <= most:
         return sizes
     wanted = np.linspace(np.log(sizes[0]), np.log(sizes[-1]), most)
@@ -137,10 +129,11 @@ def curves_from_cells(
 ) -> Curves:
     """Curves from the table ``curve/cells``: its rows with 0 < D ≤ ``budget``.
 
-    Of more than ``MOST_SIZES`` sizes those of ``spread`` are read. Candidates keep the order of
-    their first row. D = 0 becomes ``zero_shot``. A loss that is not
-    finite counts as a failed cell. ``spectra`` are used only if every candidate has one, since the
-    laws that need them compare all candidates.
+    ``cells`` has the columns candidate, size, seed, parameters, family, learning_rate_integral and
+    the metric. More than ``MOST_SIZES`` sizes are thinned (``thin_sizes``). Candidates keep the
+    order of their first row. D = 0 becomes ``zero_shot``. A loss that is not finite counts as a
+    failed cell. ``spectra`` are used only if every candidate has one, since the laws that need them
+    compare all candidates.
 
     Raises DataError when the metric is unknown, a loss is not positive, a cell stands twice, or
     nothing is left.
@@ -156,7 +149,7 @@ def curves_from_cells(
             f"No finished cell has a size between 1 and the budget {budget:,}: "
             "raise the budget or lower the smallest size of the sweep."
         )
-    sizes = spread(np.sort(trained["size"].unique()))
+    sizes = thin_sizes(np.sort(trained["size"].unique()))
     trained = trained[trained["size"].isin(sizes)]
     untrained = cells[cells["size"] == 0]
     return Curves(
@@ -172,7 +165,7 @@ def curves_from_cells(
 
 
 def _check(cells: pd.DataFrame, metric: str) -> None:
-    """Raise DataError for the first cell that is not positive or stands twice."""
+    """Raises DataError for the first cell that is not positive or stands twice."""
     for kind, wrong in (
         (f"a {metric} that is not positive", cells[metric] <= 0),
         ("two results", cells.duplicated(["candidate", "size", "seed"])),

@@ -1,4 +1,4 @@
-"""The result of fitting a law to every curve, as arrays and as the table ``law/fits``."""
+"""Fits of the vanilla and the rectified law, and the result that every fit of a law has."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from lensllm.curves.curve import Curves
+from lensllm.curves.curve import Array, Curves, Mask
 from lensllm.laws.descent import BETAS
-from lensllm.laws.linear import Array, Mask
-from lensllm.laws.varpro import Solution
-from lensllm.store.schemas import schema
+from lensllm.laws.varpro import Solution, solve
+
+COLUMNS = (
+    "candidate", "law", "B", "beta", "E", "offset", "t", "scale", "transition_size", "rmse_log",
+    "B_stderr", "beta_stderr", "E_stderr", "offset_stderr", "sizes",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,29 @@ class LawFit:
         return _law(D, B, beta, E, offset)
 
 
-def law_fit(
+def fit_vanilla(curves: Curves) -> LawFit:
+    """Fit L(D) = B / D^β + E (Hestness et al. 2017; equation 1 of Lin et al. 2024).
+
+    Every curve with at least 3 sizes is fitted. Raises DataError when there is none.
+    """
+    losses = curves.require_sizes(3, "The vanilla law")
+    found = solve(curves.sizes, losses, upper=0.0)
+    return as_law_fit("vanilla", curves, losses, found, parameters=3, offset_free=False)
+
+
+def fit_rectified(curves: Curves) -> LawFit:
+    """Fit L(D) = B / (D_l + D^β) + E of Lin et al. 2024; D_l is the pre-learned size.
+
+    Every curve with at least 4 sizes is fitted, to the global optimum on the sizes D > 0. Lin et
+    al. also fit D = 0 and stop their optimiser early, which extrapolates better than the optimum on
+    their own tables. Raises DataError when no curve has enough sizes.
+    """
+    losses = curves.require_sizes(4, "The rectified law")
+    found = solve(curves.sizes, losses)
+    return as_law_fit("rectified", curves, losses, found, parameters=4, offset_free=True)
+
+
+def as_law_fit(
     law: str,
     curves: Curves,
     losses: Array,
@@ -64,7 +89,7 @@ def law_fit(
     t: Array | float = np.nan,
     scale: Array | float = np.nan,
 ) -> LawFit:
-    """Dress the solution for ``losses`` (M, S), of a law with ``parameters`` per curve."""
+    """The fit of a law with ``parameters`` per curve, from its solution for ``losses`` (M, S)."""
     points = np.isfinite(losses).sum(1)
     fitted = np.isfinite(found.B)
     return LawFit(
@@ -84,12 +109,11 @@ def law_fit(
 
 def fits_frame(fits: Iterable[LawFit]) -> pd.DataFrame:
     """The table ``law/fits``: one row per law and candidate."""
-    columns = schema("law/fits").names
     frames: list[pd.DataFrame] = []
     for fit in fits:
         rows = pd.DataFrame({"candidate": fit.candidates, "law": fit.law})
-        values = {name: getattr(fit, name) for name in columns if name not in rows}
-        frames.append(rows.assign(**values)[columns])
+        values = {name: getattr(fit, name) for name in COLUMNS if name not in rows}
+        frames.append(rows.assign(**values)[list(COLUMNS)])
     table: pd.DataFrame = pd.concat(frames, ignore_index=True)
     return table
 
@@ -114,7 +138,10 @@ def _standard_errors(
     freedom: NDArray[np.int64],
     offset_free: Mask | bool,
 ) -> tuple[Array, Array, Array, Array]:
-    """Of B, β, E and the offset, (M,) each: √diag(σ² (JᵀJ)⁻¹), J the Jacobian of ln L."""
+    """Standard errors of B, β, E and the offset, (M,) each.
+
+    √diag(σ² (JᵀJ)⁻¹) with J the Jacobian of ln L.
+    """
     B, beta, E, offset = (x[:, None] for x in (found.B, found.beta, found.E, found.offset))
     power = sizes**beta
     x = 1 / (offset + power)

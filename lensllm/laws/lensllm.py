@@ -11,7 +11,7 @@ F is how much of the pretrained model's residual gradient flow leaves after time
 
 F(0) = Σρ² grows with the number of probes, so that taken *literal* it caps the offset at about
 that number. The default is *scaled*: F = s φ(t), φ = F(t)/F(0), with one s for all candidates,
-fitted; ``Curves.kernel_scale`` chooses. In prediction mode with φ(∞) = 0 a larger s never fits
+fitted; ``kernel_scale`` chooses. In prediction mode with φ(∞) = 0 a larger s never fits
 worse; s is then the smallest that the data do not reject.
 """
 
@@ -23,26 +23,28 @@ from typing import Literal
 import numpy as np
 
 from lensllm.core.errors import DataError
-from lensllm.curves.curve import Curves
-from lensllm.laws.fit import LawFit, law_fit
-from lensllm.laws.linear import Array
+from lensllm.curves.curve import Array, Curves
+from lensllm.laws.fit import LawFit, as_law_fit
 from lensllm.laws.pooled import pool
 from lensllm.laws.varpro import grid, profile, solve
 from lensllm.spectra.spectrum import Spectrum
 
 Mode = Literal["prediction", "phase", "pooled"]
+KernelScale = Literal["scaled", "literal"]
 PARAMETERS = {"prediction": 4, "phase": 3, "pooled": 4}  # per curve; s and μ come on top
 _NAMES = {"prediction": "lensllm", "phase": "lensllm_phase", "pooled": "lensllm_pooled"}
 
 
-def fit(curves: Curves, mode: Mode = "prediction") -> LawFit:
+def fit_lensllm(
+    curves: Curves, mode: Mode = "prediction", kernel_scale: KernelScale = "scaled"
+) -> LawFit:
     """Fit every curve that has enough sizes: 3 for *phase*, 4 for the other two.
 
     Raises DataError when no curve has, when the candidates have no kernels, or, in *phase*, no
     stopping times.
     """
     who = f"The LensLLM law ({mode})"
-    losses = curves.with_points(PARAMETERS[mode], who)
+    losses = curves.require_sizes(PARAMETERS[mode], who)
     spectra = curves.spectra
     if spectra is None:
         raise DataError(
@@ -50,7 +52,7 @@ def fit(curves: Curves, mode: Mode = "prediction") -> LawFit:
             "or this is a replay, which has none."
         )
     initial = np.array([float(spectrum.residual(0.0)) for spectrum in spectra])
-    s = initial if curves.kernel_scale == "literal" else None
+    s = initial if kernel_scale == "literal" else None
     t = np.full(len(spectra), np.nan)
     if mode == "phase":
         t = _stopping_times(curves, who)
@@ -65,7 +67,7 @@ def fit(curves: Curves, mode: Mode = "prediction") -> LawFit:
     if mode == "prediction":
         remaining = found.offset / s * initial
         t = np.array([kernel.time(left) for kernel, left in zip(spectra, remaining, strict=True)])
-    return law_fit(
+    return as_law_fit(
         _NAMES[mode],
         curves,
         losses,

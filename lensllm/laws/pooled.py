@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from lensllm.laws.linear import Array
+from lensllm.curves.curve import Array
 from lensllm.laws.varpro import grid, profile
 from lensllm.spectra.spectrum import Spectrum
 

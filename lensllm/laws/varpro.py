@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lensllm.laws.descent import BETAS, State, descend, project
-from lensllm.laws.linear import Array, basis, non_negative
+from lensllm.curves.curve import Array
+from lensllm.laws.descent import BETAS, State, basis, descend, non_negative, project
 
 BANDS = 6  # of β, each gives a start: curves with a jump have minima far apart
 NO_OFFSET = 1e-30  # D^β ≥ 1, so this is exactly 0 in double precision and has a logarithm
@@ -33,7 +33,7 @@ class Solution:
 class Grid:
     """The sum of squares of every curve, (B, E) projected out, at shared points (β, offset).
 
-    Of the relative residual p/y − 1, which equals that of the logs to first order.
+    Squared are the relative residuals p/y − 1, to first order the residuals of the log loss.
     """
 
     log_betas: Array  # (K,)

@@ -2,43 +2,71 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 
 from lensllm.curves.curve import Array, Curves
-from lensllm.predictors.prediction import Prediction
+from lensllm.predictors.predictor import Input, Prediction
 
 
-def predict(curves: Curves, targets: Array) -> Prediction:
-    """The accepted line at ``targets``.
+@dataclass(frozen=True)
+class AtS:
+    """*Accept then stop*: a line in log-log on the last points that lie on one.
 
-    Raises DataError when no candidate has ``curves.gamma`` sizes.
+    The defaults are the published settings.
     """
-    log_losses = np.log(curves.with_points(curves.gamma, "ats"))
-    log_sizes = np.log(curves.sizes)
-    predicted = np.full((len(log_losses), len(targets)), np.nan)
-    for i, y in enumerate(log_losses):
-        seen = np.isfinite(y)
-        if seen.any():
-            slope, level = accepted_line(log_sizes[seen], y[seen], curves.gamma, curves.tau)
-            predicted[i] = level + slope * np.log(targets)
-    return Prediction(np.exp(predicted))
 
+    gamma: int = 3  # γ, the fewest points of the line
+    tau: float = 5.0  # τ, the residual at which it stops, in sd of the accepted points' residuals
 
-def accepted_from(curves: Curves) -> Array:
-    """(M,) where AtS sees the power phase begin: the smallest size that its walk did not reject.
+    version: ClassVar[int] = 1
+    reads: ClassVar[tuple[Input, ...]] = ()
 
-    Where that is the smallest finished size, nothing was rejected, and the phase began there or
-    before; where it is the γ-th largest, the walk stopped at its first step, and the phase began
-    there or later. NaN for a candidate with at most γ sizes, of which the walk tests none.
-    """
-    log_losses, log_sizes = np.log(curves.mean_losses), np.log(curves.sizes)
-    start = np.full(len(log_losses), np.nan)
-    for i, y in enumerate(log_losses):
-        seen = np.isfinite(y)
-        if seen.sum() > curves.gamma:
-            *_, kept = _walk(log_sizes[seen], y[seen], curves.gamma, curves.tau)
-            start[i] = curves.sizes[seen][-kept]
-    return start
+    @property
+    def needed_sizes(self) -> int:
+        """The fewest points of the line, γ."""
+        return self.gamma
+
+    def predict(self, curves: Curves, targets: Array) -> Prediction:
+        """The accepted line at ``targets`` (T,).
+
+        Raises DataError when no candidate has γ sizes.
+
+        >>> import numpy as np
+        >>> from lensllm.curves.curve import Curves
+        >>> sizes = np.array([100.0, 200.0, 400.0, 800.0])
+        >>> curves = Curves(("gpt2",), sizes, 3 * sizes[None, :, None] ** -0.1)
+        >>> AtS(gamma=3, tau=5.0).predict(curves, np.array([6400.0])).loss.round(4)
+        array([[1.2488]])
+        """
+        log_losses = np.log(curves.require_sizes(self.gamma, "ats"))
+        log_sizes = np.log(curves.sizes)
+        predicted = np.full((len(log_losses), len(targets)), np.nan)
+        for i, y in enumerate(log_losses):
+            seen = np.isfinite(y)
+            if seen.any():
+                slope, level = accepted_line(log_sizes[seen], y[seen], self.gamma, self.tau)
+                predicted[i] = level + slope * np.log(targets)
+        return Prediction(np.exp(predicted))
+
+    def accepted_from(self, curves: Curves) -> Array:
+        """(M,) where the power phase begins: the smallest size that the walk did not reject.
+
+        Where that is the smallest finished size, nothing was rejected, and the phase began there or
+        before; where it is the γ-th largest, the walk stopped at its first step, and the phase
+        began there or later. NaN for a candidate with at most γ sizes, of which the walk tests
+        none.
+        """
+        log_losses, log_sizes = np.log(curves.mean_losses), np.log(curves.sizes)
+        start = np.full(len(log_losses), np.nan)
+        for i, y in enumerate(log_losses):
+            seen = np.isfinite(y)
+            if seen.sum() > self.gamma:
+                *_, kept = _walk(log_sizes[seen], y[seen], self.gamma, self.tau)
+                start[i] = curves.sizes[seen][-kept]
+        return start
 
 
 def accepted_line(x: Array, y: Array, gamma: int, tau: float) -> tuple[float, float]:

@@ -4,25 +4,24 @@ Every curve follows ln L = ln S + ln g + discrepancy with the rectified law's sh
 g = e + (1 − e)/(1 + (D/D0)^β) of Lin et al. 2024 (E = S e, D_l = D0^β). What the law cannot explain
 is a Gaussian process over the doublings of D (``lensllm.predictors.discrepancy``). The candidates
 share a normal prior on (ln β, ln D0, ln E), learnt from all of them: a short curve borrows from the
-others. ``Curves.log_exponents`` moves that prior's mean of ln β from candidate to candidate. No
-optimiser is involved: the same quasi-random shapes are weighed for all curves at once.
+others. No optimiser is involved: the same quasi-random shapes are weighed for all curves at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import log
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import qmc
 
-from lensllm.curves.curve import Array, Curves, nan_mean
-from lensllm.curves.prior import DEFAULT_PRIOR, Prior
-from lensllm.laws.linear import Mask
+from lensllm.curves.curve import Array, Curves, Mask, nan_mean
 from lensllm.predictors import discrepancy
-from lensllm.predictors.prediction import Prediction
+from lensllm.predictors.predictor import Input, Prediction
 
 # Bounds of ln β, ln D0 and logit e, for sizes between SMALLEST and LARGEST.
 _LOW = np.array([np.log(0.04), np.log(50.0), -6.0])
@@ -35,6 +34,21 @@ _MEAN_WEIGHT, _SD_WEIGHT = 5.0, 5.0  # of the prior's mean and sd, in candidates
 _FAMILY_WEIGHT = 3.0  # of no difference between the families
 
 Index = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Normal prior of (ln β, ln D0, ln E): D0^β is the rectified law's D_l, E its floor.
+
+    The default was set on fine-tuning losses in nats per token of models up to 6.7B weights, on
+    subsets of 200 to 2,000,000 examples; for other sizes D0 is moved (``Scale``).
+    """
+
+    mean: tuple[float, float, float] = (log(0.25), 10.5, log(0.4))
+    sd: tuple[float, float, float] = (0.4, 2.5, 0.8)
+
+
+DEFAULT_PRIOR = Prior()
 
 
 @dataclass(frozen=True)
@@ -97,14 +111,16 @@ class _Problem:
     shapes: _Shapes
 
     @classmethod
-    def of(cls, curves: Curves, targets: Array) -> _Problem:
+    def of(
+        cls, curves: Curves, targets: Array, prior: Prior, log_exponents: Array | None = None
+    ) -> _Problem:
         log_losses = np.log(curves.mean_losses)
         seen: Mask = np.isfinite(log_losses).sum(1) > 0
         y, sizes = log_losses[seen], curves.sizes
         scale = Scale.of(sizes[0], max(targets.max(), sizes[-1]))
         return cls(
             seen, y, sizes, targets, _design(curves.families, seen),
-            _shift(curves.log_exponents, seen), scale, scale.moved(curves.prior),
+            _shift(log_exponents, seen), scale, scale.moved(prior),
             _shapes(sizes, targets, scale, 2 * y.size),
         )  # fmt: skip
 
@@ -137,14 +153,32 @@ class _Part:
     shares: Array  # (C, m, G) of the components
 
 
-def predict(curves: Curves, targets: Array) -> Prediction:
-    """Posterior of the log loss: the mean over both kinds of discrepancy, the sd of their mixture.
+@dataclass(frozen=True)
+class Hrb:
+    """The hierarchical rectified law; its prediction has the posterior's sd of the log loss."""
+
+    prior: Prior = DEFAULT_PRIOR
+
+    version: ClassVar[int] = 1
+    reads: ClassVar[tuple[Input, ...]] = ("past",)
+    needed_sizes: ClassVar[int] = 1
+
+    def predict(self, curves: Curves, targets: Array) -> Prediction:
+        """The posterior at ``targets`` (T,). Raises DataError when no candidate has any size."""
+        return posterior(curves, targets, self.prior)
+
+
+def posterior(
+    curves: Curves, targets: Array, prior: Prior, log_exponents: Array | None = None
+) -> Prediction:
+    """The mean of the log loss over both kinds of discrepancy, the sd of their mixture.
 
     A candidate needs one size only: what its own curve leaves open is as likely as the prior and
-    the other candidates make it. Raises DataError when no candidate has any.
+    the other candidates make it. ``log_exponents`` (M,) moves the prior's mean of ln β from
+    candidate to candidate; only differences count. Raises DataError when no candidate has any size.
     """
-    curves.with_points(1, "hrb")
-    problem = _Problem.of(curves, targets)
+    curves.require_sizes(1, "hrb")
+    problem = _Problem.of(curves, targets, prior, log_exponents)
     fits = [_fit(problem, kernel) for kernel in discrepancy.KERNELS]
     first, second = np.mean([_moments(problem, weighed, pool) for weighed, pool in fits], axis=0)
     mean, sd = np.full((2, len(curves.candidates), len(targets)), np.nan)
@@ -159,7 +193,7 @@ def learn(past: Sequence[Curves]) -> Prior:
     """
     means, variances = [np.array(DEFAULT_PRIOR.mean)], [np.square(DEFAULT_PRIOR.sd)]
     for curves in past:
-        problem = _Problem.of(curves, curves.sizes[-1:])
+        problem = _Problem.of(curves, curves.sizes[-1:], DEFAULT_PRIOR)
         pools = [_fit(problem, kernel)[1] for kernel in discrepancy.KERNELS]
         mean, sd = problem.scale.usual(
             np.mean([pool.mean for pool in pools], axis=0),

@@ -13,7 +13,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from lensllm.predictors import WITH_KERNEL
+from lensllm.predictors import names_reading
 from lensllm.report.data import ReportData
 
 WITHOUT = "rectified"
@@ -39,13 +39,13 @@ def contributions(data: ReportData) -> Sequence[Contribution]:
         return []
     return [
         _compare(data, name, _predicted(data, name), without)
-        for name in WITH_KERNEL
+        for name in names_reading("kernel")
         if not _predicted(data, name).empty
     ]
 
 
 def reads_kernel(predictor: str) -> bool:
-    return predictor in WITH_KERNEL
+    return predictor in names_reading("kernel")
 
 
 def _predicted(data: ReportData, predictor: str) -> pd.Series:

@@ -1,7 +1,8 @@
-"""How far a ranking moves when settings move: the points of a grid, each beside the reference.
+"""Comparison of rankings at the points of a grid of settings, each with the reference's.
 
-With the settings of fine-tuning the truth moves too. So a point is scored against its own measured
-losses, and how far these reorder the candidates is told apart from how far the prediction does.
+With the settings of fine-tuning the measured losses move too. A point is therefore scored against
+its own measured losses, and the table separates how far these reorder the candidates from how far
+the prediction does.
 """
 
 from __future__ import annotations
@@ -14,18 +15,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lensllm.config import grid
+from lensllm.core.errors import label
 from lensllm.selection import scores
 from lensllm.selection.ranking import choice
 from lensllm.selection.transitions import Transitions
-from lensllm.store.schemas import schema
 
 _NAMED = 3  # other choices in a sentence
+_POINTS = (
+    "point", "settings", "reference", "failed", "predictor", "smallest", "budget", "target",
+    "choice", "pearson", "rmse_log", "regret", "kendall", "truth_kendall", "transition",
+    "transition_seen", "ats_transition", "ats_seen",
+)  # fmt: skip
+_KEYS = (
+    "key", "reference", "values", "points", "pearson_low", "pearson_high", "kendall_low",
+    "truth_kendall_low", "choice_changes", "regret_high", "transition_move_low",
+    "transition_move_high", "ats_move_low", "ats_move_high",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Said:
-    """What the pipeline said at one point."""
+class Outcome:
+    """The ranking and the transitions at one point."""
 
     predictor: str
     smallest: int  # size trained on
@@ -48,16 +58,16 @@ class Said:
 
 @dataclass(frozen=True)
 class Point:
-    """A point of the grid: what was said there, or why nothing was."""
+    """A point of the grid with its outcome, or why it has none."""
 
     settings: Mapping[str, Any]  # value of every key
-    said: Said | None
+    outcome: Outcome | None
     failed: str = ""
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """All points together."""
+    """The tables of a compared grid."""
 
     points: pd.DataFrame  # schema ablation/points
     candidates: pd.DataFrame  # schema ablation/candidates
@@ -65,14 +75,14 @@ class Ablation:
 
 
 def compare(points: Sequence[Point]) -> Ablation:
-    """The points, of which the first is the reference and at least one has something to say."""
+    """Compare the points; the first is the reference, and at least one has an outcome."""
     rows = [_point(place, point, points[0]) for place, point in enumerate(points)]
-    tables = [_candidates(place, p.said) for place, p in enumerate(points) if p.said is not None]
+    tables = [_candidates(place, p.outcome) for place, p in enumerate(points) if p.outcome]
     keys = [_key(key, points, pd.DataFrame(rows)) for key in points[0].settings]
     return Ablation(
-        pd.DataFrame(rows)[schema("ablation/points").names],
+        pd.DataFrame(rows)[list(_POINTS)],
         pd.concat(tables, ignore_index=True),
-        pd.DataFrame(keys)[schema("ablation/keys").names],
+        pd.DataFrame(keys)[list(_KEYS)],
     )
 
 
@@ -95,8 +105,10 @@ def verdict(points: pd.DataFrame) -> str:
 
 
 def alone(points: Sequence[Mapping[str, Any]], key: str) -> list[int]:
-    """The places in ``points``, settings by key, where no key but ``key`` leaves the first's value:
-    the reference and those that move ``key`` alone."""
+    """The places in ``points`` of the reference, the first, and of those that move ``key`` alone.
+
+    A point is its settings by key.
+    """
     rest = {name: value for name, value in points[0].items() if name != key}
     return [i for i, settings in enumerate(points) if rest.items() <= settings.items()]
 
@@ -114,7 +126,7 @@ def _choices(known: pd.DataFrame) -> str:
 
 
 def _farthest(others: pd.DataFrame) -> list[str]:
-    """Where the order agrees least with the reference's, and whether the truth moves as well."""
+    """The point whose order agrees least with the reference's, and how the truth moves there."""
     if others["kendall"].isna().all():
         return []
     row = others.sort_values("kendall", kind="stable").iloc[0]
@@ -141,7 +153,7 @@ def _costliest(known: pd.DataFrame) -> list[str]:
 def _moved(settings: Mapping[str, Any], reference: Mapping[str, Any]) -> str:
     """The settings that are not the reference's, in words."""
     moved = {key: value for key, value in settings.items() if value != reference[key]}
-    return grid.label(moved) if moved else "the pipeline's own settings"
+    return label(moved) if moved else "the pipeline's own settings"
 
 
 def _point(place: int, point: Point, reference: Point) -> dict[str, Any]:
@@ -159,42 +171,42 @@ def _point(place: int, point: Point, reference: Point) -> dict[str, Any]:
         "transition_seen": 0,
         "ats_seen": 0,
     }
-    said = point.said
-    if said is None:
-        lacking = set(schema("ablation/points").names) - row.keys()
+    outcome = point.outcome
+    if outcome is None:
+        lacking = set(_POINTS) - row.keys()
         return row | dict.fromkeys(lacking, np.nan)
-    rows = said.rows
+    rows = outcome.rows
     predicted, truth = (rows[name].to_numpy(dtype=float) for name in ("predicted", "measured"))
-    own, against = said.transition, reference.said
+    own, against = outcome.transition, reference.outcome
     return row | {
-        "predictor": said.predictor,
-        "smallest": said.smallest,
-        "budget": said.budget,
-        "target": said.target,
-        "choice": said.choice,
+        "predictor": outcome.predictor,
+        "smallest": outcome.smallest,
+        "budget": outcome.budget,
+        "target": outcome.target,
+        "choice": outcome.choice,
         "pearson": scores.pearson(predicted, truth),
         "rmse_log": scores.rmse_log(predicted, truth),
-        "regret": float(rows["measured"][said.choice] - rows["measured"].min()),
-        "kendall": _agreement(said, against, "rank"),
-        "truth_kendall": _agreement(said, against, "measured"),
+        "regret": float(rows["measured"][outcome.choice] - rows["measured"].min()),
+        "kendall": _agreement(outcome, against, "rank"),
+        "truth_kendall": _agreement(outcome, against, "measured"),
         "transition": own.clipped.median(),
         "transition_seen": int((own.side == "seen").sum()),
-        "ats_transition": said.ats.clipped.median(),
-        "ats_seen": int((said.ats.side == "seen").sum()),
+        "ats_transition": outcome.ats.clipped.median(),
+        "ats_seen": int((outcome.ats.side == "seen").sum()),
     }
 
 
-def _agreement(said: Said, reference: Said | None, column: str) -> float:
+def _agreement(outcome: Outcome, reference: Outcome | None, column: str) -> float:
     """Kendall's correlation of a column with the reference's, over the candidates of both."""
     if reference is None:
         return np.nan
-    mine, theirs = said.rows[column].align(reference.rows[column], join="inner")
+    mine, theirs = outcome.rows[column].align(reference.rows[column], join="inner")
     return scores.kendall(mine.to_numpy(dtype=float), theirs.to_numpy(dtype=float))
 
 
-def _candidates(place: int, said: Said) -> pd.DataFrame:
+def _candidates(place: int, outcome: Outcome) -> pd.DataFrame:
     """Rows of ablation/candidates in the order of the ranking."""
-    rows = said.rows
+    rows = outcome.rows
     order = rows.index
     table = pd.DataFrame(
         {
@@ -204,10 +216,10 @@ def _candidates(place: int, said: Said) -> pd.DataFrame:
             "predicted": rows["predicted"],
             "p_best": rows["p_best"],
             "measured": rows["measured"],
-            "transition": said.transition.size.reindex(order),
-            "transition_side": said.transition.side.reindex(order, fill_value="unknown"),
-            "ats_transition": said.ats.size.reindex(order),
-            "ats_side": said.ats.side.reindex(order, fill_value="unknown"),
+            "transition": outcome.transition.size.reindex(order),
+            "transition_side": outcome.transition.side.reindex(order, fill_value="unknown"),
+            "ats_transition": outcome.ats.size.reindex(order),
+            "ats_side": outcome.ats.side.reindex(order, fill_value="unknown"),
         }
     )
     return table.sort_values("rank", kind="stable").reset_index(drop=True)
@@ -215,7 +227,7 @@ def _candidates(place: int, said: Said) -> pd.DataFrame:
 
 def _key(key: str, points: Sequence[Point], rows: pd.DataFrame) -> dict[str, Any]:
     """A row of ablation/keys, from the points that move ``key`` alone."""
-    places = [i for i in alone([p.settings for p in points], key) if points[i].said is not None]
+    places = [i for i in alone([p.settings for p in points], key) if points[i].outcome is not None]
     moved = [i for i in places if i > 0]
     others, values = rows.loc[moved], [points[i].settings[key] for i in moved]
     chosen = rows.loc[0, "choice"]
@@ -231,22 +243,22 @@ def _key(key: str, points: Sequence[Point], rows: pd.DataFrame) -> dict[str, Any
         "choice_changes": int((others["choice"] != chosen).sum()) if chosen else 0,
         "regret_high": others["regret"].max(),
     }
-    reference, said = points[0].said, [points[i].said for i in moved]
+    reference, outcomes = points[0].outcome, [points[i].outcome for i in moved]
     for name in ("transition", "ats"):
-        low, high = _largest_move(reference, said, name)
+        low, high = _largest_move(reference, outcomes, name)
         row |= {f"{name}_move_low": low, f"{name}_move_high": high}
     return row
 
 
 def _largest_move(
-    reference: Said | None, moved: Sequence[Said | None], name: str
+    reference: Outcome | None, moved: Sequence[Outcome | None], name: str
 ) -> tuple[float, float]:
     """Least and most of the largest move from the reference, in doublings, the median over the
     candidates; NaN where nothing is known."""
     moves = [
-        [bound.median() for bound in getattr(reference, name).moves(getattr(said, name))]
-        for said in moved
-        if reference is not None and said is not None
+        [bound.median() for bound in getattr(reference, name).moves(getattr(outcome, name))]
+        for outcome in moved
+        if reference is not None and outcome is not None
     ]
     known = [move for move in moves if np.isfinite(move[0])]
     if not known:

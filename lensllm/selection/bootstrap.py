@@ -1,4 +1,4 @@
-"""How sure the scores of predictors are, and the differences between them: a paired bootstrap."""
+"""Confidence intervals of scores and of the differences between predictors: a paired bootstrap."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lensllm.core.seeds import generator
-from lensllm.curves.curve import Array
-from lensllm.laws.linear import Mask
+from lensllm.curves.curve import Array, Mask
 from lensllm.selection import scores
 
-SCORES = ("pearson", "spearman", "kendall", "rel_acc", "regret", "rmse_log")
+SCORES = scores.OF_LOSSES
 # pairs of candidates looked at in all draws; with many candidates fewer draws say as much
 _WORK, _FEWEST_DRAWS = 10**8, 100
 INTERVAL = (0.025, 0.975)  # 95 %, by the percentile method (Efron 1979)
@@ -58,10 +57,7 @@ def compare(
 
     def value(name: str, partner: str) -> Array:
         shared = np.where(np.isfinite(predicted[partner][0]), predicted[name][0], np.nan)
-        choosing = dict.fromkeys(("rel_acc", "regret"), (eligible,))
-        return np.array(
-            [getattr(scores, score)(shared, truth, *choosing.get(score, ())) for score in SCORES]
-        )
+        return np.array(list(scores.score(shared, truth, eligible).values()))
 
     def drawn(name: str, partner: str) -> Array:
         values = np.full((len(SCORES), draws), np.nan)

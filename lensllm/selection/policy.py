@@ -9,16 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from lensllm.config.sections import Policy
 from lensllm.curves.curve import Array, Curves
-from lensllm.selection.ranking import Field, Question, choice
-from lensllm.store.schemas import schema
+from lensllm.selection.answers import Question
+from lensllm.selection.ranking import CandidatePool, choice
+
+if TYPE_CHECKING:
+    from lensllm.config.sections import Policy
 
 _FIRST_SPAN = 16.0  # times the smallest size: what a first extrapolation needs
+_COLUMNS = {
+    "budget": np.int64, "candidate": str, "predicted": float, "p_best": float,
+    "expected_regret": float, "dropped": str, "stop": str,
+}  # fmt: skip
 # chance of being best below which a candidate is dropped, and the same in shares of a uniform
 # guess: among very many equals nobody is likely; draws alone give at least .02/M
 _UNLIKELY, _UNLIKELY_SHARE = 0.02, 0.6
@@ -27,7 +34,7 @@ _NO_REGRET = 0.02  # expected regret, in ranges of the predicted losses, at whic
 
 @dataclass(frozen=True)
 class Decision:
-    """What the cells of a round led to."""
+    """The candidates that a round drops, and whether the sweep stops after it."""
 
     candidates: pd.DataFrame  # schema sweep/decisions, of the candidates still in the race
     stop: str  # why no larger subset is needed; empty: go on
@@ -51,10 +58,10 @@ def play(
     candidates: tuple[str, ...],
     after: Callable[[int, tuple[str, ...]], Decision | None],
 ) -> Iterator[tuple[range, tuple[str, ...]]]:
-    """The rounds of a sweep: which of the ascending ``sizes`` whom of the ``candidates`` get.
+    """The rounds of a sweep: places in the ascending ``sizes``, and the candidates trained there.
 
-    ``after`` is asked for a decision with the number of sizes known and who is in the race; None
-    ends the rounds, because it is not taken yet.
+    ``after`` is asked for a decision with the number of sizes known and the candidates in the race;
+    it returns None, which ends the rounds, while the decision is not taken yet.
     """
     racing, known = candidates, len(sizes) if policy == "all" else first_round(sizes)
     yield range(known), racing
@@ -67,16 +74,21 @@ def play(
         known += 1
 
 
+def deciding_predictor(policy: Policy, reference: str) -> str:
+    """The predictor that a policy decides by: *halving* is defined by AtS (Lin et al. 2024)."""
+    return "ats" if policy == "halving" else reference
+
+
 def decide(policy: Policy, curves: Curves, earlier: pd.DataFrame, question: Question) -> Decision:
     """Drop, stop or go on, from the ``curves`` of the candidates still in the race.
 
-    *adaptive* drops who is hardly ever best among the draws of the question's reference predictor
-    and stops when little is left to be gained, by what it and the ``earlier`` decisions predict;
-    *halving* drops the worse half by AtS (Lin et al. 2024) until one is left. Raises DataError when
-    the predictor cannot answer.
+    *adaptive* drops candidates that are hardly ever best among the draws of the question's
+    reference predictor, and stops when little is left to be gained, by what this and the
+    ``earlier`` decisions predict; *halving* drops the worse half by AtS (Lin et al. 2024) until one
+    is left. Raises DataError when the predictor cannot answer.
     """
-    name = "ats" if policy == "halving" else question.reference
-    rows = Field.of(curves, question).outlook(name, len(curves.sizes)).reset_index()
+    name = deciding_predictor(policy, question.reference)
+    rows = CandidatePool.of(curves, question).outlook(name, len(curves.sizes)).reset_index()
     rows["budget"] = int(curves.sizes[-1])
     if policy == "halving":
         dropped, stop = _halving(rows), ""
@@ -86,7 +98,7 @@ def decide(policy: Policy, curves: Curves, earlier: pd.DataFrame, question: Ques
     if not stop and (rows["dropped"] == "").sum() == 1:
         stop = "one candidate is left"
     rows["stop"] = stop
-    return Decision(rows[schema("sweep/decisions").names], stop)
+    return Decision(rows[list(_COLUMNS)], stop)
 
 
 def _adaptive(rows: pd.DataFrame, predictions: pd.Series[float]) -> tuple[list[str], str]:
@@ -124,7 +136,7 @@ class Simulation:
     """A sweep played on a finished table."""
 
     decisions: pd.DataFrame  # schema sweep/decisions, round after round
-    curves: Curves  # what the sweep would have known: NaN where it did not train
+    curves: Curves  # the losses the sweep would have measured: NaN where it did not train
 
     @property
     def examples(self) -> float:
@@ -135,7 +147,7 @@ class Simulation:
 def simulate(policy: Policy, curves: Curves, question: Question) -> Simulation:
     """Play ``policy`` on ``curves``, whose sizes are all that it may buy."""
     bought = np.zeros(curves.losses.shape[:2], dtype=bool)
-    decisions = nobody()
+    decisions = no_decisions()
 
     def after(known: int, racing: tuple[str, ...]) -> Decision:
         nonlocal decisions
@@ -153,7 +165,6 @@ def simulate(policy: Policy, curves: Curves, question: Question) -> Simulation:
     return Simulation(decisions, replace(curves, losses=losses).until(curves.sizes[known]))
 
 
-def nobody() -> pd.DataFrame:
-    """No decision yet, with the columns of sweep/decisions."""
-    types = {field.name: field.type.to_pandas_dtype() for field in schema("sweep/decisions")}
-    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in types.items()})
+def no_decisions() -> pd.DataFrame:
+    """A table of decisions without a row, with the columns of sweep/decisions."""
+    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in _COLUMNS.items()})

@@ -1,29 +1,38 @@
-"""Rank the candidates by their predicted loss at the target, and say it in a sentence."""
+"""The ranking of the candidates by their predicted loss at the target, and its verdict in words."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from lensllm.core import seeds
 from lensllm.core.errors import ConfigError, DataError
-from lensllm.curves.curve import Array, Curves, Metric
-from lensllm.laws.linear import Mask
-from lensllm.predictors import PREDICTORS, Mixture
+from lensllm.curves.curve import Array, Curves, Mask, Metric
+from lensllm.predictors import PREDICTORS, Mixture, Registry
 from lensllm.selection import bootstrap, scores
-from lensllm.selection.backtest import Backtest
-from lensllm.selection.uncertainty import Draws, forecast, spread
-from lensllm.store.schemas import schema
+from lensllm.selection.answers import ALL, RACING, Question, curve_sets
+from lensllm.selection.backtest import Backtest, StoredAnswers
+from lensllm.selection.uncertainty import Draws, error_scale, outlook
 
 # a choice is clear that is more likely than not the best, and twice as likely as any other
 _CLEAR, _ODDS = 0.5, 2.0
 _DROPPED_CHANCE = 0.02  # that one of those dropped is the best after all, shared by them
-_SEED_REPLICATES = 5  # resampled sets of seeds behind the comparison
+_PREDICTIONS = {
+    "budget": np.int64, "predictor": str, "candidate": str, "rank": np.int64, "predicted": float,
+    "low": float, "high": float, "cautious": float, "p_best": float, "expected_regret": float,
+    "measured": float, "measured_rank": np.int64,
+}  # fmt: skip
+_SCORES = {"budget": np.int64, "predictor": str, **dict.fromkeys(scores.NAMES, float)}
+_COMPARISON = {
+    "predictor": str, "score": str, "value": float, "low": float, "high": float,
+    "difference": float, "difference_low": float, "difference_high": float,
+}  # fmt: skip
+_WEIGHTS = {"budget": np.int64, "predictor": str, "part": str, "weight": float}
+_SKIPPED = {"budget": np.int64, "predictor": str, "reason": str}
 
 
 @dataclass(frozen=True)
@@ -37,68 +46,98 @@ class Ranking:
     skipped: pd.DataFrame  # schema ranking/skipped: the sentence that says what was lacking
 
 
-@dataclass(frozen=True)
-class Question:
-    """What is asked of the predictors."""
-
-    target: float
-    budgets: tuple[float, ...]  # ascending; each counts as the largest size it can pay for
-    predictors: tuple[str, ...]
-    reference: str  # the predictor whose ranking is the answer
-    seed: int
-    draws: int = 4000
-
-
 def rank(
-    curves: Curves, question: Question, truth: Array | None, dropped: Collection[str] = ()
+    curves: Curves,
+    question: Question,
+    truth: Array | None = None,
+    dropped: Collection[str] = (),
+    answers: Mapping[str, StoredAnswers] | None = None,
 ) -> Ranking:
     """Ask the predictors for the losses at the target from the curves up to each budget.
 
     ``truth`` is the measured loss at the target, (M,) with NaN where unknown. Candidates that a
     sweep's policy has ``dropped`` are predicted from what they have and stand last; intervals,
     P(best) and choice of the others are as if they had never been. A predictor that lacks an input
-    is skipped.
+    is skipped. With ``answers``, by set of curves, no predictor is asked (``selection.answers``).
     Raises ConfigError for a name that is not in the registry and DataError when no predictor is
     left.
     """
-    unknown = [name for name in question.predictors if name not in PREDICTORS]
+    registry = question.registry
+    unknown = [name for name in question.predictors if name not in registry]
     if unknown:
         raise ConfigError(
-            f"Predictor {unknown[0]!r} does not exist: choose among {', '.join(PREDICTORS)}."
+            f"Predictor {unknown[0]!r} does not exist: choose among {', '.join(registry)}."
         )
-    fields = [Field.of(curves, question)]
-    if dropped:
-        racing = [name for name in curves.candidates if name not in dropped]
-        fields.append(Field.of(curves.only(racing), question))
     measured = np.full(len(curves.candidates), np.nan) if truth is None else truth
+    scored = bool(np.isfinite(measured).any())
+    sets = curve_sets(curves, question, scored, dropped)
+    stored: Mapping[str, StoredAnswers] = answers or {}
+    pools = [
+        CandidatePool.of(sets[label], question, stored.get(label))
+        for label in (ALL, RACING)
+        if label in sets
+    ]
     tables, weights, skipped = [], list[dict[str, Any]](), list[dict[str, Any]]()
-    for known in map(fields[0].backtest.known, question.budgets):
+    for known in map(pools[0].backtest.known, question.budgets):
         for name in question.predictors:
-            budget = int(fields[0].backtest.curves.sizes[known - 1])
+            budget = int(pools[0].backtest.curves.sizes[known - 1])
             about: dict[str, Any] = {"budget": budget, "predictor": name}
             try:
-                tables.append(_predictions(fields, name, known, measured).assign(**about))
+                tables.append(_predictions(pools, name, known, measured).assign(**about))
             except DataError as error:
                 skipped.append({**about, "reason": str(error)})
                 continue
-            if isinstance(PREDICTORS[name], Mixture):
-                shares = fields[-1].backtest.weights(name, known)
+            if isinstance(registry[name], Mixture):
+                shares = pools[-1].backtest.weights(name, known)
                 weights += [{**about, "part": p, "weight": share} for p, share in shares.items()]
     if not tables:
         reasons = " ".join(dict.fromkeys(row["reason"] for row in skipped))
         raise DataError(f"No predictor can rank these candidates. {reasons}")
     predictions = pd.concat(tables, ignore_index=True)
-    scored = tables if np.isfinite(measured).any() else []
+    resampled = [
+        Backtest(some, question.target, registry, question.error_unit, stored.get(label))
+        for label, some in sets.items()
+        if label not in (ALL, RACING)
+    ]
     compared = pd.DataFrame()
     if scored:
-        compared = _comparison(fields[0].backtest, question, measured, predictions)
+        compared = _comparison(pools[0].backtest, resampled, question, measured, predictions)
     return Ranking(
-        _frame("ranking/predictions", predictions),
-        _frame("ranking/scores", [_scores(table) for table in scored]),
-        _frame("ranking/comparison", compared),
-        _frame("ranking/weights", weights),
-        _frame("ranking/skipped", skipped),
+        _frame(_PREDICTIONS, predictions),
+        _frame(_SCORES, [_scores(table) for table in tables] if scored else []),
+        _frame(_COMPARISON, compared),
+        _frame(_WEIGHTS, weights),
+        _frame(_SKIPPED, skipped),
     )
+
+
+def rank_curves(
+    curves: Curves,
+    target: float,
+    predictor: str = "stack",
+    *,
+    seed: int = 0,
+    draws: int = 4000,
+    registry: Registry = PREDICTORS,
+) -> pd.DataFrame:
+    """Rank the candidates by one predictor's loss at ``target`` examples, the best first.
+
+    One row per candidate with the columns candidate, rank, predicted (loss, in the unit of the
+    curves), low and high (80 % interval), cautious (predicted and half an own sd: choose the
+    lowest), p_best and expected_regret. Raises ConfigError when there is no such predictor, and
+    DataError when it cannot answer.
+
+    >>> sizes = 100 * 2.0 ** np.arange(6)
+    >>> losses = np.stack([3 * sizes**-0.05, 4 * sizes**-0.1])
+    >>> table = rank_curves(Curves(("gpt2", "opt"), sizes, losses[:, :, None]), 102_400, "ats")
+    >>> table[["candidate", "rank", "predicted"]].round(3)
+      candidate  rank  predicted
+    0       opt     1      1.262
+    1      gpt2     2      1.685
+    """
+    question = Question(target, (curves.sizes[-1],), (predictor,), predictor, seed, draws, registry)
+    table = rank(curves, question).predictions
+    return table.drop(columns=["budget", "predictor", "measured", "measured_rank"])
 
 
 def choice(rows: pd.DataFrame) -> str:
@@ -162,34 +201,40 @@ def _percent(chance: float) -> str:
 
 
 @dataclass(frozen=True)
-class Field:
+class CandidatePool:
     """Candidates that compete with each other."""
 
     backtest: Backtest
     draws: Draws
 
     @classmethod
-    def of(cls, curves: Curves, question: Question) -> Field:
-        backtest = Backtest(curves.until(question.budgets[-1]), question.target)
+    def of(
+        cls, curves: Curves, question: Question, answers: StoredAnswers | None = None
+    ) -> CandidatePool:
+        """The pool of all candidates of ``curves``, known up to the largest budget."""
+        known = curves.until(question.budgets[-1])
+        backtest = Backtest(known, question.target, question.registry, question.error_unit, answers)
         return cls(backtest, Draws.of(curves.candidates, question.seed, question.draws))
 
     def outlook(self, name: str, known: int) -> pd.DataFrame:
-        """What one predictor expects, by candidate."""
+        """One predictor's outlook from the first ``known`` sizes, by candidate."""
         predicted = self.backtest.ask(name, known).loss[:, -1]
-        outlook = forecast(predicted, spread(self.backtest, name, known), self.draws)
+        expected = outlook(predicted, error_scale(self.backtest, name, known), self.draws)
         names = pd.Index(self.backtest.curves.candidates, name="candidate")
-        return pd.DataFrame({"predicted": predicted, **vars(outlook)}, index=names)
+        return pd.DataFrame({"predicted": predicted, **vars(expected)}, index=names)
 
 
-def _predictions(fields: Sequence[Field], name: str, known: int, measured: Array) -> pd.DataFrame:
+def _predictions(
+    pools: Sequence[CandidatePool], name: str, known: int, measured: Array
+) -> pd.DataFrame:
     """One predictor's rows, best first, then the dropped, then those without a prediction."""
-    table = fields[0].outlook(name, known)
+    table = pools[0].outlook(name, known)
     truth_known = np.isfinite(measured)
     measured_rank = np.zeros(len(measured), dtype=np.int64)
     measured_rank[truth_known] = rankdata(measured[truth_known], method="min")
     table = table.assign(measured=measured, measured_rank=measured_rank, out=False)
-    if len(fields) > 1:
-        racing = fields[1].outlook(name, known)
+    if len(pools) > 1:
+        racing = pools[1].outlook(name, known)
         racing["p_best"] *= 1 - _DROPPED_CHANCE
         table["out"] = ~table.index.isin(racing.index)
         table.loc[table["out"], ["cautious", "expected_regret"]] = np.nan
@@ -212,41 +257,35 @@ def _scores(table: pd.DataFrame) -> dict[str, Any]:
         table[name].to_numpy(dtype=float)
         for name in ("predicted", "low", "high", "p_best", "measured")
     )
-    eligible = _eligible(table)
     return {
         "budget": table["budget"].iloc[0],
         "predictor": table["predictor"].iloc[0],
-        "pearson": scores.pearson(predicted, truth),
-        "spearman": scores.spearman(predicted, truth),
-        "kendall": scores.kendall(predicted, truth),
-        "rel_acc": scores.rel_acc(predicted, truth, eligible),
-        "regret": scores.regret(predicted, truth, eligible),
-        "rmse_log": scores.rmse_log(predicted, truth),
+        **scores.score(predicted, truth, _eligible(table)),
         "coverage_80": scores.coverage_80(low, high, truth),
         "p_best_log_score": scores.p_best_log_score(p_best, truth),
     }
 
 
 def _comparison(
-    backtest: Backtest, question: Question, measured: Array, predictions: pd.DataFrame
+    backtest: Backtest,
+    resampled: Sequence[Backtest],
+    question: Question,
+    measured: Array,
+    predictions: pd.DataFrame,
 ) -> pd.DataFrame:
     """Confidence of the scores at the largest budget, paired with the reference's."""
-    names, curves = question.predictors, backtest.curves
     last = predictions[predictions["budget"] == predictions["budget"].max()]
     by_name = {
-        str(name): rows.set_index("candidate").loc[list(curves.candidates)]
+        str(name): rows.set_index("candidate").loc[list(backtest.curves.candidates)]
         for name, rows in last.groupby("predictor", sort=False)
     }
+    if question.reference not in by_name:
+        return pd.DataFrame()
     predicted = {name: [rows["predicted"].to_numpy()] for name, rows in by_name.items()}
-    repeats = curves.losses.shape[2]
-    for replicate in range(_SEED_REPLICATES if repeats > 1 else 0):
-        draw = seeds.generator(question.seed, "seeds", replicate).integers(repeats, size=repeats)
-        again = Backtest(replace(curves, losses=curves.losses[:, :, draw]), question.target)
-        answers = _answers(again, names, backtest)
+    for again in resampled:
+        answers = _resampled_answers(again, question.predictors, backtest)
         for name, rows in predicted.items():
             rows.append(answers.get(name, np.full(len(measured), np.nan)))
-    if question.reference not in predicted:
-        return pd.DataFrame()
     stacked = {name: np.stack(rows) for name, rows in predicted.items()}
     eligible = _eligible(by_name[question.reference])
     return bootstrap.compare(
@@ -254,8 +293,8 @@ def _comparison(
     )
 
 
-def _answers(again: Backtest, names: Sequence[str], first: Backtest) -> dict[str, Array]:
-    """(M,) losses at the target, of the predictors that have an answer.
+def _resampled_answers(again: Backtest, names: Sequence[str], first: Backtest) -> dict[str, Array]:
+    """(M,) losses at the target from resampled repeats, of the predictors that have an answer.
 
     Mixtures keep the weights of the ``first`` backtest: another one costs ten times the answer.
     """
@@ -271,10 +310,8 @@ def _answers(again: Backtest, names: Sequence[str], first: Backtest) -> dict[str
     return answers
 
 
-def _frame(table: str, rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """``rows`` with the columns and types of the schema, even when there are none."""
-    wanted = schema(table)
-    types = {field.name: field.type.to_pandas_dtype() for field in wanted}
-    return pd.DataFrame(rows, columns=wanted.names).astype(
-        {name: str if kind is np.str_ else kind for name, kind in types.items()}
-    )
+def _frame(
+    types: Mapping[str, type], rows: pd.DataFrame | Sequence[Mapping[str, Any]]
+) -> pd.DataFrame:
+    """``rows`` with these columns and types, even when there are none."""
+    return pd.DataFrame(rows, columns=list(types)).astype(types)

@@ -1,4 +1,4 @@
-"""How good predictions were, once the losses at the target are known.
+"""Scores of predictions, once the losses at the target are known.
 
 Every score takes arrays over the M candidates, leaves out those where an input is NaN, and is NaN
 where it has no meaning: a correlation with a constant, or fewer than two candidates.
@@ -9,8 +9,29 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import rankdata
 
-from lensllm.curves.curve import Array
-from lensllm.laws.linear import Mask
+from lensllm.curves.curve import Array, Mask
+
+# the scores of predicted losses, and those of intervals and P(best)
+OF_LOSSES = ("pearson", "spearman", "kendall", "rel_acc", "regret", "rmse_log")
+NAMES = (*OF_LOSSES, "coverage_80", "p_best_log_score")
+
+
+def score(predicted: Array, truth: Array, eligible: Mask | bool = True) -> dict[str, float]:
+    """All scores of predicted losses (M,) against the true ones (M,), by name.
+
+    Candidates that are not ``eligible``, (M,), cannot be chosen (``rel_acc``, ``regret``).
+
+    >>> score(np.array([1.0, 1.2, 1.1]), np.array([1.1, 1.3, 1.0]))["regret"]
+    0.10000000000000009
+    """
+    return {
+        "pearson": pearson(predicted, truth),
+        "spearman": spearman(predicted, truth),
+        "kendall": kendall(predicted, truth),
+        "rel_acc": rel_acc(predicted, truth, eligible),
+        "regret": regret(predicted, truth, eligible),
+        "rmse_log": rmse_log(predicted, truth),
+    }
 
 
 def pearson(predicted: Array, truth: Array) -> float:

@@ -1,4 +1,4 @@
-"""Where curves pass from the pre-power to the power phase, as far as anybody can have seen it."""
+"""The size at which curves pass from the pre-power to the power phase, as far as it was seen."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lensllm.curves.curve import Curves
-from lensllm.predictors.ats import accepted_from
+from lensllm.predictors.ats import AtS
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,15 @@ class Transitions:
     def of_law(cls, fits: pd.DataFrame, curves: Curves, target: float) -> Transitions:
         """D* of the rectified law in law/fits, between the smallest size and the target."""
         found = fits[fits["law"] == "rectified"].set_index("candidate")["transition_size"]
-        names, smallest = list(curves.candidates), _ends(curves)[0]
+        names, smallest = list(curves.candidates), _ends(curves, 1)[0]
         end = pd.Series(float(target), names)
         return cls(found.reindex(names), smallest, end, _sources(curves))
 
     @classmethod
-    def of_ats(cls, curves: Curves) -> Transitions:
+    def of_ats(cls, curves: Curves, ats: AtS) -> Transitions:
         """The smallest size that AtS accepts, between the smallest and the γ-th largest."""
-        start = pd.Series(accepted_from(curves), list(curves.candidates))
-        return cls(start, *_ends(curves), _sources(curves, curves.gamma, curves.tau))
+        start = pd.Series(ats.accepted_from(curves), list(curves.candidates))
+        return cls(start, *_ends(curves, ats.gamma), _sources(curves, ats.gamma, ats.tau))
 
     @property
     def clipped(self) -> pd.Series[float]:
@@ -78,11 +78,11 @@ def _sources(curves: Curves, *settings: float) -> pd.Series[bytes]:
     )
 
 
-def _ends(curves: Curves) -> tuple[pd.Series[float], pd.Series[float]]:
+def _ends(curves: Curves, gamma: int) -> tuple[pd.Series[float], pd.Series[float]]:
     """By candidate, the smallest finished size and the γ-th largest; NaN where there is none."""
     seen = np.isfinite(curves.mean_losses)
     sizes = [curves.sizes[row] for row in seen]
     names = list(curves.candidates)
     smallest = [s[0] if len(s) else np.nan for s in sizes]
-    nth = [s[-curves.gamma] if len(s) >= curves.gamma else np.nan for s in sizes]
+    nth = [s[-gamma] if len(s) >= gamma else np.nan for s in sizes]
     return pd.Series(smallest, names), pd.Series(nth, names)

@@ -1,8 +1,9 @@
-"""How far a prediction may be off, told by how far it was off inside the observed sizes.
+"""The uncertainty of a prediction, from its errors inside the observed sizes.
 
-No truth at the target is used. Errors of the rolling-origin backtest are counted in units of HRB's
-own sd, which knows how noisy a curve is and how far away a size. The error that all candidates
-share moves every curve alike and cannot change the ranking, so it is kept apart from their own.
+No truth at the target is used. Errors of the rolling-origin backtest are counted in units of the sd
+that one predictor, HRB, states: it knows how noisy a curve is and how far away a size. The error
+that all candidates share moves every curve alike and cannot change the ranking, so it is kept apart
+from their own.
 """
 
 from __future__ import annotations
@@ -12,21 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from lensllm.core.seeds import generator
-from lensllm.curves.curve import Array, nan_mean
-from lensllm.laws.linear import Mask
+from lensllm.curves.curve import Array, Mask, nan_mean
 from lensllm.selection.backtest import Backtest
 
-# HRB is over-confident: its errors were about 1.5 of its sd on tables of real losses.
+# The unit, HRB's sd, is too small: errors were about 1.5 of it on tables of real losses.
 _PRIOR_SCALE, _PRIOR_ORIGINS = 1.5, 3.0
-_POOLED_ORIGINS = 30.0  # the weight of all candidates' spread against a candidate's own
-_GROWTH_SD = 0.2  # of the prior that errors grow with the horizon just as HRB's sd does
-_LOG_SD = 0.3  # of one cell's log spread, whose slope that growth is
+_POOLED_ORIGINS = 30.0  # the weight of all candidates' variance against a candidate's own
+_GROWTH_SD = 0.2  # of the prior that errors grow with the horizon just as the unit does
+_LOG_SD = 0.3  # of the log sd of one horizon's errors, whose slope that growth is
 _DEGREES = 10.0  # of the draws' Student t
 _CAUTION = 0.5  # sd: predictions of the minimum are too low, most so for unsure candidates
 
 
 @dataclass(frozen=True)
-class Spread:
+class ErrorScale:
     """Scale of the error of the log prediction, of Student t draws."""
 
     sd_log: Array  # (M,) the candidate's own part
@@ -34,7 +34,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Outlook:
     """Draws of the loss at the target, summarised; (M,) each, NaN where there is no prediction."""
 
     low: Array  # 80 % interval
@@ -62,39 +62,39 @@ class Draws:
         return cls(np.stack(own, axis=1), errors("common")[:, None])
 
 
-def spread(backtest: Backtest, name: str, known: int) -> Spread:
-    """Of the prediction that ``name`` makes for the target from the first ``known`` sizes."""
+def error_scale(backtest: Backtest, name: str, known: int) -> ErrorScale:
+    """The error scale of the target's prediction by ``name`` from the first ``known`` sizes."""
     last = backtest.curves.sizes[known - 1]
     # inside the data a prediction still errs as if half a doubling away
     reach = max(float(np.log2(backtest.target / last)), 0.5)
-    own_sd = backtest.scale(known)[:, -1]
+    own_sd = backtest.unit(known)[:, -1]
     typical = _geometric_mean(own_sd)
     share = own_sd / typical
-    cells = backtest.cells(name, known)
-    errors = cells.errors / _geometric_mean(cells.scale)[:, None]
-    weights = _weights(cells.horizons, np.isfinite(errors).sum(1) > 0)
-    growth = _growth(cells.horizons, errors)
-    errors = errors / cells.horizons[:, None] ** growth
+    judged = backtest.errors(name, known)
+    errors = judged.errors / _geometric_mean(judged.unit)[:, None]
+    weights = _weights(judged.horizons, np.isfinite(errors).sum(1) > 0)
+    growth = _growth(judged.horizons, errors)
+    errors = errors / judged.horizons[:, None] ** growth
     scale = typical * reach**growth
     common = nan_mean(errors, axis=1)
     squared = _mean_square((errors - common[:, None]) / np.sqrt(share), weights)
-    prior, origins = _PRIOR_ORIGINS * _PRIOR_SCALE**2, float(cells.origins)
+    prior, origins = _PRIOR_ORIGINS * _PRIOR_SCALE**2, float(judged.origins)
     weight = _PRIOR_ORIGINS + origins
     pooled = (prior + origins * float(np.nan_to_num(nan_mean(squared, axis=0)))) / weight
     shared = (prior + origins * float(np.nansum(weights * common**2))) / weight
     seen = np.where(np.isfinite(squared), origins, 0.0)
     variance = (_POOLED_ORIGINS * pooled + seen * np.nan_to_num(squared)) / (_POOLED_ORIGINS + seen)
-    return Spread(np.sqrt(variance * share) * scale, float(np.sqrt(shared)) * scale)
+    return ErrorScale(np.sqrt(variance * share) * scale, float(np.sqrt(shared)) * scale)
 
 
-def forecast(predicted: Array, uncertainty: Spread, draws: Draws) -> Forecast:
+def outlook(predicted: Array, scale: ErrorScale, draws: Draws) -> Outlook:
     """Interval, P(best) and expected regret of ``predicted`` (M,) losses; NaN never wins.
 
     P(best) is smoothed towards uniform: draws alone rule nobody out.
     """
     count, drawn = len(predicted), len(draws.own)
-    common = draws.common * uncertainty.common_sd_log
-    log_losses = np.log(predicted) + draws.own * uncertainty.sd_log + common
+    common = draws.common * scale.common_sd_log
+    log_losses = np.log(predicted) + draws.own * scale.sd_log + common
     low, high = (np.exp(np.quantile(log_losses, q, axis=0)).astype(float) for q in (0.1, 0.9))
     ranked = np.where(np.isfinite(log_losses), log_losses, np.inf)
     best = ranked.argmin(1)
@@ -102,27 +102,29 @@ def forecast(predicted: Array, uncertainty: Spread, draws: Draws) -> Forecast:
     p_best = 0.98 * (wins + 0.5) / (drawn + count / 2) + 0.02 / count
     losses = np.exp(log_losses)
     regret: Array = (losses - losses[np.arange(drawn), best][:, None]).mean(0)
-    cautious = predicted * np.exp(_CAUTION * uncertainty.sd_log)
-    return Forecast(low, high, cautious, p_best, regret)
+    cautious = predicted * np.exp(_CAUTION * scale.sd_log)
+    return Outlook(low, high, cautious, p_best, regret)
 
 
 def _geometric_mean(sd: Array) -> Array:
-    """Over candidates, the last axis."""
+    """Geometric mean over the candidates, the last axis; NaN are left out."""
     mean: Array = np.exp(nan_mean(np.log(sd), axis=-1))
     return mean
 
 
-def _weights(horizons: Array, told: Mask) -> Array:
-    """(C,) summing to 1 over cells that were ``told``: every horizon counts alike, though short
-    ones have more cells."""
+def _weights(horizons: Array, judged: Mask) -> Array:
+    """(C,) weights of the ``judged`` forecasts, summing to 1.
+
+    Every horizon counts alike, though short ones have more forecasts.
+    """
     weights = np.zeros(len(horizons))
-    _, place, count = np.unique(np.round(horizons[told]), return_inverse=True, return_counts=True)
-    weights[told] = 1 / count[place] / max(len(count), 1)
+    _, place, count = np.unique(np.round(horizons[judged]), return_inverse=True, return_counts=True)
+    weights[judged] = 1 / count[place] / max(len(count), 1)
     return weights
 
 
 def _growth(horizons: Array, errors: Array) -> float:
-    """Exponent by which errors outgrow HRB's sd with the horizon, shrunk to none."""
+    """Exponent by which errors outgrow their unit with the horizon, shrunk towards 0."""
     count = np.isfinite(errors).sum(1)
     centred = errors - nan_mean(errors, axis=1)[:, None]
     squares = np.nansum(centred**2, axis=1) / np.maximum(count - 1, 1)
@@ -135,7 +137,7 @@ def _growth(horizons: Array, errors: Array) -> float:
 
 
 def _mean_square(own: Array, weights: Array) -> Array:
-    """(M,) weighted mean of squares over cells, for the degree of freedom that the mean took."""
+    """(M,) weighted mean of squares over forecasts, less the degree of freedom of their mean."""
     seen = np.isfinite(own)
     total = (weights[:, None] * seen).sum(0)
     squares = np.where(seen, own, 0.0) ** 2

@@ -315,6 +315,19 @@ TABLES: dict[str, pa.Schema] = {
         ("offset_stderr", _f),
         ("sizes", _i),  # points fitted
     ),
+    "prediction/answers": _schema(  # one predictor's, from each size that a ranking asks from
+        ("curves", _s),  # all candidates | those racing | resample 0 …: of the repeats
+        ("budget", _i),  # largest D known to the predictor
+        ("candidate", _s),
+        ("size", _i),  # each later D of the curves, then the target
+        ("loss", _f),  # in the pipeline's metric
+        ("sd_log", _f),  # of the log loss, NaN where the predictor states none
+    ),
+    "prediction/skipped": _schema(
+        ("curves", _s),
+        ("budget", _i),
+        ("reason", _s),
+    ),
     "ranking/predictions": _schema(
         ("budget", _i),  # largest D known to the predictor
         ("predictor", _s),

@@ -1,13 +1,23 @@
-"""What the stages after the sweep are asked for: the same for a pipeline and a replayed table."""
+"""The ranking that the stages after the sweep make, for a pipeline or a replayed table."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lensllm.config.sections import Law, Pipeline, Policy, Ranking, public
-from lensllm.selection.ranking import Question
+from lensllm.predictors import (
+    PREDICTORS,
+    LensLLM,
+    Mixture,
+    Prior,
+    Registry,
+    reads,
+    settings,
+    with_settings,
+)
+from lensllm.selection.answers import Question
 
 
 @dataclass(frozen=True)
@@ -21,7 +31,7 @@ class Goal:
     law: Law
     seed: int
     policy: Policy
-    settings: Mapping[str, Any]  # all there are, for the report, without secrets
+    settings: Mapping[str, Any]  # the whole configuration, for the report, without secrets
 
     @classmethod
     def of(cls, name: str, config: Pipeline, target: int) -> Goal:
@@ -43,18 +53,17 @@ class Goal:
 
     @property
     def curve_params(self) -> dict[str, Any]:
-        """What ``tasks.stages.curve.read`` needs, a part of the key of every stage that uses it."""
-        return {
-            "metric": self.ranking.metric,
-            "budget": self.budget,
-            "scale": self.law.scale,
-            "gamma": self.law.gamma,
-            "tau": self.law.tau,
-        }
+        """The parameters of ``tasks.stages.curve.read``, in the key of every stage that uses it."""
+        return {"metric": self.ranking.metric, "budget": self.budget}
+
+    @property
+    def registry(self) -> Registry:
+        """The predictors by name, with their settings in this pipeline or replay."""
+        return configured(self.law)
 
     @property
     def question_params(self) -> dict[str, Any]:
-        """What ``lensllm.selection.ranking.Question`` needs beside the predictors' names."""
+        """The parameters of ``read_question`` but for the predictors."""
         return {
             "target": self.target,
             "budgets": list(self.budgets),
@@ -63,14 +72,47 @@ class Goal:
             "seed": self.seed,
         }
 
+    def predictor_params(self, names: Iterable[str]) -> dict[str, Any]:
+        """Version and settings of the predictors ``names``, as they stand in keys."""
+        params: dict[str, Any] = {}
+        for name in names:
+            predictor = self.registry[name]
+            own = (
+                {"parts": list(predictor.parts)}
+                if isinstance(predictor, Mixture)
+                else {"settings": settings(predictor)}
+            )
+            params[name] = {"version": predictor.version, **own}
+        return params
 
-def read_question(params: Mapping[str, Any]) -> Question:
-    """The question in the parameters of a stage."""
+
+def configured(law: Law) -> Registry:
+    """The predictors with the settings of the configuration's section ``law``."""
+    changes: dict[str, dict[str, Any]] = {"ats": {"gamma": law.gamma, "tau": law.tau}}
+    for name, predictor in PREDICTORS.items():
+        if isinstance(predictor, LensLLM):
+            changes[name] = {"kernel_scale": law.scale}
+    return with_settings(changes)
+
+
+def read_registry(params: Mapping[str, Any], prior: Prior) -> Registry:
+    """The predictors with the settings in the parameters of a stage; ``prior`` is HRB's."""
+    stated = params["predictors"].items()
+    changes = {name: dict(about["settings"]) for name, about in stated if "settings" in about}
+    for name in changes:
+        if "past" in reads(name):
+            changes[name]["prior"] = prior
+    return with_settings(changes)
+
+
+def read_question(params: Mapping[str, Any], registry: Registry) -> Question:
+    """The question in the parameters of a stage, asked of its predictors."""
     return Question(
         target=params["target"],
         budgets=tuple(params["budgets"]),
-        predictors=tuple(params["predictors"]),
+        predictors=tuple(name for name in registry if name in params["predictors"]),
         reference=params["reference"],
         seed=params["seed"],
         draws=params["draws"],
+        registry=registry,
     )

@@ -1,4 +1,4 @@
-"""Curves of other data sets in the store, and the prior they teach (off by default)."""
+"""Curves of other data sets in the store, and the prior that HRB learns from them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from lensllm.curves.curve import Metric, curves_from_cells
-from lensllm.curves.prior import DEFAULT_PRIOR, Prior
 from lensllm.predictors import hrb
+from lensllm.predictors.hrb import DEFAULT_PRIOR, Prior
 from lensllm.store.artifacts import Ref, Store
 from tasks.base.stage import module
 
@@ -33,11 +33,11 @@ def find(store: Store, today: Ref) -> dict[str, Ref]:
 
 
 def prior(store: Store, refs: Iterable[Ref], metric: Metric, today: pd.DataFrame) -> Prior:
-    """What HRB learns from the curves of the past; the default without any.
+    """The prior that HRB learns from curves of other data sets; the default without any.
 
-    A table without the metric teaches nothing: a floor in bits says nothing about one in nats. Nor
-    does one with most losses of ``today`` (curve/cells): it is the same, with a typing error mended
-    perhaps, and holds the truth.
+    A table without the metric is left out: a floor in bits says nothing about one in nats. A table
+    with most losses of ``today`` (curve/cells) is left out too: it is today's, perhaps with a
+    typing error mended, and holds the losses that are to be predicted.
     """
     tables = [store.table(ref, "cells") for ref in refs]
     past = [

@@ -37,6 +37,7 @@ from tasks.stages import (
     kernel,
     law,
     overlap,
+    prediction,
     probe,
     ranking,
     rate,
@@ -261,7 +262,9 @@ def conclude(
     decided = roles("decision", {str(i): ref for i, ref in enumerate(decisions)})
     laws = law.step(goal, {"curve": curves.ref, **kernels})
     rates = made("rate", plan.rates)
-    ranks = ranking.step(goal, {"curve": curves.ref, **told, **bounds, **rates, **decided})
+    answers = prediction.steps(goal, {"curve": curves.ref, **told, **decided})
+    costs = {**told, **bounds, **rates}
+    ranks = ranking.step(goal, {"curve": curves.ref, **costs, **decided}, answers)
     overlaps = made("overlap", plan.overlaps)
     looked = plan.inspection(store)
     evidence = {**kernels, **overlaps, **bounds, **drifts, **made("cell", cells)}
@@ -270,7 +273,7 @@ def conclude(
     evidence |= {"inspection": looked.ref} | rates
     beside = (crossing.step(goal, {"law": laws.ref, **bounds}),) if bounds else ()
     evidence |= {step.stage: step.ref for step in beside}
-    before = (curves, looked)
+    before = (curves, looked, *answers.values())
     return close(goal, curves.ref, laws, ranks, decided, evidence, failed, before, beside)
 
 

@@ -13,15 +13,15 @@ import numpy as np
 
 from lensllm.config.sections import Replay, public
 from lensllm.core.errors import DataError
-from lensllm.curves.curve import spread
-from lensllm.predictors import needed_sizes
+from lensllm.curves.curve import thin_sizes
+from lensllm.predictors import check_name, needed_sizes
 from lensllm.store.artifacts import Ref, Store
 from tasks.base import past
-from tasks.base.goal import Goal
+from tasks.base.goal import Goal, configured
 from tasks.base.roles import roles
 from tasks.base.stage import Step, make
 from tasks.planning.plan import Conclusion, close
-from tasks.stages import law, losses, ranking, simulation
+from tasks.stages import law, losses, prediction, ranking, simulation
 
 _FEWEST_SIZES = 3  # the least that anything is extrapolated from
 _BACKTESTED_SIZES = 5  # the least of which some can be predicted from the others
@@ -35,7 +35,7 @@ def name_of(settings: Replay) -> str:
 
 def check(settings: Replay, store: Store) -> None:
     """Raise ``LensError`` for what is wrong before a server starts. Makes the table to see it."""
-    ranking.check_name(settings.ranking.predictor, "--predictor")
+    check_name(settings.ranking.predictor, "--predictor")
     table = losses.step(settings.table)
     make(store.root, table.recipe, table.hints)
     goal(settings, store, table.ref)
@@ -49,7 +49,7 @@ def goal(settings: Replay, store: Store, table: Ref) -> Goal:
     target = settings.target or sizes[-1]
     budget = _budget(settings, sizes, target)
     known, predictor = [s for s in sizes if s <= budget], settings.ranking.predictor
-    needed = needed_sizes(predictor, settings.law.gamma)
+    needed = needed_sizes(predictor, configured(settings.law))
     if len(known) < needed:
         raise DataError(
             f"--predictor {predictor} needs {needed} sizes and there are {len(known)} up to the "
@@ -78,7 +78,10 @@ def conclude(goal: Goal, store: Store, table: Ref) -> Conclusion:
         played = simulation.step(goal, {"curve": table, **told})
         before, curves, decided = (played,), played.ref, {"simulation": played.ref}
     laws = law.step(goal, {"curve": curves})
-    ranks = ranking.step(goal, {"curve": curves, **told, **decided})
+    upstream = {"curve": curves, **told, **decided}
+    answers = prediction.steps(goal, upstream)
+    ranks = ranking.step(goal, upstream, answers)
+    before = (*before, *answers.values())
     return close(goal, curves, laws, ranks, decided, {"losses": table}, [], before)
 
 
@@ -106,7 +109,7 @@ def _budget(settings: Replay, sizes: list[int], target: int) -> int:
 
 def _smaller(sizes: list[int], budget: int) -> list[int]:
     """Budgets that have a backtest, up to ``budget``; of a fine grid those that are read."""
-    read = spread(np.array([size for size in sizes if size <= budget], dtype=float))
+    read = thin_sizes(np.array([size for size in sizes if size <= budget], dtype=float))
     return [int(size) for size in read[_BACKTESTED_SIZES - 1 :]]
 
 

@@ -7,11 +7,12 @@ Key: each point's settings, curves, laws and ranking, or why it has none. Tables
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from lensllm.curves.curve import curves_from_cells
-from lensllm.selection.ablation import Point, Said, compare, verdict
+from lensllm.predictors import AtS
+from lensllm.selection.ablation import Outcome, Point, compare, verdict
 from lensllm.selection.transitions import Transitions
 from lensllm.store.artifacts import Recipe, write_table
 from tasks.base.roles import labelled, roles
@@ -57,6 +58,7 @@ def _params(point: Tried) -> dict[str, Any]:
         goal = point.conclusion.goal
         params |= goal.curve_params
         params |= {"target": goal.target, "predictor": goal.ranking.predictor}
+        params |= {"gamma": goal.law.gamma, "tau": goal.law.tau}
     return params
 
 
@@ -93,18 +95,14 @@ def _point(work: Work, place: int, params: Mapping[str, Any]) -> Point:
     mine = predictions[predictions["predictor"] == params["predictor"]]
     budget, target = int(mine["budget"].max()), params["target"]
     cells = work.store.table(curve, "cells")
-    curves = replace(
-        curves_from_cells(cells, params["metric"], params["budget"]),
-        gamma=params["gamma"],
-        tau=params["tau"],
-    )
-    said = Said(
+    curves = curves_from_cells(cells, params["metric"], params["budget"])
+    outcome = Outcome(
         predictor=params["predictor"],
         smallest=int(curves.sizes[0]),
         budget=budget,
         target=target,
         predictions=mine[mine["budget"] == budget],
         transition=Transitions.of_law(work.store.table(law, "fits"), curves, target),
-        ats=Transitions.of_ats(curves),
+        ats=Transitions.of_ats(curves, AtS(params["gamma"], params["tau"])),
     )
-    return Point(params["settings"], said)
+    return Point(params["settings"], outcome)

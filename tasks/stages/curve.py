@@ -4,17 +4,19 @@ Key: the cells, and each candidate's family and tokenizer. Table: ``cells``. A c
 contain its candidate's name, so names are given here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from lensllm.curves.curve import Array, Curves, curves_from_cells
+from lensllm.predictors import Registry, reads
 from lensllm.store import schemas
 from lensllm.store.artifacts import Recipe, Ref, write_table
 from tasks.base import past
 from tasks.base.cell import Cell
+from tasks.base.goal import read_registry
 from tasks.base.models import Model
 from tasks.base.roles import labelled
 from tasks.base.stage import Step, Work
@@ -41,31 +43,47 @@ def build(work: Work) -> None:
 
 
 def read(work: Work) -> Curves:
-    """The curves up to the budget of a stage that has them upstream, with what else it was given:
-    kernels, weight metrics, and curves of the past to learn the prior from."""
-    metric, budget = work.params["metric"], work.params["budget"]
+    """The curves up to the budget of a stage that has them upstream.
+
+    They come with the kernels and the weight metrics that the stage has upstream too.
+    """
     cells = work.store.table(work.upstream["curve"], "cells")
     kernels = labelled(work.upstream, "kernel")
     spectra = {name: kernel.read_spectrum(work.store, ref) for name, ref in kernels.items()}
-    curves = curves_from_cells(cells, metric, budget, spectra or None)
+    curves = curves_from_cells(cells, work.params["metric"], work.params["budget"], spectra or None)
     tails = labelled(work.upstream, "heavy_tails")
-    return replace(
-        curves,
-        kernel_scale=work.params["scale"],
-        gamma=work.params["gamma"],
-        tau=work.params["tau"],
-        weight_metrics=_by_metric(
-            {name: heavy_tails.read(work.store, ref) for name, ref in tails.items()},
-            curves.candidates,
-        ),
-        prior=past.prior(work.store, labelled(work.upstream, "past").values(), metric, cells),
-    )
+    measured = {name: heavy_tails.read(work.store, ref) for name, ref in tails.items()}
+    return replace(curves, weight_metrics=_by_metric(measured, curves.candidates))
+
+
+def read_truth(work: Work, curves: Curves) -> Array | None:
+    """(M,) mean loss measured at the target, NaN where it was not; None where nobody's was."""
+    cells = work.store.table(work.upstream["curve"], "cells")
+    at_target = cells[cells["size"] == work.params["target"]]
+    measured = at_target.groupby("candidate")[work.params["metric"]].mean()
+    return measured.reindex(list(curves.candidates)).to_numpy() if len(measured) else None
+
+
+def read_predictors(work: Work) -> Registry:
+    """The predictors with the settings and the prior of a stage that has the curves upstream."""
+    earlier = labelled(work.upstream, "past").values()
+    cells = work.store.table(work.upstream["curve"], "cells")
+    prior = past.prior(work.store, earlier, work.params["metric"], cells)
+    return read_registry(work.params, prior)
+
+
+def predictor_inputs(
+    upstream: Mapping[str, Ref], names: Iterable[str], kinds: Collection[str] = ()
+) -> dict[str, Ref]:
+    """The part of ``upstream`` that the predictors ``names`` read, and all roles of ``kinds``."""
+    read = {"curve", *kinds, *(source for name in names for source in reads(name))}
+    return {role: ref for role, ref in upstream.items() if role.partition(":")[0] in read}
 
 
 def _by_metric(
     found: Mapping[str, Mapping[str, float]], candidates: Sequence[str]
 ) -> dict[str, Array] | None:
-    """(M,) of each metric, NaN for a candidate that was not measured."""
+    """(M,) values of each metric, NaN for a candidate that was not measured."""
     names = {metric for row in found.values() for metric in row}
     rows = [found.get(candidate, {}) for candidate in candidates]
     return {n: np.array([row.get(n, np.nan) for row in rows]) for n in sorted(names)} or None

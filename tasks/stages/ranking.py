@@ -1,7 +1,8 @@
-"""ranking: every predictor's answer at the target, its score where there is a truth, and the cost.
+"""ranking: every predictor's ranking at the target, its score where that was measured, the cost.
 
-Key: curves, kernels, weight metrics, curves of the past, target, budgets and the ranking's
-settings. Tables: ``predictions``, ``scores``, ``comparison``, ``weights``, ``skipped``, ``cost``.
+Key: every predictor's answers, curves, decisions, target, budgets, the ranking's settings, and the
+kernels, curvatures and learning-rate trials whose cost is counted. Tables: ``predictions``,
+``scores``, ``comparison``, ``weights``, ``skipped``, ``cost``.
 """
 
 import math
@@ -11,36 +12,43 @@ import numpy as np
 import pandas as pd
 
 from lensllm.config.sections import Pipeline
-from lensllm.core.errors import ConfigError, DataError, suggestion
-from lensllm.predictors import PREDICTORS, needed_sizes
-from lensllm.selection.policy import first_round
+from lensllm.core.errors import ConfigError, DataError
+from lensllm.predictors import DEFAULT_PRIOR, PREDICTORS, check_name, needed_sizes
+from lensllm.selection.answers import stored_answers
+from lensllm.selection.policy import deciding_predictor, first_round
 from lensllm.selection.ranking import rank
 from lensllm.store.artifacts import Recipe, Ref, write_table
 from tasks.base.cell import Cell
-from tasks.base.goal import Goal, read_question
-from tasks.base.roles import labelled
+from tasks.base.goal import Goal, configured, read_question, read_registry
+from tasks.base.roles import labelled, roles
 from tasks.base.stage import Step, Work
-from tasks.stages import curve, decision
+from tasks.stages import curve, decision, prediction
 
 VERSION = 2
 
 
-def step(goal: Goal, upstream: Mapping[str, Ref]) -> Step:
-    """``upstream`` has curve and, by label, kernel:…, heavy_tails:…, curvature:…, rate:…,
-    past:… and decision:…; or simulation in place of the last."""
+def step(goal: Goal, upstream: Mapping[str, Ref], predictions: Mapping[str, Step]) -> Step:
+    """``upstream`` has curve and, by label, kernel:…, curvature:…, rate:… and decision:….
+
+    A replay with a policy has simulation in place of the last. ``predictions`` are the steps of
+    ``tasks.stages.prediction``.
+    """
     params = {
         **goal.curve_params,
         **goal.question_params,
-        "predictors": list(PREDICTORS),
+        "predictors": goal.predictor_params(PREDICTORS),
     }
-    return Step("ranking", Recipe("ranking", VERSION, params, upstream), in_worker=False)
+    kinds = ("kernel", "curvature", "rate", "decision", "simulation")
+    read = curve.predictor_inputs(upstream, [], kinds)
+    answers = roles("prediction", {name: step.ref for name, step in predictions.items()})
+    return Step("ranking", Recipe("ranking", VERSION, params, {**read, **answers}), in_worker=False)
 
 
 def check(config: Pipeline) -> None:
     """Raise ``ConfigError`` now, not after the sweep, when the predictor cannot answer."""
     check_name(config.ranking.predictor, "ranking.predictor")
-    name, policy, gamma = config.ranking.predictor, config.sweep.policy, config.law.gamma
-    needed, sizes = needed_sizes(name, gamma), config.sweep.sizes
+    name, policy, registry = config.ranking.predictor, config.sweep.policy, configured(config.law)
+    needed, sizes = needed_sizes(name, registry), config.sweep.sizes
     if len(sizes) < needed:
         raise ConfigError(
             f"ranking.predictor: {name} needs {needed} subset sizes and the sweep has "
@@ -48,22 +56,13 @@ def check(config: Pipeline) -> None:
         )
     if policy == "all":
         return
-    decides = "ats" if policy == "halving" else name
+    decides = deciding_predictor(policy, name)
     known = first_round(np.array(sizes, dtype=float))
-    if known < needed_sizes(decides, gamma):
+    if known < (needed := needed_sizes(decides, registry)):
         raise ConfigError(
-            f"sweep.policy: {policy} decides by {decides}, which needs "
-            f"{needed_sizes(decides, gamma)} subset sizes, and begins with {known} "
-            f"({', '.join(map(str, sizes[:known]))}); lower sweep.growth or choose all"
-        )
-
-
-def check_name(name: str, where: str) -> None:
-    """Raise ``ConfigError`` when there is no predictor ``name``."""
-    if name not in PREDICTORS:
-        raise ConfigError(
-            f"{where}: no predictor '{name}'{suggestion(name, PREDICTORS)}; "
-            f"there are {', '.join(PREDICTORS)}"
+            f"sweep.policy: {policy} decides by {decides}, which needs {needed} subset sizes, and "
+            f"begins with {known} ({', '.join(map(str, sizes[:known]))}); "
+            "lower sweep.growth or choose all"
         )
 
 
@@ -71,12 +70,11 @@ def build(work: Work) -> None:
     params = work.params
     cells = work.store.table(work.upstream["curve"], "cells")
     curves = curve.read(work)
-    at_target = cells[cells["size"] == params["target"]]
-    measured = at_target.groupby("candidate")[params["metric"]].mean()
-    truth = measured.reindex(list(curves.candidates)).to_numpy() if len(measured) else None
-    question, decisions = read_question(params), decision.of(work.store, work.upstream)
-    dropped = set(decisions.loc[decisions["dropped"] != "", "candidate"])
-    ranking = rank(curves, question, truth, dropped)
+    question = read_question(params, read_registry(params, DEFAULT_PRIOR))
+    found = labelled(work.upstream, "prediction").items()
+    answers = stored_answers((name, prediction.read(work.store, ref)) for name, ref in found)
+    dropped = decision.dropped(work.store, work.upstream)
+    ranking = rank(curves, question, curve.read_truth(work, curves), dropped, answers)
     lacking = ranking.skipped[
         (ranking.skipped["predictor"] == question.reference)
         & (ranking.skipped["budget"] == curves.sizes[-1])

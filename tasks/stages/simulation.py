@@ -1,6 +1,7 @@
 """simulation: a sweep policy played on a table that has every cell.
 
-Key: the table, the policy and the question. Tables: ``cells`` (schema curve/cells, those that the
+Key: the table, the policy, the question, and the predictor that decides with its version, its
+settings and what it reads. Tables: ``cells`` (schema curve/cells, those that the
 sweep would have trained, and the target's), ``decisions``, ``cost``.
 """
 
@@ -13,27 +14,22 @@ from lensllm.selection.policy import simulate
 from lensllm.store.artifacts import Recipe, Ref, write_table
 from tasks.base.goal import Goal, read_question
 from tasks.base.stage import Step, Work
-from tasks.stages import curve
+from tasks.stages import curve, decision
 
 VERSION = 1
 
 
 def step(goal: Goal, upstream: Mapping[str, Ref]) -> Step:
     """``upstream`` has curve, and past:… by label."""
-    params = {
-        **goal.curve_params,
-        **goal.question_params,
-        "predictors": [goal.ranking.predictor],
-        "policy": goal.policy,
-    }
-    recipe = Recipe("simulation", VERSION, params, upstream)
+    recipe = Recipe("simulation", VERSION, *decision.by_policy(goal, upstream))
     return Step(f"simulation of {goal.policy}", recipe, in_worker=False)
 
 
 def build(work: Work) -> None:
     params = work.params
     curves = curve.read(work)
-    played = simulate(params["policy"], curves, read_question(params))
+    question = read_question(params, curve.read_predictors(work))
+    played = simulate(params["policy"], curves, question)
     cells = work.store.table(work.upstream["curve"], "cells")
     bought = np.isfinite(played.curves.mean_losses)
     rows, columns = np.nonzero(bought)

@@ -6,8 +6,7 @@ import pytest
 from bench import ablation
 from lensllm.core.errors import DataError
 from lensllm.curves.curve import Curves
-from lensllm.laws import lensllm as law
-from lensllm.predictors import PREDICTORS
+from lensllm.laws import fit_lensllm
 from lensllm.spectra.spectrum import Spectrum
 
 SIZES = 100 * 2.0 ** np.arange(6)
@@ -34,7 +33,7 @@ def case():
 
 
 def test_one_shared_offset_is_one_and_is_found():
-    fit = law.fit(ablation.shared(curves()), mode="phase")
+    fit = fit_lensllm(ablation.shared(curves()), mode="phase")
 
     np.testing.assert_allclose(fit.offset, fit.offset[0])
     np.testing.assert_allclose(fit.offset, OFFSET, rtol=0.05)
@@ -62,8 +61,6 @@ def test_an_error_shared_by_all_is_nobodys_own():
 
 def test_every_table_has_its_rows(monkeypatch, case):
     monkeypatch.setattr(ablation, "SHUFFLES", 2)
-    for name, predictor in ablation.CANDIDATES.items():
-        monkeypatch.setitem(PREDICTORS, name, predictor)
 
     scored = ablation.at_the_budget("zoo", case)
 

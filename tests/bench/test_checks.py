@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bench import checks, replay
-from lensllm.laws import rectified
+from lensllm.laws import fit_rectified
 
 
 def test_the_ratio_compares_errors_at_the_same_budget():
@@ -18,7 +18,7 @@ def test_the_ratio_compares_errors_at_the_same_budget():
 
 def test_it_fires_for_those_with_fewer_than_three_sizes_in_the_power_phase():
     known = replay.curves_of("flan").until(6_400)
-    fit = rectified.fit(known)
+    fit = fit_rectified(known)
     past = (known.sizes >= fit.transition_size[:, None]).sum(1)
 
     fired = checks.fires(known)

@@ -3,8 +3,7 @@ import pandas as pd
 import pytest
 
 from lensllm.core.errors import DataError
-from lensllm.curves.curve import MOST_SIZES, Curves, curves_from_cells, nan_mean, spread
-from lensllm.curves.prior import Prior
+from lensllm.curves.curve import MOST_SIZES, Curves, curves_from_cells, nan_mean, thin_sizes
 from lensllm.spectra.spectrum import Spectrum
 from lensllm.store.schemas import schema
 
@@ -55,14 +54,14 @@ def test_a_fine_grid_is_read_at_its_ends_and_evenly_between():
     """Of 1, 2, …, 1,000 the large ones are many and say the same."""
     sizes = np.arange(1.0, 1001.0)
 
-    kept = spread(sizes)
+    kept = thin_sizes(sizes)
 
     assert (kept[0], kept[-1]) == (1, 1000)
     assert len(kept) <= MOST_SIZES
     steps = np.diff(np.log(kept))
     assert steps.max() <= np.log(2)
     assert steps[-8:].max() < 1.1 * steps[-8:].min()
-    np.testing.assert_array_equal(sizes[:MOST_SIZES], spread(sizes[:MOST_SIZES]))
+    np.testing.assert_array_equal(sizes[:MOST_SIZES], thin_sizes(sizes[:MOST_SIZES]))
 
 
 def test_curves_have_the_sizes_that_stand_for_all():
@@ -70,7 +69,7 @@ def test_curves_have_the_sizes_that_stand_for_all():
 
     curves = curves_from_cells(table, "bits_per_byte", budget=80)
 
-    np.testing.assert_array_equal(spread(np.arange(1.0, 81.0)), curves.sizes)
+    np.testing.assert_array_equal(thin_sizes(np.arange(1.0, 81.0)), curves.sizes)
     np.testing.assert_array_equal([1000 / curves.sizes] * 2, curves.mean_losses)
 
 
@@ -157,11 +156,6 @@ EVERYTHING = Curves(
     weight_metrics={"pl_alpha": np.array([2.0, 3.0, 4.0])},
     spectra=tuple(Spectrum(np.full(1, x), np.ones(1)) for x in (1.0, 2.0, 3.0)),
     stop_times=np.arange(6.0).reshape(3, 2),
-    kernel_scale="literal",
-    gamma=4,
-    tau=2.5,
-    prior=Prior((0.0, 1.0, 2.0)),
-    log_exponents=np.array([0.1, 0.2, 0.3]),
 )
 
 
@@ -169,8 +163,7 @@ def test_until_knows_the_candidates_as_before():
     known = EVERYTHING.until(100)
 
     for name in (
-        "zero_shot", "parameters", "families", "weight_metrics", "spectra", "prior",
-        "log_exponents", "gamma", "tau",
+        "zero_shot", "parameters", "families", "weight_metrics", "spectra",
     ):  # fmt: skip
         assert getattr(known, name) is getattr(EVERYTHING, name)
 
@@ -184,10 +177,8 @@ def test_only_some_candidates_in_the_order_asked_for():
     np.testing.assert_array_equal(two.parameters, [3e6, 1e6])
     np.testing.assert_array_equal(two.weight_metrics["pl_alpha"], [4.0, 2.0])
     np.testing.assert_array_equal(two.stop_times, [[4.0, 5.0], [0.0, 1.0]])
-    np.testing.assert_array_equal(two.log_exponents, [0.3, 0.1])
     assert two.spectra == (EVERYTHING.spectra[2], EVERYTHING.spectra[0])
-    for name in ("sizes", "kernel_scale", "prior", "gamma", "tau"):
-        assert getattr(two, name) is getattr(EVERYTHING, name)
+    assert two.sizes is EVERYTHING.sizes
 
 
 def test_only_leaves_unknown_what_is_unknown():
@@ -203,13 +194,13 @@ def test_last_losses_are_those_of_the_largest_finished_size():
     np.testing.assert_array_equal([1.0, 2.0, NAN], curves.last_losses)
 
 
-def test_with_points_blanks_the_short_curves_and_refuses_when_all_are_short():
+def test_require_sizes_blanks_the_short_curves_and_refuses_when_all_are_short():
     losses = np.array([[3.0, 2.0, 1.0], [3.0, 2.0, NAN]])
     curves = Curves(("a", "b"), np.array([1.0, 2.0, 4.0]), losses[:, :, None])
 
-    np.testing.assert_array_equal([[3, 2, 1], [NAN] * 3], curves.with_points(3, "A law"))
+    np.testing.assert_array_equal([[3, 2, 1], [NAN] * 3], curves.require_sizes(3, "A law"))
     with pytest.raises(DataError, match="A law needs 4 finished sizes and the longest curve has 3"):
-        curves.with_points(4, "A law")
+        curves.require_sizes(4, "A law")
 
 
 def test_contradictory_shapes_are_refused():

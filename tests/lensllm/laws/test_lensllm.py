@@ -5,7 +5,7 @@ import pytest
 
 from lensllm.core.errors import DataError
 from lensllm.curves.curve import Curves
-from lensllm.laws import lensllm, rectified
+from lensllm.laws import fit_lensllm, fit_rectified
 from lensllm.spectra.spectrum import Spectrum
 
 SIZES = 200 * 2.0 ** np.arange(11)
@@ -45,7 +45,7 @@ def make(noise=0.0, null=0, count=5):
 
 def test_prediction_finds_the_offsets_and_the_time_is_where_f_reaches_them():
     curves, _, offset = make()
-    fit = lensllm.fit(curves, "prediction")
+    fit = fit_lensllm(curves, "prediction")
 
     np.testing.assert_allclose(fit.offset, offset, rtol=1e-3)
     for i, kernel in enumerate(curves.spectra):
@@ -61,15 +61,15 @@ def test_prediction_with_a_wide_range_is_the_rectified_law():
     wide = tuple(
         replace(s, projections_squared=s.projections_squared * 1e6) for s in curves.spectra
     )
-    fit = lensllm.fit(replace(curves, spectra=wide, kernel_scale="literal"), "prediction")
+    fit = fit_lensllm(replace(curves, spectra=wide), "prediction", "literal")
 
-    np.testing.assert_allclose(fit.rmse_log, rectified.fit(curves).rmse_log, rtol=1e-6)
+    np.testing.assert_allclose(fit.rmse_log, fit_rectified(curves).rmse_log, rtol=1e-6)
     np.testing.assert_allclose(fit.scale, [s.residual(0) for s in wide])
 
 
 def test_literal_scale_caps_the_offset_at_f_of_zero():
     curves, _, _ = make(noise=0.003)
-    fit = lensllm.fit(replace(curves, kernel_scale="literal"), "prediction")
+    fit = fit_lensllm(curves, "prediction", "literal")
 
     cap = np.array([float(s.residual(0)) for s in curves.spectra])
     np.testing.assert_allclose(fit.offset, cap, rtol=1e-9)  # about 32, thousands are wanted
@@ -80,7 +80,7 @@ def test_literal_scale_caps_the_offset_at_f_of_zero():
 def test_a_shared_scale_is_not_larger_than_the_data_ask_for():
     """One unit of log-likelihood is all that the smallest accepted scale may cost."""
     curves, _, _ = make(noise=0.003)
-    fit, free = lensllm.fit(curves, "prediction"), rectified.fit(curves)
+    fit, free = fit_lensllm(curves, "prediction"), fit_rectified(curves)
 
     points = curves.losses.size
     lost = points * np.log((fit.rmse_log**2).sum() / (free.rmse_log**2).sum())
@@ -90,7 +90,7 @@ def test_a_shared_scale_is_not_larger_than_the_data_ask_for():
 
 def test_the_null_space_keeps_the_offset_up():
     curves, _, _ = make(noise=0.003, null=8)
-    fit = lensllm.fit(replace(curves, kernel_scale="literal"), "prediction")
+    fit = fit_lensllm(curves, "prediction", "literal")
 
     floors = np.array([s.projections_squared[-8:].sum() for s in curves.spectra])
     assert np.all(fit.offset >= floors * (1 - 1e-9))
@@ -99,9 +99,7 @@ def test_the_null_space_keeps_the_offset_up():
 def test_an_offset_of_zero_is_reached_at_infinite_time():
     curves, _, _ = make(count=2)
     power_laws = np.stack([5 / SIZES**0.3 + 1, 4 / SIZES**0.4 + 0.5])
-    fit = lensllm.fit(
-        replace(curves, losses=power_laws[:, :, None], kernel_scale="literal"), "prediction"
-    )
+    fit = fit_lensllm(replace(curves, losses=power_laws[:, :, None]), "prediction", "literal")
 
     np.testing.assert_allclose(fit.predict(1e6)[:, 0], [5 / 1e6**0.3 + 1, 4 / 1e6**0.4 + 0.5], 1e-4)
     assert np.all(fit.t > 1)
@@ -112,7 +110,7 @@ def test_phase_takes_the_median_stopping_time_and_finds_the_scale():
     uneven = curves.stop_times.copy()
     uneven[:, 0] = np.nan
     uneven[:, 1] *= 100
-    fit = lensllm.fit(replace(curves, stop_times=uneven), "phase")
+    fit = fit_lensllm(replace(curves, stop_times=uneven), "phase")
 
     np.testing.assert_allclose(fit.t, times)
     np.testing.assert_allclose(fit.scale, SCALE, rtol=0.1)
@@ -123,7 +121,7 @@ def test_phase_takes_the_median_stopping_time_and_finds_the_scale():
 
 def test_phase_with_the_literal_scale_is_the_formula():
     curves, times, _ = make()
-    fit = lensllm.fit(replace(curves, kernel_scale="literal"), "phase")
+    fit = fit_lensllm(curves, "phase", "literal")
 
     expected = [float(s.residual(t)) for s, t in zip(curves.spectra, times, strict=True)]
     np.testing.assert_allclose(fit.offset, expected, rtol=1e-12)
@@ -133,7 +131,7 @@ def test_phase_with_the_literal_scale_is_the_formula():
 def test_before_any_time_f_is_the_whole_residual(scale):
     """F(0) = Σρ² taken literally, s where it is scaled: t = 0 caps the offset there."""
     curves, _, _ = make(noise=0.001)
-    fit = lensllm.fit(replace(curves, kernel_scale=scale, stop_times=np.zeros((5, 11))), "phase")
+    fit = fit_lensllm(replace(curves, stop_times=np.zeros((5, 11))), "phase", scale)
 
     np.testing.assert_allclose(fit.offset, fit.scale, rtol=1e-9)
     whole = [kernel.projections_squared.sum() for kernel in curves.spectra]
@@ -144,7 +142,7 @@ def test_a_candidate_without_a_stopping_time_is_left_out():
     curves, _, _ = make()
     stop_times = curves.stop_times.copy()
     stop_times[2] = np.nan
-    fit = lensllm.fit(replace(curves, stop_times=stop_times), "phase")
+    fit = fit_lensllm(replace(curves, stop_times=stop_times), "phase")
 
     np.testing.assert_array_equal(np.isnan(fit.E), [False, False, True, False, False])
     assert np.isnan(fit.t[2])
@@ -161,7 +159,7 @@ def test_the_order_of_the_candidates_does_not_matter(mode):
         spectra=tuple(curves.spectra[i] for i in order),
         stop_times=curves.stop_times[order],
     )
-    expected, actual = (lensllm.fit(c, mode).predict(1e6)[:, 0] for c in (curves, shuffled))
+    expected, actual = (fit_lensllm(c, mode).predict(1e6)[:, 0] for c in (curves, shuffled))
 
     np.testing.assert_allclose(actual, expected[order], rtol=1e-5)
 
@@ -171,8 +169,8 @@ def test_missing_inputs_are_named():
     with pytest.raises(
         DataError, match=r"of every candidate: kernel\.enabled is off, a kernel failed, or"
     ):
-        lensllm.fit(replace(curves, spectra=None))
+        fit_lensllm(replace(curves, spectra=None))
     with pytest.raises(DataError, match="no cell recorded one"):
-        lensllm.fit(replace(curves, stop_times=None), "phase")
+        fit_lensllm(replace(curves, stop_times=None), "phase")
     with pytest.raises(DataError, match="needs 4 finished sizes"):
-        lensllm.fit(curves.until(SIZES[2]))
+        fit_lensllm(curves.until(SIZES[2]))

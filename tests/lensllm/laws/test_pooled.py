@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lensllm.curves.curve import Curves
-from lensllm.laws import lensllm
+from lensllm.laws import fit_lensllm
 from lensllm.laws.pooled import pool
 from lensllm.laws.varpro import solve
 from lensllm.spectra.spectrum import Spectrum
@@ -55,7 +55,7 @@ def test_one_time_and_one_scale_are_found(count):
     assert found.centre == pytest.approx(CENTRE, abs=0.15)
     assert found.spread == 0.1
 
-    fit = lensllm.fit(curves, "pooled")
+    fit = fit_lensllm(curves, "pooled")
     np.testing.assert_allclose(fit.offset, offset, rtol=0.1)
     np.testing.assert_allclose(fit.t, found.t)
     assert fit.law == "lensllm_pooled"
@@ -71,7 +71,7 @@ def test_the_spread_of_the_times_is_found():
 def test_noisy_curves_borrow_from_the_others():
     """Where a curve hardly shows its offset, the kernels and the other curves do."""
     curves, _, offset = make(30, spread=0.1, noise=0.004)
-    fits = [lensllm.fit(curves, mode) for mode in ("pooled", "prediction")]
+    fits = [fit_lensllm(curves, mode) for mode in ("pooled", "prediction")]
     errors = [np.std(np.log(fit.offset / offset)) for fit in fits]
     assert errors[0] < 0.5 * errors[1]
 
@@ -83,7 +83,7 @@ def test_kernels_given_to_the_wrong_candidates_are_another_answer():
     right, shuffled = (pool(SIZES, curves.mean_losses, k) for k in (curves.spectra, wrong))
     assert right.spread < shuffled.spread
 
-    fits = [lensllm.fit(c, "pooled") for c in (curves, replace(curves, spectra=wrong))]
+    fits = [fit_lensllm(c, "pooled") for c in (curves, replace(curves, spectra=wrong))]
     errors = [np.std(np.log(fit.offset / offset)) for fit in fits]
     assert errors[0] < 0.6 * errors[1]
     assert not np.allclose(*(fit.predict(1e7) for fit in fits), rtol=1e-4)
@@ -94,7 +94,7 @@ def test_equal_kernels_are_one_shared_offset():
     random = np.random.default_rng(0)
     losses = curves_of(random, np.full(8, 500.0), noise=0.001)
     curves = Curves(tuple("abcdefgh"), SIZES, losses, spectra=spectra(random, 1) * 8)
-    fit = lensllm.fit(curves, "pooled")
+    fit = fit_lensllm(curves, "pooled")
 
     shared = np.exp(np.arange(np.log(300), np.log(800), 0.02))
     squares = [solve(SIZES, curves.mean_losses, v, v).sum_squares.sum() for v in shared]
@@ -111,8 +111,7 @@ def test_the_literal_scale_is_the_residual_of_every_candidate():
     )
     offset = np.array([float(k.residual(t)) for k, t in zip(kernels, times, strict=True)])
     losses = curves_of(np.random.default_rng(1), offset, noise=0.0005)
-    literal = replace(curves, losses=losses, spectra=kernels, kernel_scale="literal")
-    fit = lensllm.fit(literal, "pooled")
+    fit = fit_lensllm(replace(curves, losses=losses, spectra=kernels), "pooled", "literal")
 
     np.testing.assert_allclose(fit.scale, [k.residual(0.0) for k in kernels])
     np.testing.assert_allclose(np.log(fit.t), np.log(times), atol=0.3)
@@ -124,11 +123,11 @@ def test_a_candidate_with_too_few_sizes_is_left_out():
     curves, _, _ = make(6, spread=0.0)
     losses = curves.losses.copy()
     losses[2, 3:] = np.nan
-    fit = lensllm.fit(replace(curves, losses=losses), "pooled")
+    fit = fit_lensllm(replace(curves, losses=losses), "pooled")
 
     np.testing.assert_array_equal(np.isnan(fit.t), np.arange(6) == 2)
     np.testing.assert_array_equal(np.isnan(fit.E), np.arange(6) == 2)
-    alone = lensllm.fit(curves.only([c for c in curves.candidates if c != "2"]), "pooled")
+    alone = fit_lensllm(curves.only([c for c in curves.candidates if c != "2"]), "pooled")
     np.testing.assert_allclose(np.delete(fit.offset, 2), alone.offset, rtol=1e-6)
 
 
@@ -136,9 +135,9 @@ def test_a_kernel_of_zeros_never_decays():
     """Its offset is s, whatever the time."""
     curves, _, _ = make(6, spread=0.0)
     still = Spectrum(np.zeros(4), np.ones(4))
-    fit = lensllm.fit(replace(curves, spectra=(still, *curves.spectra[1:])), "pooled")
+    fit = fit_lensllm(replace(curves, spectra=(still, *curves.spectra[1:])), "pooled")
 
     assert fit.offset[0] == pytest.approx(fit.scale[0])
     assert np.isfinite(fit.t).all()
-    everywhere = lensllm.fit(replace(curves, spectra=(still,) * 6), "pooled")
+    everywhere = fit_lensllm(replace(curves, spectra=(still,) * 6), "pooled")
     np.testing.assert_allclose(everywhere.offset, everywhere.scale)

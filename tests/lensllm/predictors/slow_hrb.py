@@ -12,10 +12,10 @@ from scipy.stats import multivariate_normal, qmc
 NOISE, JUMP = 0.004, 0.05
 
 
-def predict(known, targets, count):
+def predict(known, targets, count, prior, log_exponents=None):
     """Mean and sd of the log loss, (M, T) each, from ``count`` shapes."""
     first, second = np.full((2, len(known.candidates), len(targets)), np.nan)
-    for fits, (weights, _, _) in posteriors(known, targets, count):
+    for fits, (weights, _, _) in posteriors(known, targets, count, prior, log_exponents):
         for (i, g), (_, found) in fits.items():
             for chance, _, mean, variance in found:
                 share = weights[i, g] * chance / 2
@@ -24,7 +24,7 @@ def predict(known, targets, count):
     return first, np.sqrt(second - first**2)
 
 
-def posteriors(known, targets, count):
+def posteriors(known, targets, count, prior, log_exponents=None):
     """Fits and pool, of both kernels."""
     y = np.log(known.mean_losses)
     rows = [i for i in range(len(y)) if np.isfinite(y[i]).any()]
@@ -36,7 +36,7 @@ def posteriors(known, targets, count):
             (i, g): members(known.sizes, targets, y[i], shapes[g], kernel)
             for i, g in product(rows, range(count))
         }
-        yield fits, pool(known, rows, shapes, fits)
+        yield fits, pool(known, rows, shapes, fits, prior, log_exponents)
 
 
 def smooth(a, b):
@@ -85,17 +85,17 @@ def members(sizes, targets, y, shape, kernel):
     return total, [(np.exp(evidence - total), *rest) for evidence, *rest in found]
 
 
-def pool(known, rows, shapes, fits):
+def pool(known, rows, shapes, fits, prior, log_exponents):
     """After eight rounds of EM: {(candidate, shape): weight}, shared mean and variance."""
     families = known.families or ("",) * len(known.candidates)
     kinds = sorted({families[i] for i in rows} - {""})
     Z = np.array([[1.0, *(families[i] == kind for kind in kinds)] for i in rows])
     shift = np.zeros((len(rows), 3))
-    if known.log_exponents is not None:
-        own = known.log_exponents[rows]
+    if log_exponents is not None:
+        own = log_exponents[rows]
         shift[:, 0] = np.where(np.isnan(own), 0, own - np.nanmean(own))
-    sd0 = np.array(known.prior.sd)
-    B0 = np.vstack([known.prior.mean, np.zeros((len(kinds), 3))])
+    sd0 = np.array(prior.sd)
+    B0 = np.vstack([prior.mean, np.zeros((len(kinds), 3))])
     ridge = np.diag([5.0] + [3.0] * len(kinds))
 
     def value(i, g):  # ln β, ln D0, ln E
@@ -108,8 +108,8 @@ def pool(known, rows, shapes, fits):
     def weigh(B, variance):
         weights = {}
         for z, moved, i in zip(Z, shift, rows, strict=True):
-            prior = multivariate_normal(z @ B + moved, np.diag(variance))
-            logs = [fits[i, g][0] + prior.logpdf(values[i, g]) for g in range(len(shapes))]
+            normal = multivariate_normal(z @ B + moved, np.diag(variance))
+            logs = [fits[i, g][0] + normal.logpdf(values[i, g]) for g in range(len(shapes))]
             weights |= {(i, g): np.exp(log - logsumexp(logs)) for g, log in enumerate(logs)}
         return weights
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from lensllm.config.sections import Law
 from lensllm.core.errors import DataError
 from lensllm.curves.curve import Curves
-from lensllm.predictors import ats
+from lensllm.predictors.ats import AtS, accepted_line
 
 SIZES = 200 * 2.0 ** np.arange(11)
 FAR = np.array([1e5])
@@ -65,9 +65,9 @@ MEASURED = {
 }
 
 
-def curves(losses, sizes=SIZES, **settings):
+def curves(losses, sizes=SIZES):
     losses = np.atleast_2d(losses)
-    return Curves(tuple(map(str, range(len(losses)))), sizes, losses[:, :, None], **settings)
+    return Curves(tuple(map(str, range(len(losses)))), sizes, losses[:, :, None])
 
 
 def bent(at, sizes=SIZES):
@@ -81,7 +81,7 @@ def test_published_curves(column, budget):
     losses = np.array([losses for losses, _ in MEASURED.values()])
     expected = [predicted[column] for _, predicted in MEASURED.values()]
 
-    actual = ats.predict(curves(losses).until(budget), np.array([1_638_400.0])).loss[:, 0]
+    actual = AtS().predict(curves(losses).until(budget), np.array([1_638_400.0])).loss[:, 0]
 
     np.testing.assert_allclose(actual, expected, atol=1e-4)
 
@@ -90,7 +90,7 @@ def test_published_curves(column, budget):
 def test_a_power_law_is_continued_to_every_target(slope, level):
     losses, targets = np.exp(level) * SIZES**slope, np.array([1e5, 1e7, 1e9])
 
-    actual = ats.predict(curves(losses), targets).loss
+    actual = AtS().predict(curves(losses), targets).loss
 
     np.testing.assert_allclose(actual, [np.exp(level) * targets**slope], rtol=1e-9)
 
@@ -100,7 +100,7 @@ def test_it_stops_at_the_bend_and_ignores_everything_before():
     y = np.where(SIZES < 3200, 2.0, 2.0 - 0.3 * np.log(SIZES / 3200))
     y = y + 1e-3 * (-1.0) ** np.arange(len(SIZES))
 
-    slope, level = ats.accepted_line(x, y, gamma=3, tau=5.0)
+    slope, level = accepted_line(x, y, gamma=3, tau=5.0)
 
     assert (slope, level) == pytest.approx(tuple(np.polyfit(x[4:], y[4:], 1)))
 
@@ -111,7 +111,7 @@ def test_the_smallest_size_is_tested_but_never_accepted():
     y = -0.1 * x + 0.01 * random.standard_normal(8)
 
     expected = np.polyfit(x[1:], y[1:], 1)
-    assert ats.accepted_line(x, y, gamma=3, tau=50.0) == pytest.approx(tuple(expected))
+    assert accepted_line(x, y, gamma=3, tau=50.0) == pytest.approx(tuple(expected))
 
 
 def test_gamma_points_are_all_used_and_fewer_refused():
@@ -120,10 +120,10 @@ def test_gamma_points_are_all_used_and_fewer_refused():
 
     three = curves(losses, SIZES[:3])
     np.testing.assert_allclose(
-        ats.predict(three, FAR).loss, [[np.exp(level + slope * np.log(1e5))]], rtol=1e-9
+        AtS().predict(three, FAR).loss, [[np.exp(level + slope * np.log(1e5))]], rtol=1e-9
     )
     with pytest.raises(DataError, match="ats needs 3 finished sizes"):
-        ats.predict(three.until(400), FAR)
+        AtS().predict(three.until(400), FAR)
 
 
 def test_failed_cells_are_left_out():
@@ -132,22 +132,22 @@ def test_failed_cells_are_left_out():
     losses[1, :9] = np.nan
     kept = np.isfinite(losses[0])
 
-    expected = ats.predict(curves(losses[0, kept], SIZES[kept]), FAR).loss
-    np.testing.assert_allclose(ats.predict(curves(losses), FAR).loss, [*expected, [np.nan]])
+    expected = AtS().predict(curves(losses[0, kept], SIZES[kept]), FAR).loss
+    np.testing.assert_allclose(AtS().predict(curves(losses), FAR).loss, [*expected, [np.nan]])
 
 
 def test_the_settings_are_those_of_the_published_results_unless_set():
-    """γ = 3 and τ = 5, in the curves and in the configuration."""
-    plain = curves(bent(3200))
+    """γ = 3 and τ = 5, in the predictor and in the configuration."""
+    plain = AtS()
     assert (3, 5.0) == (plain.gamma, plain.tau) == (Law().gamma, Law().tau)
 
 
 @pytest.mark.parametrize(("gamma", "tau"), [(2, 5.0), (3, 5.0), (4, 1.5), (6, 0.1), (3, 1e6)])
-def test_the_curves_settings_are_the_lines(gamma, tau):
+def test_the_settings_are_the_lines(gamma, tau):
     losses = bent(3200)
-    slope, level = ats.accepted_line(np.log(SIZES), np.log(losses[0]), gamma, tau)
+    slope, level = accepted_line(np.log(SIZES), np.log(losses[0]), gamma, tau)
 
-    actual = ats.predict(curves(losses, gamma=gamma, tau=tau), FAR).loss
+    actual = AtS(gamma, tau).predict(curves(losses), FAR).loss
 
     np.testing.assert_allclose(actual, [[np.exp(level + slope * np.log(1e5))]])
 
@@ -157,42 +157,42 @@ def test_a_line_of_two_points_goes_through_the_last_two():
     losses = bent(3200) * np.exp(0.01 * random.standard_normal(len(SIZES)))
     slope, level = np.polyfit(np.log(SIZES[-2:]), np.log(losses[0, -2:]), 1)
 
-    actual = ats.predict(curves(losses, gamma=2), FAR).loss
+    actual = AtS(gamma=2).predict(curves(losses), FAR).loss
 
     np.testing.assert_allclose(actual, [[np.exp(level + slope * np.log(1e5))]])
-    assert [SIZES[-2]] == list(ats.accepted_from(curves(losses, gamma=2)))
+    assert [SIZES[-2]] == list(AtS(gamma=2).accepted_from(curves(losses)))
 
 
 @pytest.mark.parametrize("place", [1, 2, 4, 6])
 def test_the_transition_is_where_the_line_begins(place):
     """Losses are on the line from the bend on: the size before it is the first to be rejected."""
-    assert [SIZES[place]] == list(ats.accepted_from(curves(bent(SIZES[place]))))
+    assert [SIZES[place]] == list(AtS().accepted_from(curves(bent(SIZES[place]))))
 
 
 def test_a_curve_without_a_bend_began_at_its_smallest_size_or_before():
-    assert [SIZES[0]] == list(ats.accepted_from(curves(bent(SIZES[0]))))
+    assert [SIZES[0]] == list(AtS().accepted_from(curves(bent(SIZES[0]))))
 
 
 @pytest.mark.parametrize("gamma", [3, 4, 5])
 def test_a_walk_that_stops_at_once_began_where_the_first_line_does_or_later(gamma):
     """A parabola in log-log leaves every line by more than it bends within it."""
     losses = np.exp(-0.01 * np.log2(SIZES) ** 2)
-    assert [SIZES[-gamma]] == list(ats.accepted_from(curves(losses, gamma=gamma, tau=2.0)))
+    assert [SIZES[-gamma]] == list(AtS(gamma, 2.0).accepted_from(curves(losses)))
 
 
 def test_nothing_is_known_of_a_curve_that_is_no_longer_than_the_first_line():
     losses = np.vstack([bent(3200), bent(3200)])
     losses[1, :-3] = np.nan
-    start = ats.accepted_from(curves(losses))
+    start = AtS().accepted_from(curves(losses))
     assert start[0] == 3200
     assert np.isnan(start[1])
-    assert np.isnan(ats.accepted_from(curves(losses).until(400))).all()
+    assert np.isnan(AtS().accepted_from(curves(losses).until(400))).all()
 
 
 def test_a_failed_cell_does_not_stand_for_a_size():
     losses = bent(3200)
     losses[0, SIZES == 3200] = np.nan
-    assert list(ats.accepted_from(curves(losses))) == [6400]
+    assert list(AtS().accepted_from(curves(losses))) == [6400]
 
 
 @given(
@@ -203,7 +203,6 @@ def test_a_failed_cell_does_not_stand_for_a_size():
 def test_more_patience_never_begins_later(noise, gamma, taus):
     losses = bent(3200) * np.exp(np.array(noise))
     sooner, later = (
-        ats.accepted_from(curves(losses, gamma=gamma, tau=tau))[0]
-        for tau in sorted(taus, reverse=True)
+        AtS(gamma, tau).accepted_from(curves(losses))[0] for tau in sorted(taus, reverse=True)
     )
     assert SIZES[0] <= sooner <= later <= SIZES[-gamma]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from lensllm.core.errors import DataError
 from lensllm.curves import losses as tables
 from lensllm.curves.curve import Curves, curves_from_cells
-from lensllm.curves.prior import DEFAULT_PRIOR, Prior
-from lensllm.predictors import Prediction, hrb
+from lensllm.predictors import Hrb, Prediction, hrb
+from lensllm.predictors.hrb import DEFAULT_PRIOR, Prior
 from tests.lensllm.predictors import slow_hrb
 
 NAN = float("nan")
@@ -49,7 +49,7 @@ def curves(losses, sizes=SIZES, **others):
 
 @pytest.fixture(scope="module")
 def plain():
-    return hrb.predict(curves(law(SIZES)), TARGETS)
+    return Hrb().predict(curves(law(SIZES)), TARGETS)
 
 
 def assert_same(expected, actual, rtol=1e-9):
@@ -68,7 +68,7 @@ def test_published_tables(table, budget):
     expected = OTHERS[table, budget]
     rows = [known.candidates.index(name) for name in expected]
 
-    predicted = hrb.predict(replace(known, families=families), TARGETS[1:])
+    predicted = Hrb().predict(replace(known, families=families), TARGETS[1:])
 
     loss, sd = np.array(list(expected.values())).T
     np.testing.assert_allclose(np.log(predicted.loss[rows, 0]), np.log(loss), atol=2e-5)
@@ -80,27 +80,26 @@ HOLES = np.array([[1, 1, 1, 1, 1], [NAN] * 5, [1, NAN, 1, 1, NAN], [NAN, 1, NAN,
 
 
 @pytest.mark.parametrize(
-    "known",
+    ("known", "prior", "log_exponents"),
     [
-        curves(law(SIZES[:4])[:3], SIZES[:4]),
-        curves(law(UNEVEN), UNEVEN, families=("x", "y", "", "y")),
-        curves(law(UNEVEN) * HOLES, UNEVEN, families=("x", "x", "y", "x")),
-        curves(law(UNEVEN)[1:3], UNEVEN, prior=Prior((-0.5, 8.0, 0.1), (0.2, 1.0, 0.4))),
-        curves(
-            law(UNEVEN) * HOLES,
-            UNEVEN,
-            families=("x", "x", "y", "x"),
-            log_exponents=np.array([0.3, 5.0, NAN, -0.2]),
+        (curves(law(SIZES[:4])[:3], SIZES[:4]), DEFAULT_PRIOR, None),
+        (curves(law(UNEVEN), UNEVEN, families=("x", "y", "", "y")), DEFAULT_PRIOR, None),
+        (curves(law(UNEVEN) * HOLES, UNEVEN, families=("x", "x", "y", "x")), DEFAULT_PRIOR, None),
+        (curves(law(UNEVEN)[1:3], UNEVEN), Prior((-0.5, 8.0, 0.1), (0.2, 1.0, 0.4)), None),
+        (
+            curves(law(UNEVEN) * HOLES, UNEVEN, families=("x", "x", "y", "x")),
+            DEFAULT_PRIOR,
+            np.array([0.3, 5.0, NAN, -0.2]),
         ),
     ],
     ids=["complete", "families", "missing cells", "another prior", "expected exponents"],
 )
-def test_plain_loops_agree(monkeypatch, known):
+def test_plain_loops_agree(monkeypatch, known, prior, log_exponents):
     monkeypatch.setattr(hrb, "_MOST_SHAPES", 32)
 
-    predicted = hrb.predict(known, TARGETS)
+    predicted = hrb.posterior(known, TARGETS, prior, log_exponents)
 
-    mean, sd = slow_hrb.predict(known, TARGETS, 32)
+    mean, sd = slow_hrb.predict(known, TARGETS, 32, prior, log_exponents)
     np.testing.assert_allclose(np.log(predicted.loss), mean, rtol=1e-6)
     np.testing.assert_allclose(predicted.sd_log, sd, rtol=1e-5)
 
@@ -112,7 +111,7 @@ def test_what_past_curves_teach(monkeypatch):
 
     learnt = hrb.learn([past])
 
-    pools = [pool for _, pool in slow_hrb.posteriors(past, UNEVEN[-1:], 32)]
+    pools = [pool for _, pool in slow_hrb.posteriors(past, UNEVEN[-1:], 32, DEFAULT_PRIOR)]
     mean = np.mean([mean for _, mean, _ in pools], axis=0)
     variance = np.mean([variance for _, _, variance in pools], axis=0)
     apart = (mean - DEFAULT_PRIOR.mean) / 2
@@ -139,7 +138,7 @@ def test_a_jump_is_no_slope_and_an_outlier_no_level(plain, place):
     jumped[1, place:] *= 0.85
     outlying[1, place] *= 0.85
 
-    lower, same = (hrb.predict(curves(y), TARGETS).loss for y in (jumped, outlying))
+    lower, same = (Hrb().predict(curves(y), TARGETS).loss for y in (jumped, outlying))
 
     np.testing.assert_allclose(lower[1], 0.85 * plain.loss[1], rtol=5e-3)
     np.testing.assert_allclose(same[1], plain.loss[1], rtol=5e-3)
@@ -152,7 +151,8 @@ def test_a_short_curve_borrows_from_the_others():
     short[:2] = 3.0, 2.8
 
     with_steep, with_shallow = (
-        hrb.predict(curves(np.array([short, *[other] * 5])), TARGETS) for other in (steep, shallow)
+        Hrb().predict(curves(np.array([short, *[other] * 5])), TARGETS)
+        for other in (steep, shallow)
     )
 
     assert np.all(with_steep.loss[0] < 0.9 * with_shallow.loss[0])
@@ -160,7 +160,7 @@ def test_a_short_curve_borrows_from_the_others():
 
 
 def test_all_targets_at_once(plain):
-    one_by_one = [hrb.predict(curves(law(SIZES)), TARGETS[[t]]) for t in (0, 1)]
+    one_by_one = [Hrb().predict(curves(law(SIZES)), TARGETS[[t]]) for t in (0, 1)]
 
     for t, single in enumerate(one_by_one):
         np.testing.assert_allclose(single.loss[:, 0], plain.loss[:, t], rtol=1e-12)
@@ -169,9 +169,9 @@ def test_all_targets_at_once(plain):
 
 def test_the_order_of_the_candidates_does_not_matter():
     straight, order = curves(law(SIZES), families=("x", "y", "", "y")), [2, 0, 3, 1]
-    expected = hrb.predict(straight, TARGETS)
+    expected = Hrb().predict(straight, TARGETS)
 
-    actual = hrb.predict(straight.only([straight.candidates[i] for i in order]), TARGETS)
+    actual = Hrb().predict(straight.only([straight.candidates[i] for i in order]), TARGETS)
 
     assert_same(Prediction(expected.loss[order], expected.sd_log[order]), actual)
 
@@ -180,7 +180,7 @@ def test_a_unit_of_the_loss_moves_the_prior_of_the_floor(plain):
     beta, D0, E = DEFAULT_PRIOR.mean
     in_bits = replace(DEFAULT_PRIOR, mean=(beta, D0, E - np.log(np.log(2))))
 
-    actual = hrb.predict(curves(law(SIZES) / np.log(2), prior=in_bits), TARGETS)
+    actual = Hrb(in_bits).predict(curves(law(SIZES) / np.log(2)), TARGETS)
 
     np.testing.assert_allclose(actual.loss, plain.loss / np.log(2))
     np.testing.assert_allclose(actual.sd_log, plain.sd_log)
@@ -194,7 +194,7 @@ def test_a_prior_learnt_from_its_like_helps_a_short_curve():
     short = 3 * (SIZES[None, :2] / 200) ** -0.38
 
     def error(prior):
-        predicted = hrb.predict(curves(short, SIZES[:2], prior=prior), far).loss
+        predicted = Hrb(prior).predict(curves(short, SIZES[:2]), far).loss
         return abs(np.log(predicted / 3) + 0.38 * np.log(far / 200)).item()
 
     assert hrb.learn([]) == DEFAULT_PRIOR
@@ -205,7 +205,7 @@ def test_a_prior_learnt_from_its_like_helps_a_short_curve():
 def test_a_candidate_without_any_loss_is_not_there_for_the_others(plain, place):
     losses = np.insert(law(SIZES), place, NAN, axis=0)
 
-    predicted = hrb.predict(curves(losses), TARGETS)
+    predicted = Hrb().predict(curves(losses), TARGETS)
 
     assert np.isnan([predicted.loss[place], predicted.sd_log[place]]).all()
     np.testing.assert_array_equal(np.delete(predicted.loss, place, axis=0), plain.loss)
@@ -214,7 +214,7 @@ def test_a_candidate_without_any_loss_is_not_there_for_the_others(plain, place):
 
 def test_it_needs_a_finished_cell():
     with pytest.raises(DataError, match="hrb needs 1 finished sizes and the longest curve has 0"):
-        hrb.predict(curves(np.full((2, 8), NAN)), TARGETS)
+        Hrb().predict(curves(np.full((2, 8), NAN)), TARGETS)
 
 
 # --- sizes and memory -----------------------------------------------------------------------------
@@ -239,7 +239,7 @@ def test_the_scale_holds_all_sizes_and_moves_only_where_it_must(smallest, times)
 
 
 def test_small_sizes_are_like_the_usual_ones(plain):
-    tiny = hrb.predict(curves(law(SIZES), SIZES / 50), TARGETS / 50)
+    tiny = Hrb().predict(curves(law(SIZES), SIZES / 50), TARGETS / 50)
 
     assert_same(plain, tiny, rtol=1e-7)
     taught = [hrb.learn([curves(law(SIZES), sizes)]) for sizes in (SIZES, SIZES / 50)]
@@ -253,7 +253,7 @@ def test_a_large_table_weighs_fewer_shapes(monkeypatch):
     many = Curves(names, SIZES, np.tile(law(SIZES), (10, 1))[:, :, None])
 
     tracemalloc.start()
-    predicted = hrb.predict(many, TARGETS)
+    predicted = Hrb().predict(many, TARGETS)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 

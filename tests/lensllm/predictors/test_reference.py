@@ -13,7 +13,7 @@ import pytest
 
 from lensllm.curves import losses
 from lensllm.curves.curve import curves_from_cells
-from lensllm.predictors import PREDICTORS, ats, hrb
+from lensllm.predictors import PREDICTORS, AtS, Hrb
 
 TARGETS = np.array([1_638_400.0])
 REFERENCE = pd.read_csv(Path(__file__).with_name("reference_predictions.csv"))
@@ -29,7 +29,7 @@ def test_every_prediction(table, budget):
     rows = REFERENCE[(REFERENCE["dataset"] == table) & (REFERENCE["budget"] == budget)]
     expected = rows.set_index("candidate").loc[list(known.candidates)]
 
-    line, hierarchy = ats.predict(known, TARGETS), hrb.predict(known, TARGETS)
+    line, hierarchy = AtS().predict(known, TARGETS), Hrb().predict(known, TARGETS)
     shares = PREDICTORS["blend"].weigh(np.empty((0, 2, 30)), np.empty(0))
 
     assert len(expected) == 30

@@ -5,19 +5,19 @@ import pytest
 
 from lensllm.core.errors import DataError
 from lensllm.curves.curve import Curves
-from lensllm.laws import lensllm, rectified, vanilla
-from lensllm.predictors import PREDICTORS, Mixture, needed_sizes
+from lensllm.laws import fit_lensllm, fit_rectified, fit_vanilla
+from lensllm.predictors import PREDICTORS, Mixture, needed_sizes, with_settings
 from lensllm.selection.backtest import Backtest
 from lensllm.spectra.spectrum import Spectrum
 
 SIZES = 100 * 2.0 ** np.arange(7)
 TARGETS = np.array([1e4, 1e5])
 LAWS = {
-    "vanilla": vanilla.fit,
-    "rectified": rectified.fit,
-    "lensllm": lambda curves: lensllm.fit(curves, "prediction"),
-    "lensllm_phase": lambda curves: lensllm.fit(curves, "phase"),
-    "lensllm_pooled": lambda curves: lensllm.fit(curves, "pooled"),
+    "vanilla": fit_vanilla,
+    "rectified": fit_rectified,
+    "lensllm": lambda curves: fit_lensllm(curves, "prediction"),
+    "lensllm_phase": lambda curves: fit_lensllm(curves, "phase"),
+    "lensllm_pooled": lambda curves: fit_lensllm(curves, "pooled"),
 }
 MIXTURES = [name for name, predictor in PREDICTORS.items() if isinstance(predictor, Mixture)]
 PLAIN = [name for name in PREDICTORS if name not in MIXTURES]
@@ -46,9 +46,9 @@ def curves():
     )
 
 
-def answer(name, curves, target=1e4):
+def answer(name, curves, target=1e4, registry=PREDICTORS):
     """(M,) losses at the target."""
-    return Backtest(curves, target).ask(name, len(curves.sizes)).loss[:, -1]
+    return Backtest(curves, target, registry).ask(name, len(curves.sizes)).loss[:, -1]
 
 
 def test_the_names():
@@ -88,12 +88,13 @@ def test_every_target_is_predicted_as_if_alone(curves, name):
 @pytest.mark.parametrize("gamma", [2, 3, 5])
 @pytest.mark.parametrize("name", PREDICTORS)
 def test_it_predicts_every_candidate_from_just_the_sizes_it_says_it_needs(curves, name, gamma):
-    fewest, curves = max(needed_sizes(name, gamma), 1), replace(curves, gamma=gamma)
+    registry = with_settings({"ats": {"gamma": gamma}})
+    fewest = max(needed_sizes(name, registry), 1)
 
-    assert np.all(answer(name, curves.until(SIZES[fewest - 1])) > 0)
+    assert np.all(answer(name, curves.until(SIZES[fewest - 1]), registry=registry) > 0)
     if fewest > 1:
         with pytest.raises(DataError, match="finished sizes"):
-            answer(name, curves.until(SIZES[fewest - 2]))
+            answer(name, curves.until(SIZES[fewest - 2]), registry=registry)
 
 
 @pytest.mark.parametrize("name", [name for name in PREDICTORS if name not in WITH_PRIOR_LOSS])

@@ -8,11 +8,10 @@ import pandas as pd
 
 from lensllm.core import seeds
 from lensllm.curves.curve import Curves
-from lensllm.laws import rectified
-from lensllm.laws.fit import fits_frame
-from lensllm.predictors import ats
+from lensllm.laws import fit_rectified, fits_frame
+from lensllm.predictors import AtS
 from lensllm.report.ablation_data import AblationData
-from lensllm.selection.ablation import Point, Said, compare, verdict
+from lensllm.selection.ablation import Outcome, Point, compare, verdict
 from lensllm.selection.transitions import Transitions
 
 SIZES, TARGET = 100 * 2.0 ** np.arange(6), 12_800
@@ -49,7 +48,8 @@ def ablated(
 
         wobble = 1 + 1e-3 * (-1.0) ** np.arange(len(SIZES))
         losses = (law(SIZES) * wobble)[:, :, None]
-        curves = Curves(tuple(names), SIZES, losses, tau=settings["law.tau"])
+        curves = Curves(tuple(names), SIZES, losses)
+        ats = AtS(tau=settings["law.tau"])
         predicted = ats.predict(curves, np.array([float(TARGET)])).loss[:, 0]
         rows = pd.DataFrame(
             {
@@ -61,9 +61,9 @@ def ablated(
             }
         ).sort_values("predicted")
         rows["rank"] = np.arange(1, count + 1)
-        fits = fits_frame([rectified.fit(curves)])
+        fits = fits_frame([fit_rectified(curves)])
         of_law = Transitions.of_law(fits, curves, TARGET)
-        found = Said("ats", 100, 3200, TARGET, rows, of_law, Transitions.of_ats(curves))
+        found = Outcome("ats", 100, 3200, TARGET, rows, of_law, Transitions.of_ats(curves, ats))
         points.append(Point(settings, found))
     found = compare(points)
     lacking = [(0, "finetune <b>x</b> · D=100", "killed")] if failing else []

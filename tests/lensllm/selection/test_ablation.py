@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
-from lensllm.selection.ablation import Ablation, Point, Said, alone, compare, verdict
+from lensllm.selection.ablation import Ablation, Outcome, Point, alone, compare, verdict
 from lensllm.selection.transitions import Transitions
 from lensllm.store.schemas import schema
 
@@ -39,7 +39,7 @@ def said(
     transition: list[float] | None = None,
     ats: list[float] | None = None,
     cautious: list[float] | None = None,
-) -> Said:
+) -> Outcome:
     """What was predicted of a, b, …; NaN of those that stand last without a prediction."""
     losses = pd.Series(predicted, list(NAMES[: len(predicted)]), dtype=float)
     rows = pd.DataFrame(
@@ -52,7 +52,7 @@ def said(
             "measured": losses * NAN if measured is None else measured,
         }
     )
-    return Said(
+    return Outcome(
         predictor="stack",
         smallest=100,
         budget=800,
@@ -257,7 +257,9 @@ def test_the_verdict_names_a_few_other_choices_only():
         points.append(
             Point(
                 settings(tau=tau),
-                Said(**(vars(rows) | {"predictions": rows.predictions.assign(candidate=renamed)})),
+                Outcome(
+                    **(vars(rows) | {"predictions": rows.predictions.assign(candidate=renamed)})
+                ),
             )
         )
     assert (

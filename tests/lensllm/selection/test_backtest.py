@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from lensllm.core.errors import DataError
 from lensllm.curves.curve import Curves
-from lensllm.predictors import ats, hrb, stack
+from lensllm.predictors import AtS, Hrb
+from lensllm.predictors.mixtures import least_error_weights
 from lensllm.selection.backtest import Backtest
-from lensllm.selection.uncertainty import spread
+from lensllm.selection.uncertainty import error_scale
 
 NAN = float("nan")
 SIZES = 200 * 2.0 ** np.arange(7)
@@ -47,34 +48,34 @@ def test_how_many_sizes_a_budget_knows(backtest):
     assert [backtest.known(b) for b in (199, 200, 399, 400, 12_800, 1e9)] == [0, 1, 1, 2, 7, 7]
 
 
-@pytest.mark.parametrize(("name", "predict"), [("ats", ats.predict), ("hrb", hrb.predict)])
-def test_the_cells_are_what_asking_the_predictor_gives(curves, backtest, name, predict):
+@pytest.mark.parametrize(("name", "predict"), [("ats", AtS().predict), ("hrb", Hrb().predict)])
+def test_the_errors_are_what_asking_the_predictor_gives(curves, backtest, name, predict):
     known = 6
-    cells = backtest.cells(name, known)
+    judged = backtest.errors(name, known)
 
     rows = [(origin, ahead) for origin in (4, 5) for ahead in range(origin, known)]
-    assert cells.origins == 2
-    np.testing.assert_allclose(cells.horizons, [ahead - origin + 1 for origin, ahead in rows])
+    assert judged.origins == 2
+    np.testing.assert_allclose(judged.horizons, [ahead - origin + 1 for origin, ahead in rows])
     for row, (origin, ahead) in enumerate(rows):
         asked, size = curves.until(SIZES[origin - 1]), SIZES[[ahead]]
         predicted = predict(asked, size).loss[:, 0]
         error = np.log(curves.mean_losses[:, ahead] / predicted)
-        np.testing.assert_allclose(cells.errors[row], error, atol=1e-9)
-        np.testing.assert_allclose(cells.scale[row], hrb.predict(asked, size).sd_log[:, 0])
+        np.testing.assert_allclose(judged.errors[row], error, atol=1e-9)
+        np.testing.assert_allclose(judged.unit[row], Hrb().predict(asked, size).sd_log[:, 0])
 
 
 def test_an_answer_is_about_all_later_sizes_and_the_target(curves, backtest):
-    expected = ats.predict(curves.until(SIZES[4]), np.array([*SIZES[5:], TARGET])).loss
+    expected = AtS().predict(curves.until(SIZES[4]), np.array([*SIZES[5:], TARGET])).loss
 
     np.testing.assert_array_equal(backtest.ask("ats", 5).loss, expected)
-    last = hrb.predict(curves, np.array([TARGET]))
-    np.testing.assert_allclose(backtest.scale(7), last.sd_log)
+    last = Hrb().predict(curves, np.array([TARGET]))
+    np.testing.assert_allclose(backtest.unit(7), last.sd_log)
 
 
 def test_a_mixture_is_the_weighed_mean_of_log_losses(backtest):
-    parts = [backtest.cells(name, 7) for name in ("ats", "hrb")]
+    parts = [backtest.errors(name, 7) for name in ("ats", "hrb")]
     errors = np.stack([part.errors for part in parts], axis=1)
-    share = stack.weigh(errors, parts[0].horizons)
+    share = least_error_weights(errors, parts[0].horizons)
     line, posterior = (np.log(backtest.ask(name, 7).loss) for name in ("ats", "hrb"))
 
     assert {"ats": pytest.approx(share[0]), "hrb": pytest.approx(share[1])} == backtest.weights(
@@ -87,19 +88,19 @@ def test_a_mixture_is_the_weighed_mean_of_log_losses(backtest):
     np.testing.assert_allclose(np.log(backtest.ask("blend", 7).loss), (line + posterior) / 2)
 
 
-def test_the_cells_of_a_mixture_use_only_weights_that_were_known_then(backtest):
+def test_the_errors_of_a_mixture_use_only_weights_that_were_known_then(backtest):
     """From origin 6 the stack may use what 6 sizes told of its parts, not what 7 did."""
-    cells = backtest.cells("stack", 7)
+    judged = backtest.errors("stack", 7)
     shares = [backtest.weights("stack", origin) for origin in (4, 5, 6)]
 
     assert shares[0] == {"ats": 0.5, "hrb": 0.5}
-    parts = [backtest.cells(name, 7).errors for name in ("ats", "hrb")]
+    parts = [backtest.errors(name, 7).errors for name in ("ats", "hrb")]
     for row, origin in enumerate([0, 0, 0, 1, 1, 2]):  # 4 sizes are known, then 5, then 6
         mixed = sum(
             shares[origin][name] * errors[row]
             for name, errors in zip(("ats", "hrb"), parts, strict=True)
         )
-        np.testing.assert_allclose(cells.errors[row], mixed, atol=1e-12)
+        np.testing.assert_allclose(judged.errors[row], mixed, atol=1e-12)
 
 
 def test_a_plain_predictor_is_all_of_itself(backtest):
@@ -112,11 +113,11 @@ def test_a_plain_predictor_is_all_of_itself(backtest):
 def answers(backtest, known):
     """Everything that a budget of ``known`` sizes is told."""
     for name in MIXED:
-        cells = backtest.cells(name, known)
-        yield from (cells.horizons, cells.errors, cells.scale, np.array(cells.origins))
+        judged = backtest.errors(name, known)
+        yield from (judged.horizons, judged.errors, judged.unit, np.array(judged.origins))
         yield backtest.ask(name, known).loss[:, -1]
         yield np.array(list(backtest.weights(name, known).values()))
-        beyond = spread(backtest, name, known)
+        beyond = error_scale(backtest, name, known)
         yield from (beyond.sd_log, np.array(beyond.common_sd_log))
 
 
@@ -156,15 +157,15 @@ def test_a_smaller_budget_is_served_as_by_a_backtest_of_its_own(curves, backtest
     ],
 )
 def test_origins_on_doublings(backtest, known, horizons):
-    assert horizons == backtest.cells("sub_tuning", known).horizons.tolist()
+    assert horizons == backtest.errors("sub_tuning", known).horizons.tolist()
 
 
 def test_origins_of_a_fine_grid_are_spread_over_its_doublings():
     sizes = np.arange(200.0, 3400.0, 100.0)  # four doublings
-    cells = Backtest(bending(sizes, count=1), TARGET).cells("sub_tuning", len(sizes))
+    judged = Backtest(bending(sizes, count=1), TARGET).errors("sub_tuning", len(sizes))
 
-    assert cells.origins == 12
-    to_the_last = cells.horizons[np.append(cells.horizons[1:] < cells.horizons[:-1], True)]
+    assert judged.origins == 12
+    to_the_last = judged.horizons[np.append(judged.horizons[1:] < judged.horizons[:-1], True)]
     assert to_the_last[0] == pytest.approx(np.log2(sizes[-1] / sizes[3]))
     assert to_the_last[-1] == pytest.approx(np.log2(sizes[-1] / sizes[-2]))
     gaps = -np.diff(to_the_last)
@@ -179,8 +180,8 @@ def test_an_origin_from_which_nobody_has_enough_sizes_is_left_out(curves):
     losses[:, :2] = NAN
     sparse = Backtest(replace(curves, losses=losses), TARGET)
 
-    assert sparse.cells("ats", 7).origins == 2  # 4 sizes hold two losses of each
-    assert sparse.cells("hrb", 7).origins == 3
+    assert sparse.errors("ats", 7).origins == 2  # 4 sizes hold two losses of each
+    assert sparse.errors("hrb", 7).origins == 3
     with pytest.raises(DataError, match="ats needs 3 finished sizes"):
         sparse.ask("ats", 4)
 
@@ -190,12 +191,12 @@ def test_parts_are_judged_from_the_origins_they_share(curves):
     losses = curves.losses.copy()
     losses[:, :2] = NAN
     sparse = Backtest(replace(curves, losses=losses), TARGET)
-    cells = [sparse.cells(name, 7) for name in ("ats", "hrb")]
-    both = np.stack([part.errors[-3:] for part in cells], axis=1)  # from 5 sizes and from 6
+    judged = [sparse.errors(name, 7) for name in ("ats", "hrb")]
+    both = np.stack([part.errors[-3:] for part in judged], axis=1)  # from 5 sizes and from 6
 
     weights = sparse.weights("stack", 7)
 
-    expected = stack.weigh(both, cells[0].horizons[-3:])
+    expected = least_error_weights(both, judged[0].horizons[-3:])
     np.testing.assert_allclose(list(weights.values()), expected)
 
 
@@ -205,16 +206,16 @@ def test_an_origin_before_the_first_loss_is_left_out():
     losses[:, :4] = NAN
     late = Backtest(make(losses[:, :, 0]), TARGET)
 
-    assert late.cells("zero_shot", 7).origins == 2
+    assert late.errors("zero_shot", 7).origins == 2
 
 
 def test_failed_cells_have_no_error(curves):
     losses = curves.losses.copy()
     losses[1, 5] = NAN
 
-    cells = Backtest(replace(curves, losses=losses), TARGET).cells("ats", 7)
+    judged = Backtest(replace(curves, losses=losses), TARGET).errors("ats", 7)
 
     ahead = np.array([4, 5, 6, 5, 6, 6])
     expected = np.zeros((6, 3), dtype=bool)
     expected[ahead == 5, 1] = True
-    np.testing.assert_array_equal(np.isnan(cells.errors), expected)
+    np.testing.assert_array_equal(np.isnan(judged.errors), expected)

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from lensllm.curves import losses
 from lensllm.curves.curve import Curves, curves_from_cells
 from lensllm.predictors import PREDICTORS
-from lensllm.selection.policy import decide, first_round, nobody, simulate
-from lensllm.selection.ranking import Question, choice, rank
+from lensllm.selection.answers import Question
+from lensllm.selection.policy import decide, first_round, no_decisions, simulate
+from lensllm.selection.ranking import choice, rank
 from lensllm.store.schemas import schema
 
 NAN = float("nan")
@@ -78,7 +79,7 @@ CLOSE, CLEAR = [2.0, 2.02, 2.2, 3.0], [2.0, 2.5, 3.0, 3.5]
 @pytest.mark.parametrize("reference", ["ats", "stack", "sub_tuning"])
 def test_only_who_is_best_in_less_than_two_percent_is_dropped(level, reference):
     seen = curves(level).until(1600)
-    decision = decide("adaptive", seen, nobody(), question(reference))
+    decision = decide("adaptive", seen, no_decisions(), question(reference))
     chosen, expected = predictions(seen, question(reference))
 
     rows = decision.candidates.set_index("candidate")
@@ -93,7 +94,7 @@ def test_only_who_is_best_in_less_than_two_percent_is_dropped(level, reference):
 
 def test_the_choice_stays_even_if_so_many_are_alike_that_none_is_likely_the_best():
     seen = curves(np.full(80, 2.0), noise=1e-3).until(400)
-    decision = decide("adaptive", seen, nobody(), question(draws=400))
+    decision = decide("adaptive", seen, no_decisions(), question(draws=400))
     chosen, expected = predictions(seen, question(draws=400))
 
     assert expected.loc[chosen, "p_best"] < 0.02
@@ -116,7 +117,7 @@ def test_it_stops_when_the_regret_is_two_percent_of_the_range_of_all_predictions
 ):
     seen = curves(level).until(1600)
     before = pd.DataFrame({"predicted": earlier, "candidate": "gone"}).reindex(
-        columns=nobody().columns
+        columns=no_decisions().columns
     )
     decision = decide("adaptive", seen, before, question())
 
@@ -134,7 +135,7 @@ def test_two_percent_it_is(share, stops):
     seen = curves(CLOSE[:2]).until(1600)
     chosen, expected = predictions(seen, question())
     lowest, regret = expected["predicted"].min(), expected.loc[chosen, "expected_regret"]
-    gone = nobody().reindex([0]).assign(predicted=lowest + regret / share)
+    gone = no_decisions().reindex([0]).assign(predicted=lowest + regret / share)
 
     assert stops == bool(decide("adaptive", seen, gone, question()).stop)
 
@@ -142,12 +143,12 @@ def test_two_percent_it_is(share, stops):
 def test_equal_predictions_have_no_range_and_do_not_stop_it():
     same = curves([2.0, 2.0], noise=0).until(1600)
 
-    assert decide("adaptive", same, nobody(), question()).stop == ""
+    assert decide("adaptive", same, no_decisions(), question()).stop == ""
 
 
 def test_one_candidate_that_is_left_ends_it():
     seen = curves([2.0, 2.6], noise=0.02).until(1600)
-    decision = decide("adaptive", seen, nobody(), question())
+    decision = decide("adaptive", seen, no_decisions(), question())
 
     assert decision.kept == ("c0",)
     assert decision.stop != ""
@@ -160,7 +161,7 @@ def test_one_candidate_that_is_left_ends_it():
 def test_halving_keeps_the_better_half_by_ats_the_larger_one_of_an_odd_number(count, kept):
     level = np.random.default_rng(count).permutation(2 + 0.1 * np.arange(count))
     seen = curves(level, slope=0.05 + 0.02 * level).until(1600)
-    decision = decide("halving", seen, nobody(), question("sub_tuning"))
+    decision = decide("halving", seen, no_decisions(), question("sub_tuning"))
 
     ats = PREDICTORS["ats"].predict(seen, np.array([TARGET])).loss[:, 0]
     best = np.argsort(ats)[:kept]
@@ -175,7 +176,7 @@ def test_halving_drops_first_who_has_no_prediction():
     losses = seen.losses.copy()
     losses[0, 2:] = NAN
 
-    decision = decide("halving", replace(seen, losses=losses), nobody(), question())
+    decision = decide("halving", replace(seen, losses=losses), no_decisions(), question())
 
     assert decision.kept == ("c1", "c2")
 
@@ -191,14 +192,14 @@ def test_a_decision_follows_its_schema_and_from_the_cells_alone(policy):
     later[:, 5:] *= 7
     blind = replace(whole, losses=later).only(["c2", "c0", "c1"]).until(1600)
     one, again, shuffled = (
-        decide(policy, given, nobody(), question("stack")).candidates
+        decide(policy, given, no_decisions(), question("stack")).candidates
         for given in (seen, seen, blind)
     )
 
     pd.testing.assert_frame_equal(one, again)
     by_name = shuffled.set_index("candidate").loc[one["candidate"]].reset_index()
     pd.testing.assert_frame_equal(one, by_name[one.columns], rtol=1e-9)
-    for rows in (one, nobody()):
+    for rows in (one, no_decisions()):
         assert schema("sweep/decisions").names == list(rows.columns)
         table = pa.Table.from_pandas(rows, schema("sweep/decisions"), preserve_index=False)
         assert table.num_rows == len(rows)
@@ -225,7 +226,7 @@ def test_a_simulation_takes_the_decisions_of_a_sweep():
     whole = curves([2.0, 2.02, 2.04, 2.06, 2.2, 3.0], noise=0.01)
     played = simulate("adaptive", whole, question("stack")).decisions
 
-    racing, earlier = whole.candidates, nobody()
+    racing, earlier = whole.candidates, no_decisions()
     for budget, rows in played.groupby("budget"):
         decision = decide("adaptive", whole.only(racing).until(budget), earlier, question("stack"))
         pd.testing.assert_frame_equal(decision.candidates, rows.reset_index(drop=True))

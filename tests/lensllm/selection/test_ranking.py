@@ -8,8 +8,9 @@ import pytest
 from lensllm.core.errors import ConfigError, DataError
 from lensllm.curves.curve import Curves
 from lensllm.predictors import PREDICTORS
+from lensllm.selection.answers import Question
 from lensllm.selection.backtest import Backtest
-from lensllm.selection.ranking import Question, choice, rank, verdict
+from lensllm.selection.ranking import choice, rank, verdict
 from lensllm.store.schemas import schema
 
 NAN = float("nan")

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lensllm.curves.curve import Curves
-from lensllm.laws import rectified
-from lensllm.laws.fit import fits_frame
+from lensllm.laws import fit_rectified, fits_frame
+from lensllm.predictors import AtS
 from lensllm.selection.transitions import Transitions
 
 SIZES, TARGET = 100 * 2.0 ** np.arange(6), 12_800.0
@@ -90,24 +90,24 @@ def test_the_true_move_lies_between(one, other, low, factor):
     assert np.all(true <= most + 1e-9)
 
 
-def curves(*bends: float, tau: float = 5.0, gamma: int = 3) -> Curves:
+def curves(*bends: float) -> Curves:
     """Level below the bend and a slightly uneven line in log-log from it on, to the last size."""
     falls = -0.3 * np.log(np.maximum(SIZES / np.array(bends)[:, None], 1))
     losses = np.exp(falls + 1e-3 * (-1.0) ** np.arange(len(SIZES)))
-    return Curves(tuple("abcd"[: len(bends)]), SIZES, losses[:, :, None], gamma=gamma, tau=tau)
+    return Curves(tuple("abcd"[: len(bends)]), SIZES, losses[:, :, None])
 
 
 def test_ats_sees_from_the_smallest_size_to_the_last_that_a_line_can_begin_at():
-    found = Transitions.of_ats(curves(100, 400, 800))
+    found = Transitions.of_ats(curves(100, 400, 800), AtS())
     assert dict(found.size) == {"a": 100, "b": 400, "c": 800}
     assert list(found.side) == ["before", "seen", "beyond"]
-    assert list(Transitions.of_ats(curves(400, gamma=4)).side) == ["beyond"]
+    assert list(Transitions.of_ats(curves(400), AtS(gamma=4)).side) == ["beyond"]
 
 
 def test_a_candidates_own_sizes_are_its_ends():
     short = curves(100, 100)
     short.losses[1, [0, 5]] = NAN
-    found = Transitions.of_ats(short)
+    found = Transitions.of_ats(short, AtS())
     assert list(found.low) == [100, 200]
     assert list(found.high) == [800, 400]
     assert list(found.side) == ["before", "before"]
@@ -117,7 +117,7 @@ def test_the_law_sees_from_the_smallest_size_to_the_target():
     betas, offsets = np.array([0.5, 0.5, 0.4]), np.array([30.0, 5.0, 60.0])
     losses = 20 / (offsets[:, None] + SIZES ** betas[:, None]) + 1.0
     some = Curves(("a", "b", "c"), SIZES, losses[:, :, None])
-    fits = fits_frame([rectified.fit(some)])
+    fits = fits_frame([fit_rectified(some)])
     found = Transitions.of_law(fits, some, TARGET)
     np.testing.assert_allclose(found.size, offsets ** (1 / betas), rtol=1e-3)
     assert list(found.side) == ["seen", "before", "beyond"]
@@ -125,14 +125,15 @@ def test_the_law_sees_from_the_smallest_size_to_the_target():
 
 def test_without_a_law_nothing_is_known():
     some = curves(400)
-    fits = fits_frame([rectified.fit(some)])
+    fits = fits_frame([fit_rectified(some)])
     found = Transitions.of_law(fits[fits["law"] == "vanilla"], some, TARGET)
     assert list(found.side) == ["unknown"]
 
 
 def test_other_settings_of_ats_leave_the_law_alone():
-    one, other = curves(100, 3200), curves(100, 3200, tau=0.01)
-    fits = fits_frame([rectified.fit(one)])
-    laws = [Transitions.of_law(fits, some, TARGET) for some in (one, other)]
+    some = curves(100, 3200)
+    fits = fits_frame([fit_rectified(some)])
+    laws = [Transitions.of_law(fits, some, TARGET) for _ in range(2)]
     assert {0.0} == set(laws[0].moves(laws[1])[1])
-    assert INF in set(Transitions.of_ats(one).moves(Transitions.of_ats(other))[1])
+    one, other = (Transitions.of_ats(some, ats) for ats in (AtS(), AtS(tau=0.01)))
+    assert INF in set(one.moves(other)[1])

@@ -5,9 +5,9 @@ import pytest
 from scipy.stats import kstest, t
 
 from lensllm.curves.curve import Curves
-from lensllm.predictors import ats, hrb
-from lensllm.selection.backtest import Backtest, Cells
-from lensllm.selection.uncertainty import Draws, Spread, forecast, spread
+from lensllm.predictors import AtS, Hrb
+from lensllm.selection.backtest import Backtest, ForecastErrors
+from lensllm.selection.uncertainty import Draws, ErrorScale, error_scale, outlook
 
 NAN = float("nan")
 SIZES = 200 * 2.0 ** np.arange(8)
@@ -42,10 +42,10 @@ def by_the_book(curves, target, predict):
     for a in range(first, n):
         for j in range(a, n):
             known, size = curves.until(curves.sizes[a - 1]), curves.sizes[[j]]
-            g = np.exp(np.mean(np.log(hrb.predict(known, size).sd_log)))
+            g = np.exp(np.mean(np.log(Hrb().predict(known, size).sd_log)))
             cells[a, j] = (y[:, j] - np.log(predict(known, size).loss[:, 0])) / g
 
-    hsd = hrb.predict(curves, np.array([target])).sd_log[:, 0]
+    hsd = Hrb().predict(curves, np.array([target])).sd_log[:, 0]
     g = np.exp(np.mean(np.log(hsd)))
     H = np.log2(target / curves.sizes[-1])
 
@@ -74,11 +74,11 @@ def by_the_book(curves, target, predict):
 
 
 @pytest.mark.parametrize("known", [5, 7, 8])
-@pytest.mark.parametrize(("name", "predict"), [("ats", ats.predict), ("hrb", hrb.predict)])
+@pytest.mark.parametrize(("name", "predict"), [("ats", AtS().predict), ("hrb", Hrb().predict)])
 def test_the_recipe_formula_by_formula(backtest, name, predict, known):
     own, common = by_the_book(backtest.curves.until(SIZES[known - 1]), TARGET, predict)
 
-    actual = spread(backtest, name, known)
+    actual = error_scale(backtest, name, known)
 
     np.testing.assert_allclose(actual.sd_log, own, rtol=1e-7)
     assert actual.common_sd_log == pytest.approx(common, rel=1e-7)
@@ -87,10 +87,10 @@ def test_the_recipe_formula_by_formula(backtest, name, predict, known):
 @pytest.mark.parametrize("known", [3, 4])
 def test_without_a_backtest_errors_are_one_and_a_half_of_hrbs(backtest, known):
     curves = backtest.curves.until(SIZES[known - 1])
-    hsd = hrb.predict(curves, np.array([TARGET])).sd_log[:, 0]
+    hsd = Hrb().predict(curves, np.array([TARGET])).sd_log[:, 0]
     typical = np.exp(np.log(hsd).mean())
 
-    actual = spread(backtest, "stack", known)
+    actual = error_scale(backtest, "stack", known)
 
     np.testing.assert_allclose(actual.sd_log, 1.5 * np.sqrt(hsd / typical) * typical)
     assert actual.common_sd_log == pytest.approx(1.5 * typical)
@@ -98,13 +98,13 @@ def test_without_a_backtest_errors_are_one_and_a_half_of_hrbs(backtest, known):
 
 @pytest.mark.parametrize("name", ["ats", "sub_tuning", "blend"])
 def test_farther_is_less_sure(backtest, name):
-    near, far = (spread(Backtest(backtest.curves, t), name, 8) for t in (TARGET / 8, TARGET))
+    near, far = (error_scale(Backtest(backtest.curves, t), name, 8) for t in (TARGET / 8, TARGET))
 
     assert np.all(far.sd_log > near.sd_log)
 
 
 def test_candidates_that_bend_each_their_own_way_widen_their_own_part():
-    straight, bent = (spread(Backtest(make(bend=b), TARGET), "ats", 8) for b in (0.0, 0.01))
+    straight, bent = (error_scale(Backtest(make(bend=b), TARGET), "ats", 8) for b in (0.0, 0.01))
 
     assert np.all(bent.sd_log > 3 * straight.sd_log)
 
@@ -115,18 +115,18 @@ def test_failed_cells_leave_every_candidate_a_spread(backtest):
     failed = Backtest(replace(backtest.curves, losses=losses), TARGET)
 
     for name in ("ats", "sub_tuning", "stack"):
-        assert np.all(np.isfinite(spread(failed, name, 8).sd_log))
+        assert np.all(np.isfinite(error_scale(failed, name, 8).sd_log))
 
 
 def test_one_candidate_alone():
     alone = Backtest(make(count=1), TARGET)
-    uncertainty = spread(alone, "stack", 8)
+    uncertainty = error_scale(alone, "stack", 8)
 
     assert uncertainty.sd_log > 0
     assert uncertainty.common_sd_log > 0
-    outlook = forecast(alone.ask("stack", 8).loss[:, -1], uncertainty, Draws.of(("a",), 0, 100))
-    np.testing.assert_allclose(outlook.p_best, [1.0])
-    np.testing.assert_allclose(outlook.expected_regret, [0.0])
+    expected = outlook(alone.ask("stack", 8).loss[:, -1], uncertainty, Draws.of(("a",), 0, 100))
+    np.testing.assert_allclose(expected.p_best, [1.0])
+    np.testing.assert_allclose(expected.expected_regret, [0.0])
 
 
 # --- the spread of given errors -------------------------------------------------------------------
@@ -136,19 +136,19 @@ UNEQUAL = np.array([0.02, 0.04, 0.03, 0.05])
 PRIOR = 3 * 1.5**2
 
 
-class Told(Backtest):
+class GivenErrors(Backtest):
     """A backtest of given errors (C, M), in HRB's sd; ``ahead`` is the target in doublings."""
 
     def __init__(self, errors, sd=UNEQUAL, ahead=2.0):
         super().__init__(make(count=len(sd)), SIZES[-1] * 2.0**ahead)
         self.sd = sd
-        self.told = Cells(HORIZONS, 0.02 * errors, np.full(errors.shape, 0.02), origins=4)
+        self.given = ForecastErrors(HORIZONS, 0.02 * errors, np.full(errors.shape, 0.02), origins=4)
 
-    def scale(self, known):
+    def unit(self, known):
         return self.sd[:, None]
 
-    def cells(self, name, known):
-        return self.told
+    def errors(self, name, known):
+        return self.given
 
 
 ERRORS = np.random.default_rng(5).standard_normal((10, 4))
@@ -157,7 +157,7 @@ ERRORS = np.random.default_rng(5).standard_normal((10, 4))
 def test_an_error_that_all_share_is_kept_apart():
     shared = np.linspace(1, 3, 10)[:, None]
 
-    alone, together = (spread(Told(e), "ats", 8) for e in (ERRORS, ERRORS + shared))
+    alone, together = (error_scale(GivenErrors(e), "ats", 8) for e in (ERRORS, ERRORS + shared))
 
     np.testing.assert_allclose(together.sd_log, alone.sd_log)
     assert together.common_sd_log > 1.3 * alone.common_sd_log
@@ -165,7 +165,7 @@ def test_an_error_that_all_share_is_kept_apart():
 
 def test_nothing_but_a_shared_error():
     """Four origins tell of an error of 2 sd, three of 1.5 were believed before."""
-    own, common = vars(spread(Told(np.full((10, 4), 2.0)), "ats", 8)).values()
+    own, common = vars(error_scale(GivenErrors(np.full((10, 4), 2.0)), "ats", 8)).values()
 
     typical = np.exp(np.log(UNEQUAL).mean())
     assert common == pytest.approx(typical * np.sqrt((PRIOR + 4 * 2.0**2) / 7))
@@ -178,10 +178,10 @@ def test_the_worst_forecast_candidate_is_the_least_sure():
     errors = ERRORS.copy()
     errors[:, 2] *= 10
 
-    sd = spread(Told(errors, equal), "ats", 8).sd_log
+    sd = error_scale(GivenErrors(errors, equal), "ats", 8).sd_log
 
     assert sd.argmax() == 2
-    np.testing.assert_array_less(spread(Told(ERRORS, equal), "ats", 8).sd_log, sd)
+    np.testing.assert_array_less(error_scale(GivenErrors(ERRORS, equal), "ats", 8).sd_log, sd)
 
 
 def test_errors_that_outgrow_hrbs_sd_do_so_beyond_the_data():
@@ -190,7 +190,7 @@ def test_errors_that_outgrow_hrbs_sd_do_so_beyond_the_data():
     steady = np.repeat(ERRORS[:1], 10, axis=0)
 
     def ratio(errors):
-        near, far = (spread(Told(errors, ahead=h), "ats", 8).sd_log for h in (2.0, 8.0))
+        near, far = (error_scale(GivenErrors(errors, ahead=h), "ats", 8).sd_log for h in (2.0, 8.0))
         return far / near
 
     np.testing.assert_allclose(ratio(steady), np.ones(4))
@@ -199,7 +199,8 @@ def test_errors_that_outgrow_hrbs_sd_do_so_beyond_the_data():
 
 def test_a_target_inside_the_data_is_half_a_doubling_away():
     half, none, inside = (
-        spread(Told(ERRORS * HORIZONS[:, None], ahead=h), "ats", 8) for h in (0.5, 0.0, -3.0)
+        error_scale(GivenErrors(ERRORS * HORIZONS[:, None], ahead=h), "ats", 8)
+        for h in (0.5, 0.0, -3.0)
     )
 
     for other in (none, inside):
@@ -210,7 +211,9 @@ def test_a_candidate_without_a_forecast_gets_the_pooled_spread():
     errors, equal = np.repeat(ERRORS[:1], 10, axis=0), np.full(4, 0.03)
     errors[:, 1] = NAN
 
-    alone, *others = (spread(Told(errors, equal), "ats", 8).sd_log[[1, 0, 2, 3]] / 0.03) ** 2
+    alone, *others = (
+        error_scale(GivenErrors(errors, equal), "ats", 8).sd_log[[1, 0, 2, 3]] / 0.03
+    ) ** 2
 
     # a candidate's own four origins have 4 of 34 parts in its spread: the rest is pooled
     centred = errors[0, [0, 2, 3]] - errors[0, [0, 2, 3]].mean()
@@ -222,7 +225,10 @@ def test_a_candidate_without_a_forecast_gets_the_pooled_spread():
 def test_a_candidate_that_was_never_seen_is_nobody_elses_concern():
     sd, errors = np.insert(UNEQUAL, 1, NAN), np.insert(ERRORS, 1, NAN, axis=1)
 
-    actual, expected = spread(Told(errors, sd), "ats", 8), spread(Told(ERRORS), "ats", 8)
+    actual, expected = (
+        error_scale(GivenErrors(errors, sd), "ats", 8),
+        error_scale(GivenErrors(ERRORS), "ats", 8),
+    )
 
     np.testing.assert_allclose(actual.sd_log, np.insert(expected.sd_log, 1, NAN))
     assert actual.common_sd_log == pytest.approx(expected.common_sd_log)
@@ -233,7 +239,7 @@ def test_a_size_that_nobody_finished_tells_nothing():
     errors = np.full((10, 4), 2.0)
     errors[[3, 6, 8, 9]] = NAN  # the last size, from every origin
 
-    common = spread(Told(errors), "ats", 8).common_sd_log
+    common = error_scale(GivenErrors(errors), "ats", 8).common_sd_log
 
     typical = np.exp(np.log(UNEQUAL).mean())
     assert common == pytest.approx(typical * np.sqrt((PRIOR + 4 * 2.0**2) / 7))
@@ -252,19 +258,19 @@ def first(count, draws=MANY):
 
 def test_the_interval_of_own_and_common_parts():
     predicted = np.array([1.0, 1.05])
-    own = forecast(predicted, Spread(np.array([0.05, 0.1]), 0.0), first(2))
-    common = forecast(predicted, Spread(np.zeros(2), 0.2), first(2))
+    own = outlook(predicted, ErrorScale(np.array([0.05, 0.1]), 0.0), first(2))
+    common = outlook(predicted, ErrorScale(np.zeros(2), 0.2), first(2))
 
-    for outlook, sd in ((own, np.array([0.05, 0.1])), (common, np.full(2, 0.2))):
+    for expected, sd in ((own, np.array([0.05, 0.1])), (common, np.full(2, 0.2))):
         tolerance = {"atol": 0.01 * sd.max()}
-        np.testing.assert_allclose(np.log(outlook.high / predicted), T10_90 * sd, **tolerance)
-        np.testing.assert_allclose(np.log(outlook.low / predicted), -T10_90 * sd, **tolerance)
+        np.testing.assert_allclose(np.log(expected.high / predicted), T10_90 * sd, **tolerance)
+        np.testing.assert_allclose(np.log(expected.low / predicted), -T10_90 * sd, **tolerance)
 
 
 def test_two_candidates():
     """P(best) and expected regret by integrals over the two errors."""
     predicted, sd = np.array([1.0, 1.03]), np.array([0.05, 0.02])
-    actual = forecast(predicted, Spread(sd, 0.0), first(2))
+    actual = outlook(predicted, ErrorScale(sd, 0.0), first(2))
 
     grid = np.linspace(-15, 15, 2001)
     chance = t(10).pdf(grid) * (grid[1] - grid[0])
@@ -280,23 +286,23 @@ def test_two_candidates():
 def test_the_surely_best_is_not_regretted():
     predicted = np.array([1.0, 1.5, 4.0])
 
-    outlook = forecast(predicted, Spread(np.full(3, 1e-4), 1e-4), MANY)
+    expected = outlook(predicted, ErrorScale(np.full(3, 1e-4), 1e-4), MANY)
 
-    np.testing.assert_allclose(outlook.expected_regret, predicted - 1.0, atol=1e-3)
-    assert outlook.p_best[0] > 0.98
+    np.testing.assert_allclose(expected.expected_regret, predicted - 1.0, atol=1e-3)
+    assert expected.p_best[0] > 0.98
 
 
 def test_caution_asks_half_an_own_sd_more_of_the_unsure():
     predicted, sd = np.array([1.0, 1.02]), np.array([0.1, 0.01])
 
-    outlook = forecast(predicted, Spread(sd, 0.5), first(2))
+    expected = outlook(predicted, ErrorScale(sd, 0.5), first(2))
 
-    np.testing.assert_allclose(outlook.cautious, [np.exp(0.05), 1.02 * np.exp(0.005)])
+    np.testing.assert_allclose(expected.cautious, [np.exp(0.05), 1.02 * np.exp(0.005)])
 
 
 def test_the_common_part_widens_intervals_but_keeps_the_winner():
     predicted, own = np.array([1.0, 1.1, 1.2]), np.full(3, 0.03)
-    narrow, wide = (forecast(predicted, Spread(own, common), MANY) for common in (0.0, 0.3))
+    narrow, wide = (outlook(predicted, ErrorScale(own, common), MANY) for common in (0.0, 0.3))
 
     assert np.all(wide.high / wide.low > 2 * narrow.high / narrow.low)
     np.testing.assert_array_equal(wide.p_best, narrow.p_best)
@@ -304,12 +310,12 @@ def test_the_common_part_widens_intervals_but_keeps_the_winner():
 
 def test_chances_sum_to_one_and_rule_nobody_out_but_nan_never_wins():
     draws = Draws.of(("a", "b", "c"), 0, 1000)
-    outlook = forecast(np.array([1.0, 5.0, NAN]), Spread(np.full(3, 0.01), 0.0), draws)
+    expected = outlook(np.array([1.0, 5.0, NAN]), ErrorScale(np.full(3, 0.01), 0.0), draws)
 
-    assert outlook.p_best.sum() == pytest.approx(1)
-    assert outlook.p_best[1] == outlook.p_best[2] == 0.98 * 0.5 / 1001.5 + 0.02 / 3
+    assert expected.p_best.sum() == pytest.approx(1)
+    assert expected.p_best[1] == expected.p_best[2] == 0.98 * 0.5 / 1001.5 + 0.02 / 3
     for name in ("low", "high", "cautious", "expected_regret"):
-        assert np.isnan(getattr(outlook, name)).tolist() == [False, False, True]
+        assert np.isnan(getattr(expected, name)).tolist() == [False, False, True]
 
 
 def test_draws_belong_to_the_candidates_name():
@@ -331,10 +337,10 @@ def test_intervals_cover_about_four_fifths_of_noisy_power_laws():
     for seed in range(8):
         full = make(seed, noise=0.006, bend=0.003)
         backtest = Backtest(full.until(SIZES[5]), target)
-        uncertainty = spread(backtest, "ats", 6)
+        uncertainty = error_scale(backtest, "ats", 6)
         predicted = backtest.ask("ats", 6).loss[:, -1]
-        outlook = forecast(predicted, uncertainty, Draws.of(NAMES[:4], seed, 500))
+        expected = outlook(predicted, uncertainty, Draws.of(NAMES[:4], seed, 500))
         truth = full.mean_losses[:, -1]
-        inside.append(np.mean((outlook.low <= truth) & (truth <= outlook.high)))
+        inside.append(np.mean((expected.low <= truth) & (truth <= expected.high)))
 
     assert 0.65 < np.mean(inside) < 0.98

@@ -7,8 +7,8 @@ import pytest
 
 from lensllm.config.sections import Pipeline, Replay
 from lensllm.curves.curve import curves_from_cells
-from lensllm.curves.prior import DEFAULT_PRIOR
 from lensllm.predictors import hrb
+from lensllm.predictors.hrb import DEFAULT_PRIOR
 from lensllm.store.artifacts import Ref, Store
 from tasks.base import past
 from tasks.planning import replay
@@ -124,6 +124,17 @@ def of_table(store: Store, table: Ref, name: str, prior: str) -> Conclusion:
     return replay.conclude(replay.goal(asked, store, table), store, table)
 
 
+def past_of_predictions(ending: Conclusion) -> dict[str, dict[str, Ref]]:
+    """The curves of the past that each predictor reads, of those that read any."""
+    found = {}
+    for step in ending.before:
+        if step.stage == "prediction":
+            (name,) = step.recipe.params["predictors"]
+            upstream = step.recipe.upstream.items()
+            found[name] = {role: ref for role, ref in upstream if role.startswith("past:")}
+    return {name: read for name, read in found.items() if read}
+
+
 def test_a_replay_learns_from_the_store_only_when_asked(tmp_path: Path):
     """Of flan for gigaword, with the key telling so."""
     store = Store(tmp_path)
@@ -138,9 +149,8 @@ def test_a_replay_learns_from_the_store_only_when_asked(tmp_path: Path):
     assert again == alone
     assert nothing_yet.ranking.ref == alone.ranking.ref
     assert taught.ranking.ref != alone.ranking.ref
-    roles = taught.ranking.recipe.upstream
-    assert {f"past:{FLAN}": FLAN} == {r: ref for r, ref in roles.items() if "past" in r}
-    project.make_all(store, [alone.ranking, taught.ranking])
+    assert {"hrb": {f"past:{FLAN}": FLAN}} == past_of_predictions(taught)
+    project.make_all(store, [*alone.before, alone.ranking, *taught.before, taught.ranking])
     for name, same in (("ats", True), ("hrb", False), ("stack", False)):
         predicted = [
             rows[rows["predictor"] == name].sort_values("candidate")["predicted"].to_numpy()
@@ -157,6 +167,6 @@ def test_a_pipeline_learns_from_the_store_only_when_asked(made: tuple[Path, dict
     taught = make_plan(project.changed(config, ranking={"prior": "store"}), store)
     assert plain.past == {}
     assert past.find(store, plain.dataset.ref) == taught.past
-    upstream = conclude("tiny", taught, store, [], [], []).ranking.recipe.upstream
-    assert set(taught.past.values()) <= set(upstream.values())
+    read = past_of_predictions(conclude("tiny", taught, store, [], [], []))
+    assert {"hrb": {f"past:{name}": ref for name, ref in taught.past.items()}} == read
     assert {f"past:{name}": ref for name, ref in taught.past.items()}.items() <= taught.told.items()

@@ -90,7 +90,7 @@ def ranked(store: Store, config: Pipeline) -> list[tuple[Plan, Conclusion]]:
         plan = make_plan(at(config, settings), store)
         trained(store, plan)
         ending = conclude("tiny", plan, store, [], plan.cells, [])
-        compared = [s for s in ending.steps if s.stage in ("curve", "law", "ranking")]
+        compared = [s for s in ending.steps if s.stage in ("curve", "law", "prediction", "ranking")]
         project.make_all(store, compared)
         found.append((plan, ending))
     return found

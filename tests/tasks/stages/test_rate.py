@@ -59,7 +59,9 @@ def test_the_choice_is_the_best_on_validation_and_the_other_cells_train_with_it(
     ending = conclude("tiny", plan, store, [], plan.cells, [])
     assert ending.report.recipe.upstream["rate:narrow"] == made.ref
 
-    project.make_all(store, [s for s in ending.steps if s.stage in ("curve", "ranking")])
+    project.make_all(
+        store, [s for s in ending.steps if s.stage in ("curve", "prediction", "ranking")]
+    )
     spent = store.table(ending.ranking.ref, "cost")["spent_flops"].sum()
     paid = {step.ref for cell, step in plan.cells.items() if cell.size <= 8}
     paid |= {step.ref for value, step in plan.trials["narrow"].items() if value != best}

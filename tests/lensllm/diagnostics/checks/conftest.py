@@ -11,7 +11,7 @@ import pytest
 
 from lensllm.curves.curve import Curves
 from lensllm.diagnostics.checks import RankingEvidence
-from lensllm.laws import fit, rectified
+from lensllm.laws import fit_rectified, fits_frame
 from lensllm.store.schemas import schema
 
 NAMES = tuple("abcdef")
@@ -53,7 +53,7 @@ def clean(losses: Callable[..., np.ndarray]) -> RankingEvidence:
             "p_best": [0.9, *[0.02] * 5],
         }
     )
-    fits = fit.fits_frame([rectified.fit(replace(curves, losses=_law(SIZES)[:, :, None]))])
+    fits = fits_frame([fit_rectified(replace(curves, losses=_law(SIZES)[:, :, None]))])
     fits = pd.concat([fits, fits.assign(law="lensllm", t=3.0, scale=200.0)], ignore_index=True)
     tokenizers = dict(zip(NAMES, "xxyyzz", strict=True))
     return RankingEvidence(

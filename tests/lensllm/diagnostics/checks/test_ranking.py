@@ -15,7 +15,7 @@ from lensllm.diagnostics.checks.ranking import (
     too_few_sizes,
     unresolved,
 )
-from lensllm.laws import fit, lensllm, rectified
+from lensllm.laws import fit_lensllm, fit_rectified, fits_frame
 from lensllm.predictors.hrb import Scale
 from lensllm.spectra.spectrum import Spectrum
 
@@ -69,7 +69,7 @@ def test_small_budgets_of_a_published_table_are_in_the_pre_power_phase(clean):
     counts = []
     for budget in (3200, 1_638_400):
         curves = curves_from_cells(table.cells, table.metric, budget)
-        fits = fit.fits_frame([rectified.fit(curves)])
+        fits = fits_frame([fit_rectified(curves)])
         (found,) = too_few_sizes.find(replace(clean, curves=curves, fits=fits, target=1_638_400.0))
         counts.append(int(found.message.partition(": ")[2].split()[0]))
 
@@ -162,10 +162,8 @@ def test_of_a_real_fit_those_fire_whose_offset_the_kernel_cannot_give(clean):
     counts = []
     for total in (2.0, 5000.0):
         spectra = (Spectrum(eigenvalues, np.full(2, total / 2)),) * 6
-        curves = replace(clean.curves, spectra=spectra, kernel_scale="literal")
-        counts.append(
-            kernel_at_its_bound.find(replace(clean, fits=fit.fits_frame([lensllm.fit(curves)])))
-        )
+        fit = fit_lensllm(replace(clean.curves, spectra=spectra), kernel_scale="literal")
+        counts.append(kernel_at_its_bound.find(replace(clean, fits=fits_frame([fit]))))
 
     assert "6 candidates, a (t = 0, F = F(0))" in counts[0][0].message
     assert [found for found in counts[1] if "t = 0" in found.message] == []

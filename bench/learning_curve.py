@@ -1,4 +1,4 @@
-"""The learning curve that the kernel expects of itself: risk against the number of examples.
+"""The learning curve that kernel regression expects of a kernel: its risk by number of examples.
 
 Kernel regression with kernel Θ on n examples, ridge δ, acts on the eigenfunctions of Θ as a filter
 λ/(λ + κ), where κ solves Σ λ/(λ + κ) + δ/κ = n, and leaves the risk

@@ -1,4 +1,4 @@
-"""Stack: predictors weighed by their errors in a rolling-origin backtest of the curves at hand."""
+"""Mixtures: the weights with which other predictors' log losses are averaged."""
 
 from __future__ import annotations
 
@@ -6,16 +6,25 @@ from itertools import combinations
 
 import numpy as np
 
-from lensllm.curves.curve import Array, nan_mean
-from lensllm.laws.linear import Mask
+from lensllm.curves.curve import Array, Mask, nan_mean
 
 _GROWTH = 2.4  # squared errors grow with the horizon to this power
 _PULL = 0.3  # towards equal weights, in units of the mean squared error
 
 
-def weigh(errors: Array, horizons: Array) -> Array:
-    """The weights (K,) of least backtest error; ``errors`` (C, K, M), ``horizons`` (C,).
+def equal_weights(errors: Array, horizons: Array) -> Array:
+    """Equal weights (K,), whatever the errors (C, K, M) were: *blend*.
 
+    AtS and HRB, its parts, fail in different places.
+    """
+    count = errors.shape[1]
+    return np.full(count, 1 / count)
+
+
+def least_error_weights(errors: Array, horizons: Array) -> Array:
+    """The weights (K,) of least squared backtest error, pulled towards equal ones: *stack*.
+
+    ``errors`` (C, K, M) are those of C forecasts, ``horizons`` (C,) their reach in doublings.
     Errors that all candidates share change no order, so they are taken out. Without a backtest the
     weights are equal.
     """
@@ -28,10 +37,10 @@ def weigh(errors: Array, horizons: Array) -> Array:
     products = np.einsum("ckm,clm->ckl", own, own) / np.maximum(together.sum(1), 1)[:, None, None]
     matrix = (products / horizons[:, None, None] ** _GROWTH).mean(0)
     pull = _PULL * np.trace(matrix) / count
-    return least(matrix + pull * np.eye(count), np.full(count, pull / count))
+    return minimize_on_simplex(matrix + pull * np.eye(count), np.full(count, pull / count))
 
 
-def least(matrix: Array, linear: Array) -> Array:
+def minimize_on_simplex(matrix: Array, linear: Array) -> Array:
     """argmin of wᵀ A w − 2 bᵀ w over w ≥ 0, Σ w = 1; A (K, K) positive semi-definite, K small.
 
     The minimum lies in the interior of some face of the simplex, and there it is a linear system.

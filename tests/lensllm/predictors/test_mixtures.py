@@ -6,7 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lensllm.predictors import blend, stack
+from lensllm.predictors.mixtures import (
+    equal_weights,
+    least_error_weights,
+    minimize_on_simplex,
+)
 
 HORIZONS = np.array([1.0, 2.0, 1.0, 3.0])
 RANDOM = np.random.default_rng(4)
@@ -32,7 +36,7 @@ def test_no_point_of_the_simplex_is_lower(data, count, rank):
     def value(w):
         return np.einsum("...k,kl,...l", w, matrix, w) - 2 * w @ linear
 
-    actual = stack.least(matrix, linear)
+    actual = minimize_on_simplex(matrix, linear)
 
     assert actual.min() >= 0
     assert actual.sum() == pytest.approx(1)
@@ -42,7 +46,7 @@ def test_no_point_of_the_simplex_is_lower(data, count, rank):
 def test_without_a_backtest_the_weights_are_equal():
     nothing = np.empty((0, 3, 5)), np.empty(0)
 
-    np.testing.assert_allclose(stack.weigh(*nothing), np.full(3, 1 / 3))
+    np.testing.assert_allclose(least_error_weights(*nothing), np.full(3, 1 / 3))
 
 
 def test_a_perfect_part_gets_all_but_the_pull():
@@ -50,7 +54,7 @@ def test_a_perfect_part_gets_all_but_the_pull():
     errors = np.zeros((4, 2, 6))
     errors[:, 0] = RANDOM.standard_normal((4, 6))
 
-    np.testing.assert_allclose(stack.weigh(errors, HORIZONS), [0.3 / 2.6, 2.3 / 2.6])
+    np.testing.assert_allclose(least_error_weights(errors, HORIZONS), [0.3 / 2.6, 2.3 / 2.6])
 
 
 def test_two_parts_of_known_errors():
@@ -58,7 +62,7 @@ def test_two_parts_of_known_errors():
     own = np.array([[1.0, -1.0, 1.0, -1.0], [2.0, 2.0, -2.0, -2.0]])
     pull = 0.3 * 2.5  # A = diag(1, 4)
 
-    weights = stack.weigh(np.stack([own, own]), np.ones(2))
+    weights = least_error_weights(np.stack([own, own]), np.ones(2))
 
     first = (4 + pull) / (5 + 2 * pull)
     np.testing.assert_allclose(weights, [first, 1 - first])
@@ -69,7 +73,7 @@ def test_an_error_counts_less_the_farther_it_looked():
     errors = np.zeros((2, 2, 6))
     errors[0, 0] = errors[1, 1] = RANDOM.standard_normal(6)
 
-    near, far = stack.weigh(errors, np.array([1.0, 4.0]))
+    near, far = least_error_weights(errors, np.array([1.0, 4.0]))
 
     pull = 0.3 * (1 + 4**-2.4) / 2
     assert near == pytest.approx((4**-2.4 + pull) / (1 + 4**-2.4 + 2 * pull))
@@ -81,7 +85,7 @@ def test_an_error_that_all_candidates_share_does_not_matter():
     shared = RANDOM.standard_normal((4, 2, 1))
 
     np.testing.assert_allclose(
-        stack.weigh(errors + 10 * shared, HORIZONS), stack.weigh(errors, HORIZONS)
+        least_error_weights(errors + 10 * shared, HORIZONS), least_error_weights(errors, HORIZONS)
     )
 
 
@@ -90,7 +94,8 @@ def test_a_candidate_that_never_finished_is_left_out():
     errors[:, :, 2] = np.nan
 
     np.testing.assert_allclose(
-        stack.weigh(errors, HORIZONS), stack.weigh(np.delete(errors, 2, axis=2), HORIZONS)
+        least_error_weights(errors, HORIZONS),
+        least_error_weights(np.delete(errors, 2, axis=2), HORIZONS),
     )
 
 
@@ -103,23 +108,25 @@ def test_parts_are_compared_on_forecasts_that_both_made():
     worse = errors.copy()
     worse[:, 0, :3] += 5.0
 
-    np.testing.assert_allclose(stack.weigh(worse, HORIZONS), stack.weigh(errors, HORIZONS))
+    np.testing.assert_allclose(
+        least_error_weights(worse, HORIZONS), least_error_weights(errors, HORIZONS)
+    )
 
 
 def test_nothing_to_compare_is_like_no_backtest():
     errors = RANDOM.standard_normal((4, 2, 6))
     errors[:, 0, :3] = errors[:, 1, 3:] = np.nan
 
-    np.testing.assert_allclose(stack.weigh(errors, HORIZONS), [0.5, 0.5])
+    np.testing.assert_allclose(least_error_weights(errors, HORIZONS), [0.5, 0.5])
 
 
 @pytest.mark.parametrize("errors", [np.zeros((4, 2, 6)), RANDOM.random((4, 2, 1))])
 def test_parts_without_a_difference_are_weighed_alike(errors):
     """Two perfect ones, or a candidate alone, whose errors are all shared."""
-    np.testing.assert_allclose(stack.weigh(errors, HORIZONS), [0.5, 0.5])
+    np.testing.assert_allclose(least_error_weights(errors, HORIZONS), [0.5, 0.5])
 
 
 def test_the_blend_asks_for_no_errors():
     np.testing.assert_array_equal(
-        blend.weigh(RANDOM.standard_normal((4, 2, 6)), HORIZONS), [0.5, 0.5]
+        equal_weights(RANDOM.standard_normal((4, 2, 6)), HORIZONS), [0.5, 0.5]
     )

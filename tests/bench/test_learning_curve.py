@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lensllm.spectra.learning_curve import exponent, risk
+from bench.learning_curve import exponent, risk
 from lensllm.spectra.spectrum import Spectrum, spectrum
 
 RANDOM = np.random.default_rng(3)

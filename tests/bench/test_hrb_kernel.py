@@ -3,10 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bench import hrb_kernel
+from bench.learning_curve import exponent
 from lensllm.core.errors import DataError
 from lensllm.curves.curve import Curves
-from lensllm.predictors import hrb, hrb_kernel
-from lensllm.spectra.learning_curve import exponent
+from lensllm.predictors import DEFAULT_PRIOR, Hrb, hrb
 from lensllm.spectra.spectrum import Spectrum
 
 K = np.arange(1, 33.0)
@@ -20,18 +21,18 @@ TWINS = Curves(
 
 
 def test_a_steeper_kernel_lowers_the_forecast_of_the_same_curve():
-    plain = hrb.predict(TWINS, TARGETS).loss[:, 0]
+    plain = Hrb().predict(TWINS, TARGETS).loss[:, 0]
 
-    told = hrb_kernel.predict(TWINS, TARGETS).loss[:, 0]
+    moved = hrb_kernel.predict(TWINS, TARGETS).loss[:, 0]
 
     assert exponent(STEEP) > 1.2 * exponent(SHALLOW)
-    assert told[1] < plain[1] < told[0] == told[2]
+    assert moved[1] < plain[1] < moved[0] == moved[2]
 
 
-def test_it_is_hrb_told_the_logarithms_of_the_exponents():
+def test_it_is_hrb_with_a_prior_moved_by_the_logarithms_of_the_exponents():
     slopes = np.log([exponent(s) for s in TWINS.spectra])
 
-    expected = hrb.predict(replace(TWINS, log_exponents=slopes), TARGETS)
+    expected = hrb.posterior(TWINS, TARGETS, DEFAULT_PRIOR, slopes)
 
     actual = hrb_kernel.predict(TWINS, TARGETS)
     np.testing.assert_array_equal(expected.loss, actual.loss)
@@ -41,7 +42,7 @@ def test_it_is_hrb_told_the_logarithms_of_the_exponents():
 def test_kernels_alike_tell_nothing():
     alike = replace(TWINS, spectra=(STEEP,) * 3)
 
-    expected, actual = hrb.predict(alike, TARGETS), hrb_kernel.predict(alike, TARGETS)
+    expected, actual = Hrb().predict(alike, TARGETS), hrb_kernel.predict(alike, TARGETS)
 
     np.testing.assert_allclose(actual.loss, expected.loss, rtol=1e-12)
 
@@ -51,7 +52,7 @@ def test_a_kernel_without_an_exponent_is_like_the_average():
 
     predicted = hrb_kernel.predict(unknown, TARGETS)
 
-    expected = hrb.predict(TWINS, TARGETS)
+    expected = Hrb().predict(TWINS, TARGETS)
     np.testing.assert_allclose(predicted.loss, expected.loss, rtol=1e-12)
 
 
