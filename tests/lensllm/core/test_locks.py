@@ -15,6 +15,7 @@ import pytest
 from lensllm.core import locks
 from lensllm.core.errors import StoreError
 from lensllm.store.artifacts import Recipe, Store
+from tests.waiting import HANG_SECONDS
 
 # Another command on the folder, in the middle of making the same artefact.
 _OTHER = """
@@ -106,7 +107,7 @@ def test_it_is_said_at_the_start_and_only_drafts_of_the_dead_are_collected(
     assert len(drafts(tmp_path)) == 1
     theirs.send_signal(signal.SIGKILL)
     theirs.communicate()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + HANG_SECONDS
     while drafts(tmp_path) and time.monotonic() < deadline:
         Store(tmp_path).prepare()
     assert drafts(tmp_path) == []

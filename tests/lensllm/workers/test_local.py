@@ -16,6 +16,7 @@ import pytest
 from lensllm.core.errors import DataError
 from lensllm.core.processes import started
 from lensllm.workers.local import WorkerError, Workers
+from tests.waiting import HANG_SECONDS
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +26,12 @@ def workers() -> Iterator[Workers]:
     workers.close()
 
 
-def gone(pid: int, within_seconds: float = 30.0) -> bool:
+def gone(pid: int, within_seconds: float = HANG_SECONDS) -> bool:
     """Whether process ``pid`` ends soon."""
     return soon(lambda: started(pid) is None, within_seconds)
 
 
-def soon(condition: Callable[[], bool], within_seconds: float = 30.0) -> bool:
+def soon(condition: Callable[[], bool], within_seconds: float = HANG_SECONDS) -> bool:
     deadline = time.monotonic() + within_seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -22,6 +22,7 @@ from lensllm.workers.local import WorkerError
 from lensllm.workers.ray_cluster import connect
 from lensllm.workers.ray_workers import MARK, RayWorkers
 from tests import ray_nodes
+from tests.waiting import HANG_SECONDS
 
 ray = pytest.importorskip("ray", reason="needs the extra lensllm[ray]")
 pytestmark = pytest.mark.slow
@@ -43,7 +44,7 @@ def workers(cluster: Any, tmp_path: Path) -> Iterator[RayWorkers]:
     workers.close(kill=True)
 
 
-def soon(condition: Callable[[], bool], within_seconds: float = 30.0) -> bool:
+def soon(condition: Callable[[], bool], within_seconds: float = HANG_SECONDS) -> bool:
     deadline = time.monotonic() + within_seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -95,7 +96,7 @@ def test_a_lost_node_reruns_its_job_on_another(
     node = ray_nodes.add(cluster, num_cpus=1)
     with ThreadPoolExecutor(3) as threads:
         jobs = [threads.submit(workers.call, _where, tmp_path, name, label=name) for name in "abc"]
-        assert soon(lambda: len(list(tmp_path.glob("*.at-*"))) == 3, within_seconds=60)
+        assert soon(lambda: len(list(tmp_path.glob("*.at-*"))) == 3)
         (lost,) = (path.name[0] for path in tmp_path.glob(f"*.at-{node.node_id}"))
         cluster.remove_node(node, allow_graceful=False)
         assert soon(lambda: len([n for n in ray.nodes() if n["Alive"]]) == 2)
@@ -206,9 +207,33 @@ def test_no_job_survives_kill_9_of_the_command(cluster: Any, tmp_path: Path) -> 
     with subprocess.Popen(
         [sys.executable, "-c", _COMMAND, str(tmp_path), cluster.address, str(note)]
     ) as command:
-        assert soon(lambda: note.exists() and note.read_text() != "", within_seconds=60)
+        assert soon(lambda: note.exists() and note.read_text() != "")
         command.kill()
     assert soon(lambda: started(int(note.read_text())) is None)
+
+
+_SHADOWED = """
+import sys
+from pathlib import Path
+from lensllm.workers.ray_workers import RayWorkers
+
+workers = RayWorkers(Path(sys.argv[1]) / "artifacts", sys.argv[2], threads=1)
+print(workers.call(abs, -1, label="x"))
+workers.close()
+"""
+
+
+def test_modules_of_our_names_in_the_users_folder_are_not_imported(
+    cluster: Any, tmp_path: Path
+) -> None:
+    """Ray adds the folder of its driver to where its workers import from."""
+    for name in ("lensllm", "tasks", "flows"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('taken for ours')")
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", _SHADOWED, str(tmp_path), cluster.address],
+        cwd=tmp_path, capture_output=True, text=True, timeout=HANG_SECONDS, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
 
 
 def test_joining_leaves_the_signals_alone(cluster: Any) -> None:
