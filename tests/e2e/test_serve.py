@@ -17,6 +17,7 @@ import pytest
 from lensllm.store.artifacts import Store
 from tests.e2e.conftest import COMMAND, ROOT, ask, environment, lensllm, server_of
 from tests.e2e.observe import identity, leftovers
+from tests.e2e.victims import is_spawned
 from tests.stress import NAME, write_pipeline
 from tests.waiting import HANG_SECONDS, wait
 
@@ -79,6 +80,11 @@ class Serving:
 
     def said(self) -> str:
         return self._log.read_text()
+
+    def spawned(self) -> list[psutil.Process]:
+        """The processes of runs, and their workers."""
+        family = psutil.Process(self.command.pid).children(recursive=True)
+        return [process for process in family if is_spawned(process)]
 
     def stop(self, way: "Way") -> None:
         family = psutil.Process(self.command.pid).children(recursive=True)
@@ -249,10 +255,15 @@ def test_only_what_was_registered_is_run(tmp_path: Path, serve: Callable[[Path],
     pickled = base64.b64encode(pickle.dumps(_Touch(opened))).decode()
     place = {"storage_key": str(stored), "serializer": {"type": "pickle", "picklelib": "pickle"}}
     stored.write_text(json.dumps({"metadata": place, "result": pickled}))
+    before = set(serving.spawned())
     run = str(serving.ask(f"/deployments/{right['id']}/create_flow_run", {})["id"])
-    serving.wait(lambda: serving.state(run) == "PENDING", "the run's process")
+    serving.wait(lambda: set(serving.spawned()) - before, "the run's process")
+    (process,) = set(serving.spawned()) - before
+    process.suspend()  # it is importing, and must not begin before its state is changed
+    serving.wait(lambda: serving.state(run) == "PENDING", "the run's state")
     done = {"type": "COMPLETED", "name": "Completed", "data": place}
     assert serving.ask(f"/flow_runs/{run}/set_state", {"state": done, "force": True})
+    process.resume()
     serving.wait(lambda: "is not loaded" in serving.said(), "that it is refused")
     serving.stop(sigterm)
     assert not opened.exists()

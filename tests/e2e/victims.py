@@ -104,7 +104,7 @@ class Command:
     def workers(self) -> list[int]:
         with suppress(psutil.Error):
             family = psutil.Process(self.process.pid).children(recursive=True)
-            return [p.pid for p in family if _is_worker(p)]
+            return [p.pid for p in family if is_spawned(p)]
         return []
 
 
@@ -118,7 +118,8 @@ def send(pid: int | None, way: signal.Signals) -> bool:
     return True
 
 
-def _is_worker(process: psutil.Process) -> bool:
+def is_spawned(process: psutil.Process) -> bool:
+    """Return whether multiprocessing started the process, as it starts workers and runs."""
     try:
         words = process.cmdline()
     except psutil.Error:
