@@ -20,7 +20,7 @@ from multiprocessing import get_context, resource_tracker
 from typing import TypeVar
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from lensllm.core.errors import LensError
 from lensllm.core.processes import die_with_parent

@@ -39,6 +39,4 @@ def test_no_process_of_a_command_takes_the_users_modules_for_ours(folder: Path) 
     assert json.loads(lensllm(folder, "plan", NAME, "--json"))["to_run"] > 0
     said = json.loads(lensllm(folder, "run", NAME, "--json"))
     assert (said["failed"], len(said["ranking"])) == ([], 2)
-    logs = [folder / "artifacts" / "prefect" / "server.log"]
-    assert [log for log in logs if "taken for ours" in log.read_text()] == []
-    assert json.loads(lensllm(folder, "replay", "flan", "--json"))["choice"]
+    assert "taken for ours" not in (folder / "artifacts" / "prefect" / "server.log").read_text()
