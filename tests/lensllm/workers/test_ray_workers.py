@@ -217,7 +217,7 @@ import sys
 from pathlib import Path
 from lensllm.workers.ray_workers import RayWorkers
 
-workers = RayWorkers(Path(sys.argv[1]) / "artifacts", sys.argv[2], threads=1)
+workers = RayWorkers(Path(sys.argv[1]), sys.argv[2], threads=1)
 print(workers.call(abs, -1, label="x"))
 workers.close()
 """
