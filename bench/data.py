@@ -13,7 +13,7 @@ CASES = ((250_000, 10_000), (250_000, 100_000), (1_000_000, 100_000))  # rows, k
 _READ = """
 import re, sys, time
 from pathlib import Path
-from lensllm.config import Data
+from lensllm.config.sections import Data
 from lensllm.data import sources
 # of this program alone: getrusage's maximum is that of who started it, if that was larger
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1e3

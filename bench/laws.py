@@ -5,7 +5,7 @@ import numpy as np
 from bench import published
 from bench.timing import markdown, medians
 from lensllm.core import seeds
-from lensllm.curves import losses
+from lensllm.curves import tables
 from lensllm.curves.curve import Array, Curves, curves_from_cells
 from lensllm.laws import fit_rectified
 
@@ -17,7 +17,7 @@ STARTS = 10  # random ones, beside the documented one
 
 def curves(table: str, budget: int) -> Curves:
     """The 30 curves of a published table, D = 0 apart."""
-    read = losses.read(table)
+    read = tables.read(table)
     return curves_from_cells(read.cells, read.metric, budget)
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from bench import published
 from bench.timing import markdown
-from lensllm.curves import losses
+from lensllm.curves import tables
 from lensllm.curves.curve import Curves, curves_from_cells
 from lensllm.predictors import PREDICTORS, hrb, reads, with_settings
 from lensllm.selection import scores
@@ -35,7 +35,7 @@ PUBLISHED = Path(__file__).with_name("published_scores.csv")
 @cache
 def curves_of(name: str) -> Curves:
     """All that the table holds, the target included."""
-    return curves_from_cells(losses.read(name).cells, "nats_per_token", int(TARGET))
+    return curves_from_cells(tables.read(name).cells, "nats_per_token", int(TARGET))
 
 
 def truth(name: str) -> np.ndarray:

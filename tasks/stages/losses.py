@@ -3,7 +3,7 @@
 Key: the file's checksum. Tables: ``cells`` (schema curve/cells), ``notes``.
 """
 
-from lensllm.curves import losses
+from lensllm.curves import tables
 from lensllm.store.artifacts import Recipe, write_table
 from tasks.base.stage import Step, Work
 
@@ -12,12 +12,12 @@ VERSION = 1
 
 def step(source: str) -> Step:
     """Raises ``DataError`` when ``source`` is not there."""
-    recipe = Recipe("losses", VERSION, losses.fingerprint(source))
+    recipe = Recipe("losses", VERSION, tables.fingerprint(source))
     return Step(f"losses {source}", recipe, {"source": source}, in_worker=False)
 
 
 def build(work: Work) -> None:
-    table = losses.read(work.hints["source"])
+    table = tables.read(work.hints["source"])
     write_table(work.folder, "curve/cells", table.cells)
     notes = [("metric", table.metric), ("citation", table.citation)]
     notes += [("note", text) for text in table.notes]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench import published
-from lensllm.curves import losses
+from lensllm.curves import tables
 from lensllm.curves.curve import Curves, curves_from_cells
 
 SIZES = 200 * 2.0 ** np.arange(10)
@@ -14,7 +14,7 @@ TARGET = 1_638_400
 
 
 def table(name, budget, *candidates):
-    read = losses.read(name)
+    read = tables.read(name)
     cells = read.cells[read.cells["candidate"].isin(candidates)] if candidates else read.cells
     return curves_from_cells(cells, read.metric, budget)
 

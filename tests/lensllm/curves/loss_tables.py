@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lensllm.core.errors import DataError
-from lensllm.curves.losses import LossTable, read
+from lensllm.curves.tables import LossTable, read
 
 LONG = """\
 candidate,size,loss,seed,parameters,family
@@ -63,3 +63,10 @@ def refusal(folder: Path, text: str | bytes) -> str:
     assert said.startswith(file)
     assert "\n" not in said
     return said.removeprefix(file)
+
+
+def families(table: LossTable) -> dict[str, str]:
+    """The family of every candidate that has one."""
+    known = table.cells[table.cells["family"] != ""].groupby("candidate")["family"]
+    assert (known.nunique() == 1).all()
+    return known.first().to_dict()

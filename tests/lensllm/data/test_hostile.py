@@ -16,7 +16,7 @@ import pytest
 
 from lensllm.config.sections import Data
 from lensllm.core.errors import DataError
-from lensllm.curves import losses
+from lensllm.curves import tables
 from lensllm.data import sources
 from lensllm.data.builtin import pretraining_text
 from lensllm.store.artifacts import Recipe, Store
@@ -86,7 +86,7 @@ def test_a_files_name_is_only_a_name(tmp_path: Path, name: str) -> None:
 _READ = """
 import re, sys
 from pathlib import Path
-from lensllm.config import Data
+from lensllm.config.sections import Data
 from lensllm.data import sources
 from lensllm.core.errors import DataError
 # of this program alone: getrusage's maximum is that of who started it, if that was larger
@@ -277,13 +277,13 @@ def test_a_table_of_losses_without_end_is_one_sentence(
 ) -> None:
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match=sentence) as caught:
-        losses.read(str(tmp_path / name))
+        tables.read(str(tmp_path / name))
     assert len(str(caught.value)) < 1000
 
 
 def test_a_table_of_losses_has_a_largest_size(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     with path.open("wb") as stream:
-        stream.truncate(losses._MOST_BYTES + 1)
+        stream.truncate(tables._MOST_BYTES + 1)
     with pytest.raises(DataError, match="more than 67,108,864 bytes: rank in parts"):
-        losses.read(str(path))
+        tables.read(str(path))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lensllm.curves import losses
+from lensllm.curves import tables
 from lensllm.curves.curve import curves_from_cells
 from lensllm.predictors import PREDICTORS, AtS, Hrb
 
@@ -22,7 +22,7 @@ REFERENCE = pd.read_csv(Path(__file__).with_name("reference_predictions.csv"))
 @pytest.mark.parametrize("budget", sorted(set(REFERENCE["budget"])))
 @pytest.mark.parametrize("table", ["flan", "gigaword"])
 def test_every_prediction(table, budget):
-    source = losses.read(table)
+    source = tables.read(table)
     known = curves_from_cells(source.cells, "nats_per_token", budget)
     families = tuple(source.families.get(name, "") for name in known.candidates)
     known = replace(known, families=families)

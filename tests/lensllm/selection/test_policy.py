@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lensllm.curves import losses
+from lensllm.curves import tables
 from lensllm.curves.curve import Curves, curves_from_cells
 from lensllm.predictors import PREDICTORS
 from lensllm.selection.answers import Question
@@ -286,7 +286,7 @@ def test_failed_cells_are_lived_with(policy, seed):
 )
 def test_what_the_policies_choose_and_save_on_the_published_tables(name, policy, rel_acc, saved):
     target = 1_638_400
-    table = losses.read(name)
+    table = tables.read(name)
     whole = curves_from_cells(table.cells, table.metric, target)
     truth, sizes = whole.mean_losses[:, -1], whole.until(target / 2)
     asked = Question(target, (target / 2,), ("stack",), "stack", seed=0)

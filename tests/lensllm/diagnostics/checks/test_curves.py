@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lensllm.curves.curve import Curves, curves_from_cells
-from lensllm.curves.losses import read
+from lensllm.curves.tables import read
 from lensllm.diagnostics.checks import RankingEvidence
 from lensllm.diagnostics.checks.curves import jumps, noise_log, points, rises
 

@@ -13,21 +13,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lensllm.core.errors import DataError
-from lensllm.curves import losses
+from lensllm.curves import tables
 from lensllm.curves.curve import curves_from_cells
-from lensllm.curves.losses import BUILTIN, fingerprint, read
+from lensllm.curves.tables import PUBLISHED, fingerprint, read
 from lensllm.store import schemas
 from lensllm.store.artifacts import write_table
-from tests.lensllm.curves.loss_tables import EXPECTED, LONG, WIDE, long, read_text, refusal, rows
+from tests.lensllm.curves.loss_tables import (
+    EXPECTED,
+    LONG,
+    WIDE,
+    families,
+    long,
+    read_text,
+    refusal,
+    rows,
+)
 
 NAN = float("nan")
 
 # --- the published tables -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", BUILTIN)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_table_is_the_file_number_by_number(name: str) -> None:
-    path = Path(losses.__file__).with_name("tables") / f"{name}.csv"
+    path = Path(tables.__file__).with_name("published") / f"{name}.csv"
     with path.open() as stream:
         header, *lines = list(csv.reader(stream))
     sizes = [int(title) for title in header[1:-2]]
@@ -42,7 +51,7 @@ def test_a_published_table_is_the_file_number_by_number(name: str) -> None:
     ]
     assert len(expected) == 450
     assert expected == rows(table)
-    assert {line[0]: line[-1] for line in lines} == table.families
+    assert {line[0]: line[-1] for line in lines} == families(table)
     weights = table.cells.drop_duplicates("candidate").set_index("candidate")["parameters"]
     assert {line[0]: int(line[-2]) for line in lines} == weights.to_dict()
     assert table.metric == "nats_per_token"
@@ -50,7 +59,7 @@ def test_a_published_table_is_the_file_number_by_number(name: str) -> None:
 
 
 def test_the_oddities_told_of_the_published_tables_are_in_them() -> None:
-    for name, builtin in BUILTIN.items():
+    for name, builtin in PUBLISHED.items():
         assert builtin.notes == read(name).notes
     cells = read("gigaword").cells.pivot(index="candidate", columns="size", values="nats_per_token")
     gap = cells.loc["microsoft/phi-2"] - cells.loc["MBZUAI/LaMini-GPT-1.5B"]
@@ -62,7 +71,7 @@ def test_the_oddities_told_of_the_published_tables_are_in_them() -> None:
 def test_a_copy_of_a_published_table_is_the_same_input_and_keeps_its_citation(
     tmp_path: Path,
 ) -> None:
-    flan = (Path(losses.__file__).with_name("tables") / "flan.csv").read_bytes()
+    flan = (Path(tables.__file__).with_name("published") / "flan.csv").read_bytes()
     copy = tmp_path / "mine.csv"
     copy.write_bytes(flan)
 
@@ -97,7 +106,7 @@ def test_both_forms_and_every_kind_of_file_are_the_same_table(
     table = read(str(path))
 
     assert rows(table) == EXPECTED
-    assert table.families == {"org/b-1.5B": "B", "org/a-124M": "A"}
+    assert families(table) == {"org/b-1.5B": "B", "org/a-124M": "A"}
     weights = table.cells.groupby("candidate", sort=False)["parameters"].first()
     assert weights.tolist() == [1_500_000_000, pd.NA]
     assert (table.metric, table.citation) == ("nats_per_token", "")
@@ -131,7 +140,70 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
         "Left out for having no loss at all: c.",
         "Columns that were not used: notes, accuracy.",
     )
-    assert table.families is None
+    assert families(table) == {}
+
+
+# --- columns by their names ----------------------------------------------------------------------
+
+
+def test_thousands_separators_and_prefixes_in_sizes(tmp_path: Path) -> None:
+    wide = 'LLM,"1,638,400",D=200,n 400.0,1.6e3\na,1,2,3,4\nb,5,6,7,8\n'
+    long_form = "model;D;eval loss\n" + "".join(
+        f"{c};{d};{x}\n"
+        for c, d, x in [
+            *[("a", "1,638,400", 1), ("a", "200", 2), ("a", "4e2", 3), ("a", "1_600", 4)],
+            *[("b", "1638400", 5), ("b", "200.0", 6), ("b", "400", 7), ("b", "1600", 8)],
+        ]
+    )
+    expected = [
+        *[("a", 200, 0, 2.0), ("a", 400, 0, 3.0), ("a", 1600, 0, 4.0), ("a", 1638400, 0, 1.0)],
+        *[("b", 200, 0, 6.0), ("b", 400, 0, 7.0), ("b", 1600, 0, 8.0), ("b", 1638400, 0, 5.0)],
+    ]
+
+    assert expected == rows(read_text(tmp_path, wide))
+    assert expected == rows(read_text(tmp_path, long_form))
+
+
+def test_the_first_column_of_text_is_the_candidate_where_no_name_says_so(tmp_path: Path) -> None:
+    """As pandas writes a pivoted table, and one with a numbered index."""
+    pivoted = ",200,400,800\na,1,2,3\nb,4,5,6\n"
+    numbered = ",which,200,400,800\n0,a,1,2,3\n1,b,4,5,6\n"
+
+    for text in (pivoted, numbered):
+        table = read_text(tmp_path, text)
+        assert table.cells["candidate"].tolist() == ["a", "a", "a", "b", "b", "b"]
+        assert table.notes == ()
+
+
+def test_the_unit_in_a_name_sets_the_metric_and_bits_per_byte_are_preferred(tmp_path: Path) -> None:
+    nats = read_text(tmp_path, long(header="candidate,size,nats_per_token"))
+    bits = read_text(tmp_path, long(header="candidate,size,Bits per Byte"))
+    both = read_text(
+        tmp_path,
+        long(header="candidate,size,nats_per_token,bits_per_byte").replace(",0\n", ",1.5\n"),
+    )
+    empty_bits = read_text(
+        tmp_path, long(header="candidate,size,nats_per_token,bits_per_byte").replace(",0\n", ",\n")
+    )
+
+    assert (nats.metric, bits.metric) == ("nats_per_token", "bits_per_byte")
+    assert both.metric == "bits_per_byte"
+    assert {1.5} == set(both.cells["bits_per_byte"])
+    assert nats.cells["nats_per_token"].tolist() == both.cells["nats_per_token"].tolist()
+    assert empty_bits.metric == "nats_per_token"
+    assert empty_bits.notes == ()
+
+
+def test_weights_are_read_with_units_and_belong_to_the_candidate(tmp_path: Path) -> None:
+    text = long(header="candidate,size,loss,params,family").replace(",0,0\n", ",,\n")
+    text = text.replace("a,2,2.998,,", "a,2,2.998,124.5M,one").replace(
+        "b,3,2.997,,", "b,3,2.997,1.5e9,"
+    )
+
+    table = read_text(tmp_path, text)
+
+    assert table.cells["parameters"].tolist() == [124_500_000] * 3 + [1_500_000_000] * 3
+    assert families(table) == {"a": "one"}
 
 
 # --- what comes after -----------------------------------------------------------------------------
@@ -253,6 +325,29 @@ def test_a_fine_grid_is_said_to_be_thinned(tmp_path: Path) -> None:
 # --- bad input ------------------------------------------------------------------------------------
 
 SENTENCES = {
+    "size twice": ("model,200,400,200\na,1,2,3\nb,1,2,3\n", "two columns hold the losses at D = 200: keep one"),
+    "size twice, otherwise written": ("model,200,400,200.0\na,1,2,3\nb,1,2,3\n", "two columns hold the losses at D = 200"),
+    "size mangled": ("model,200,400,200.1\na,1,2,3\nb,1,2,3\n", "column '200.1' is no training size: name it by the whole number of examples"),
+    "negative size column": ("model,200,400,-800\na,1,2,3\nb,1,2,3\n", "column '-800' is no training size"),
+    "column twice": ("model,size,loss,loss\na,1,2,3\nb,1,2,3\n", "columns 'loss' and 'loss' are both a loss: rename one"),
+    "two sizes": ("model,size,n,loss\na,1,2,3\nb,1,2,3\n", "columns 'size' and 'n' are both a size: rename one ('parameters' if it counts weights)"),
+    "two weights": ("model,200,400,800,size,params\na,1,2,3,9,9\nb,1,2,3,9,9\n", "columns 'size' and 'params' are both a number of weights: remove one"),
+    "no header": (long().partition("\n")[2], "the first line looks like data ('2.999'): put a header above it"),
+    "no header, whole losses": ("a,100,3\na,200,2.8\nb,100,3.5\nb,200,3.1\n", "the first line looks like data ('100'): put a header above it"),
+    "no header in wide": (WIDE.partition("\n")[2], "the first line looks like data"),
+    "header of numbers": ("200,400,800\n1,2,3\n4,5,6\n", "the first line is numbers only"),
+    "no loss column": ("candidate,size,los\na,1,2\n", "no column 'loss' (did you mean 'los'?), nor columns named by training sizes (0, 200, 400, …); it has candidate, size, los"),
+    "no size column": ("candidate,loss\na,1\n", "no column 'size', nor columns named by"),
+    "no candidate column": ("size,loss,seed\n1,2,3\n", "no column of candidates: call it 'candidate'"),
+    "fraction of a size": (long("c,1.5,2"), "line 8, column 'size': '1.5' is no training size: write a whole number from 0"),
+    "negative size": (long("c,-1,2"), "line 8, column 'size': '-1' is no training size"),
+    "blank size": (long("c,,2"), "line 8, column 'size': '' is no training size"),
+    "infinite size": (long("c,inf,2"), "line 8, column 'size': 'inf' is no training size"),
+    "seed": (long("c,1,2,x", header="candidate,size,loss,seed"), "line 8, column 'seed': 'x' is no seed: write a whole number"),
+    "weights": (long("c,1,2,big", header="candidate,size,loss,parameters").replace(",0\n", ",\n"), "line 8, column 'parameters': 'big' is no number of weights: write it as 124000000 or 124M"),
+    "no weights": (long("c,1,2,0", header="candidate,size,loss,parameters").replace(",0\n", ",\n", 6), "line 8, column 'parameters': '0' is no number of weights"),
+    "contradicting weights": (long("c,1,2,5", "c,2,2,6", header="candidate,size,loss,parameters").replace(",0\n", ",\n"), "line 9, column 'parameters': c has '6' here and '5' above: make them agree"),
+    "contradicting families": (long("c,1,2,T5", "c,2,2,GPT", header="candidate,size,loss,family"), "line 9, column 'family': c has 'GPT' here and 'T5' above"),
     "negative": (long("c,1,-2"), "line 8, column 'loss': the loss of c at D = 1 is -2 and must be positive: correct it"),
     "zero": (long("c,1,0.0"), "line 8, column 'loss': the loss of c at D = 1 is 0 and must be positive"),
     "infinite": (long("c,1,inf"), "line 8, column 'loss': the loss of c at D = 1 is infinite: leave the cell of a diverged run empty"),
@@ -305,3 +400,56 @@ def test_a_source_that_is_not_there_is_a_sentence(
 
     with pytest.raises(DataError, match=sentence):
         use(source)
+
+
+# --- DataFrames -----------------------------------------------------------------------------------
+
+
+def test_the_columns_of_cells_are_those_of_the_store() -> None:
+    assert tuple(schemas.schema("curve/cells").names) == tables.CELL_COLUMNS
+
+
+@pytest.mark.parametrize("text", [LONG, WIDE])
+@pytest.mark.parametrize("dtype", [None, str], ids=["numbers", "texts"])
+def test_a_data_frame_is_the_same_table_as_its_file(text: str, dtype: type | None) -> None:
+    frame = pd.read_csv(io.StringIO(text), dtype=dtype)
+
+    table = tables.from_frame(frame)
+
+    assert rows(table) == EXPECTED
+    assert families(table) == {"org/b-1.5B": "B", "org/a-124M": "A"}
+    weights = table.cells.groupby("candidate", sort=False)["parameters"].first()
+    assert weights.tolist() == [1_500_000_000, pd.NA]
+    assert table.notes == ("1 of 8 losses are empty and were left out.",)
+
+
+def test_the_index_of_a_data_frame_may_name_candidates() -> None:
+    long_form = pd.read_csv(io.StringIO(LONG))
+    pivoted = long_form.pivot(index="candidate", columns="size", values="loss")
+    unnamed = pivoted.rename_axis(index=None, columns=None)
+    filtered = long_form[long_form["size"] >= 0].sample(frac=1, random_state=0)
+    expected = sorted(EXPECTED)
+
+    for frame in (pivoted, unnamed, filtered, long_form.set_index(["candidate", "seed"])):
+        before = frame.copy()
+        assert sorted(rows(tables.from_frame(frame))) == expected
+        pd.testing.assert_frame_equal(before, frame)
+    assert tables.from_frame(filtered).notes == ("1 of 8 losses are empty and were left out.",)
+
+
+FRAMES = {
+    "negative": (pd.DataFrame({"model": ["a", "b"], 1: [1, -2], 2: [1, 1], 3: [1, 1]}), "my runs: row 2, column '1': the loss of b at D = 1 is -2"),
+    "text": (pd.DataFrame({"model": ["a", "b"], 1: [1, "x"], 2: [1, 1], 3: [1, 1]}), "my runs: row 2, column '1': 'x' is no number"),
+    "no row": (pd.DataFrame({"model": [], 1: [], 2: [], 3: []}), "my runs: there is no row below the header"),
+    "nothing": (pd.DataFrame(), "my runs: there is no row below the header"),
+    "no losses": (pd.DataFrame({"model": ["a", "b"], "size": [1, 2]}), "my runs: no column 'loss'"),
+    "too wide": (pd.DataFrame([range(10_001)]), "my runs: it has 10,001 columns, of at most 10,000"),
+    "too long": (pd.DataFrame(np.zeros((2_000_001, 5), dtype=np.int8)), "my runs: it has 10,000,005 cells, of at most 10,000,000"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("frame", "sentence"), FRAMES.values(), ids=FRAMES)
+def test_a_bad_data_frame_is_a_sentence(frame: pd.DataFrame, sentence: str) -> None:
+    with pytest.raises(DataError) as caught:
+        tables.from_frame(frame, "my runs")
+    assert str(caught.value).startswith(sentence)

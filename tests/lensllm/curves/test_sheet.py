@@ -9,8 +9,16 @@ import pandas as pd
 import pytest
 
 from lensllm.core.errors import DataError
-from lensllm.curves.losses import read
-from tests.lensllm.curves.loss_tables import EXPECTED, LONG, WIDE, long, read_text, refusal, rows
+from lensllm.curves.tables import read
+from tests.lensllm.curves.loss_tables import (
+    EXPECTED,
+    LONG,
+    WIDE,
+    long,
+    read_text,
+    refusal,
+    rows,
+)
 
 
 @pytest.mark.parametrize(
