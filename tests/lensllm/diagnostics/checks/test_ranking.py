@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from lensllm.curves.losses import read
+from lensllm.curves.tables import read
 
 from lensllm.curves.curve import curves_from_cells
 from lensllm.diagnostics.checks.ranking import (
