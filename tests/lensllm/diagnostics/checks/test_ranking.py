@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from lensllm.curves.tables import read
 
 from lensllm.curves.curve import curves_from_cells
+from lensllm.curves.tables import read
 from lensllm.diagnostics.checks.ranking import (
     different_tokenizers,
     far_target,
