@@ -17,14 +17,14 @@ from lensllm.core.errors import LensError
 from lensllm.data.tokens import select
 from lensllm.models.load import load_model
 from lensllm.store.artifacts import Store
-from lensllm.training import evaluate, fine_tune, schedule
+from lensllm.training import evaluate, fine_tune, loop
 from tasks.planning.plan import make_plan
 from tasks.stages import sample
 
 ARTIFACTS, PIPELINE = Path("artifacts"), "demo"
 MODELS = ("neo-micro-topics", "gpt2-nano-docs")
 SIZE, SEEDS = 400, 4
-POOLS = (schedule._POOL_BATCHES, 1)  # of one batch a pool: random batches
+POOLS = (loop._POOL_BATCHES, 1)  # of one batch a pool: random batches
 CPU, FLOAT = torch.device("cpu"), torch.float32
 
 
@@ -59,6 +59,6 @@ def _loss(name: str, seed: int, pool: int) -> float:
         select(tokens, sample.rows(store, plan.samples[0].ref, role))
         for role in ("train", "validation", "test")
     )
-    with patch.object(schedule, "_POOL_BATCHES", pool):
+    with patch.object(loop, "_POOL_BATCHES", pool):
         fine_tune(model, train[:SIZE], validation, FineTune(), seed=seed, device=CPU, dtype=FLOAT)
     return evaluate(model, test, device=CPU, dtype=FLOAT).nats_per_token

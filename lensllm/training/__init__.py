@@ -1,22 +1,28 @@
-"""A cell: one candidate fine-tuned on one subset, by a training loop of our own.
+"""A cell: one candidate fine-tuned on one subset.
 
-``loop`` trains, ``accumulate`` takes the gradients of one step, ``schedule`` says at which rate and
-on which examples, ``evaluate`` measures a loss, ``memory`` remembers what fits, ``resume`` goes on
-where a killed cell was, ``ranks`` spreads a cell over several processes.
+``loop`` trains by a schedule, ``accumulate`` computes the gradients of one step, ``evaluate`` a
+loss, ``memory`` finds batch sizes that fit, ``resume`` keeps checkpoints, ``ranks`` shards a cell
+over several processes, ``throughput`` times a candidate.
 """
 
-from lensllm.training.evaluate import HeldOut, evaluate, finite
-from lensllm.training.loop import Diverged, Epoch, Tuned, fine_tune
-from lensllm.training.schedule import batches, learning_rate
+from lensllm.training.evaluate import EvaluationResult, evaluate, require_finite
+from lensllm.training.loop import (
+    Diverged,
+    Epoch,
+    TrainingResult,
+    batches,
+    fine_tune,
+    learning_rate,
+)
 
 __all__ = [
     "Diverged",
     "Epoch",
-    "HeldOut",
-    "Tuned",
+    "EvaluationResult",
+    "TrainingResult",
     "batches",
     "evaluate",
     "fine_tune",
-    "finite",
     "learning_rate",
+    "require_finite",
 ]

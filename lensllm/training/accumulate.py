@@ -1,8 +1,8 @@
-"""The gradients of one optimiser step: those of the mean over all its target tokens, whatever part
-of the batch is in memory at a time.
+"""The gradients of one optimiser step, accumulated over micro-batches that fit into memory.
 
-A part that does not fit leaves nothing behind: gradients are cleared and random states put back
-before the step is tried again with smaller parts.
+They are those of the mean loss over all target tokens of the batch, whatever the micro-batch. If a
+micro-batch does not fit, gradients are cleared and random states restored before the step is tried
+again with smaller ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from lensllm.core.errors import ModelError
 from lensllm.models.batch import Example, collate, token_losses
 from lensllm.training.evaluate import autocast
-from lensllm.training.memory import Fitting, is_out_of_memory, release, too_large
+from lensllm.training.memory import BatchSizeTuner, is_out_of_memory, release, too_large
 from lensllm.training.ranks import ALONE, Ranks
 
 
@@ -28,30 +28,30 @@ def gradients(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    fitting: Fitting,
+    tuner: BatchSizeTuner,
     ranks: Ranks = ALONE,
 ) -> Tensor:
     """Set the gradients of the examples' mean loss per target token, and return that loss.
 
-    Raises ``ModelError`` when not even one example fits.
+    The loss has shape () and is in nats. Raises ``ModelError`` if not even one example fits.
     """
     before = random_states(device)
     while True:
-        loss = _try(model, examples, device, dtype, fitting.fit.micro_batch, ranks)
+        loss = _try(model, examples, device, dtype, tuner.plan.micro_batch, ranks)
         if loss is not None:
             return ranks.sum(loss)
         model.zero_grad(set_to_none=True)
         release(device)
         share = math.ceil(len(examples) / ranks.size)
-        if not fitting.shrink(share, model.supports_gradient_checkpointing):
+        if not tuner.shrink(share, model.supports_gradient_checkpointing):
             raise too_large(model, examples, device)
-        if not ranks.alone:  # the others wait inside a pass that this rank has left
+        if not ranks.alone:  # the other ranks wait inside a pass that this one has left
             raise ModelError(
                 f"out of memory with {share} examples of a batch on each of {ranks.size} processes;"
-                f" run again: it will take {fitting.fit.micro_batch} at a time"
+                f" run again: it will take {tuner.plan.micro_batch} at a time"
             )
-        set_checkpointing(model, fitting.fit.checkpointing)
-        restore(before, device)
+        set_checkpointing(model, tuner.plan.checkpointing)
+        restore_random_states(before, device)
 
 
 def _try(
@@ -62,10 +62,10 @@ def _try(
     micro_batch: int,
     ranks: Ranks,
 ) -> Tensor | None:
-    """One attempt at ``micro_batch`` examples at a time; None: they did not fit."""
+    """The loss, tried with ``micro_batch`` examples at a time; None if they did not fit."""
     try:
         return _in_parts(model, examples, device, dtype, micro_batch, ranks)
-    except (RuntimeError, MemoryError) as error:  # whose traceback holds the activations
+    except (RuntimeError, MemoryError) as error:  # its traceback holds the activations
         if not is_out_of_memory(error):
             raise
         return None
@@ -79,7 +79,7 @@ def _in_parts(
     micro_batch: int,
     ranks: Ranks,
 ) -> Tensor:
-    """Backward of this rank's share of the mean; that share, shape ()."""
+    """Run backward on this rank's share of the mean loss, and return that share, shape ()."""
     targets = sum(len(e.completion) for e in examples)
     mine, count = ranks.share(examples)
     size = micro_batch or len(mine)
@@ -98,20 +98,20 @@ def _in_parts(
 
 
 def set_checkpointing(model: Any, wanted: bool) -> None:
-    """Let the blocks compute their activations again in the backward pass, or not."""
+    """Turn gradient checkpointing of the model's blocks on or off."""
     if wanted == any(getattr(m, "gradient_checkpointing", False) for m in model.modules()):
         return
     with warnings.catch_warnings():  # transformers 5 has a new name for these, 5.5 the old one
         warnings.simplefilter("ignore", FutureWarning)
         if wanted:
-            # Not reentrant: dropout's random states are put back, so the bits stay the same.
+            # Non-reentrant checkpoints restore dropout's random states: the same bits.
             model.gradient_checkpointing_enable({"use_reentrant": False})
         else:
             model.gradient_checkpointing_disable()
 
 
 def random_states(device: torch.device) -> dict[str, Tensor]:
-    """What dropout draws from: the CPU's generator, and the device's own."""
+    """Random states that dropout draws from: those of the CPU and of the device."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
@@ -120,8 +120,8 @@ def random_states(device: torch.device) -> dict[str, Tensor]:
     return states
 
 
-def restore(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Draw from ``states`` on."""
+def restore_random_states(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Continue drawing from ``states``."""
     torch.set_rng_state(states["cpu"])
     if "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)

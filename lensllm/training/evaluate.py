@@ -1,4 +1,4 @@
-"""The loss of a set of examples."""
+"""The loss of a set of examples, in batches that fit into memory."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from torch import Tensor
 
 from lensllm.core.errors import ModelError
 from lensllm.models.batch import Batch, Example, collate, example_means, token_losses
-from lensllm.training.memory import Fitting, is_out_of_memory, release, too_large
+from lensllm.training.memory import BatchSizeTuner, is_out_of_memory, release, too_large
 from lensllm.training.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Loss of a set of examples."""
+class EvaluationResult:
+    """Loss of a set of examples under one model."""
 
-    nats: float  # summed over all target tokens
-    tokens: int
-    examples: NDArray[np.float64]  # of each its own mean nats per token, shortest first
+    nats: float  # sum over all target tokens
+    tokens: int  # target tokens
+    examples: NDArray[np.float64]  # (n,) mean nats per token of each, shortest example first
 
     @property
     def nats_per_token(self) -> float:
@@ -38,24 +38,27 @@ def evaluate(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    fitting: Fitting | None = None,
+    tuner: BatchSizeTuner | None = None,
     ranks: Ranks = ALONE,
-) -> HeldOut:
-    """Loss of ``examples`` under ``model``, in evaluation mode."""
+) -> EvaluationResult:
+    """Loss of ``examples`` under ``model``, which is left in evaluation mode.
+
+    Raises ``ModelError`` if not one example fits into memory.
+    """
     model.eval()
-    fitting = fitting or Fitting()
+    tuner = tuner or BatchSizeTuner()
     ordered = sorted(examples, key=len)
     mine, count = ranks.share(ordered)
     nats, tokens, means = 0.0, 0, [torch.zeros(0, dtype=torch.float64)]
     start = 0
     while start < len(mine):
-        size = min(fitting.fit.evaluation_batch, len(mine) - start)
+        size = min(tuner.plan.evaluation_batch, len(mine) - start)
         chosen = mine[start : start + size]
         batch = collate(chosen, model.config)
         losses = _losses(model, batch, device, dtype, ranks)
         if losses is None:
             release(device)
-            if not ranks.alone or not fitting.shrink_evaluation(size):
+            if not ranks.alone or not tuner.shrink_evaluation(size):
                 raise too_large(model, chosen, device)
             continue
         means.append(example_means(losses, batch)[: count - start])
@@ -63,11 +66,11 @@ def evaluate(
         nats += float(losses.sum())
         tokens += len(losses)
         start += size
-    return _of_all(HeldOut(nats, tokens, torch.cat(means).numpy()), ranks)
+    return _gather(EvaluationResult(nats, tokens, torch.cat(means).numpy()), ranks)
 
 
-def finite(loss: float, whose: str) -> float:
-    """``loss``; raises ModelError when no training can mend it."""
+def require_finite(loss: float, whose: str) -> float:
+    """Return ``loss``, or raise ``ModelError`` if it is NaN or infinite."""
     if not math.isfinite(loss):
         raise ModelError(
             f"the loss of {whose} is not finite, though every weight is: its outputs overflow or "
@@ -79,7 +82,7 @@ def finite(loss: float, whose: str) -> float:
 def _losses(
     model: Any, batch: Batch, device: torch.device, dtype: torch.dtype, ranks: Ranks
 ) -> Tensor | None:
-    """Nats of each target token in double precision on the CPU; None: they did not fit."""
+    """Nats of each target token (N,), float64 on the CPU; None if the batch did not fit."""
     # Weights gathered in inference mode could not be trained on afterwards.
     without_gradients = torch.inference_mode() if ranks.alone else torch.no_grad()
     try:
@@ -91,16 +94,17 @@ def _losses(
         return None
 
 
-def _of_all(mine: HeldOut, ranks: Ranks) -> HeldOut:
+def _gather(mine: EvaluationResult, ranks: Ranks) -> EvaluationResult:
+    """The result over the examples of all ranks."""
     if ranks.alone:
         return mine
-    totals = ranks.interleaved([(mine.nats, mine.tokens)])
-    means = ranks.interleaved(mine.examples.tolist())
-    return HeldOut(sum(n for n, _ in totals), sum(t for _, t in totals), np.array(means))
+    totals = ranks.gather([(mine.nats, mine.tokens)])
+    means = ranks.gather(mine.examples.tolist())
+    return EvaluationResult(sum(n for n, _ in totals), sum(t for _, t in totals), np.array(means))
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """Matrix products in ``dtype``."""
+    """Context with matrix products in ``dtype``."""
     if dtype == torch.float32 or dtype == torch.float64:
         return nullcontext()
     return torch.autocast(device.type, dtype=dtype)

@@ -1,8 +1,8 @@
-"""What fits into memory: found by running out of it, remembered for the next cell.
+"""Batch sizes that fit into memory: found by running out of it, remembered for the next cell.
 
-A batch that does not fit is taken in halves of halves, and at one example at a time activations are
-computed again in the backward pass. The loss and its gradients are those of the whole batch either
-way, so nothing here is in any key.
+A batch that does not fit is halved repeatedly; at one example at a time, gradient checkpointing is
+turned on. The loss and its gradients are those of the whole batch either way, so none of this is in
+any key.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from lensllm.models.memory import memory
 log = logging.getLogger("lensllm.training")
 GIB = 2**30
 EVALUATION_BATCH = 64
-# What allocators say that raise a bare RuntimeError: torch's on a CPU, C++, oneDNN, Apple's.
+# Messages of allocators that raise a bare RuntimeError: torch's on a CPU, C++, oneDNN, Apple's.
 _COMPLAINTS = (
     "can't allocate memory",
     "out of memory",
@@ -42,7 +42,7 @@ _COMPLAINTS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether some allocator refused."""
+    """True if ``error`` says that an allocator refused."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     said = str(error)
@@ -50,15 +50,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How much is done at a time."""
+class BatchPlan:
+    """How many examples are in memory at a time."""
 
     micro_batch: int = 0  # examples of an optimiser step at a time; 0: all of them
-    checkpointing: bool = False  # activations are computed again in the backward pass
+    checkpointing: bool = False  # gradient checkpointing: activations are computed twice
     evaluation_batch: int = EVALUATION_BATCH
 
-    def smaller(self, batch: int, can_checkpoint: bool) -> Fit | None:
-        """The next thing to try for a step of ``batch`` examples; None when nothing is left."""
+    def smaller(self, batch: int, can_checkpoint: bool) -> BatchPlan | None:
+        """The next smaller plan for a step of ``batch`` examples; None if there is none."""
         now = min(self.micro_batch or batch, batch)
         if now > 1:
             return replace(self, micro_batch=(now + 1) // 2)
@@ -66,67 +66,70 @@ class Fit:
             return replace(self, micro_batch=1, checkpointing=True)
         return None
 
-    def and_of(self, other: Fit) -> Fit:
-        """The more careful of both in everything."""
+    def smallest(self, other: BatchPlan) -> BatchPlan:
+        """The plan that takes the smaller size of both in everything."""
         sizes = [f.micro_batch for f in (self, other) if f.micro_batch]
-        return Fit(
+        return BatchPlan(
             min(sizes, default=0),
             self.checkpointing or other.checkpointing,
             min(self.evaluation_batch, other.evaluation_batch),
         )
 
 
-class Fitting:
-    """The fit of one candidate on one device, kept in a file where there is one.
+class BatchSizeTuner:
+    """Finds the batch plan of one candidate on one device, and keeps it in a file.
 
-    Several processes and threads may write it: the file is replaced whole, and what another has
-    found out meanwhile is kept.
+    Several processes and threads may write the file: it is replaced whole, and a smaller plan that
+    another one has found meanwhile is kept.
+
+    Args:
+        path: the file; None: the plan is not kept.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
-        self.fit = _read(path)
+        self.plan = _read(path)
 
     def shrink(self, batch: int, can_checkpoint: bool) -> bool:
-        """Do less at a time from now on; False when there is no less."""
-        smaller = self.fit.smaller(batch, can_checkpoint)
+        """Use a smaller plan from now on; False if there is none."""
+        smaller = self.plan.smaller(batch, can_checkpoint)
         if smaller is None:
             return False
         self._remember(smaller)
         return True
 
     def shrink_evaluation(self, batch: int) -> bool:
-        """Likewise for the examples of an evaluation."""
+        """Use smaller batches for evaluation from now on; False if ``batch`` is 1."""
         if batch == 1:
             return False
-        self._remember(replace(self.fit, evaluation_batch=(batch + 1) // 2))
+        self._remember(replace(self.plan, evaluation_batch=(batch + 1) // 2))
         return True
 
-    def adopt(self, fit: Mapping[str, Any]) -> None:
-        """Go on as an interrupted cell was going."""
-        self.fit = Fit(**fit)
+    def adopt(self, plan: Mapping[str, Any]) -> None:
+        """Use the plan of an interrupted cell."""
+        self.plan = BatchPlan(**plan)
 
-    def _remember(self, fit: Fit) -> None:
-        self.fit = fit
+    def _remember(self, plan: BatchPlan) -> None:
+        self.plan = plan
         if self.path is None:
             return
-        text = json.dumps(asdict(fit.and_of(_read(self.path))))
+        text = json.dumps(asdict(plan.smallest(_read(self.path))))
         whole = self.path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-        with suppress(OSError):  # the next cell then finds out for itself
+        with suppress(OSError):  # the next cell then finds its plan by itself
             self.path.parent.mkdir(parents=True, exist_ok=True)
             whole.write_text(text)
             whole.replace(self.path)
 
 
-def _read(path: Path | None) -> Fit:
+def _read(path: Path | None) -> BatchPlan:
     try:
-        return Fit(**json.loads(path.read_text())) if path else Fit()
+        return BatchPlan(**json.loads(path.read_text())) if path else BatchPlan()
     except (OSError, ValueError, TypeError):
-        return Fit()
+        return BatchPlan()
 
 
 def device_name(device: torch.device, limit_gib: float | None) -> str:
-    """What a fit is remembered for: kind and memory of the device, as a file name."""
+    """Kind and memory of the device, as the part of a file name that a plan is kept under."""
     if device.type == "cuda":
         facts = torch.cuda.get_device_properties(device)
         name, total = facts.name, facts.total_memory
@@ -137,7 +140,7 @@ def device_name(device: torch.device, limit_gib: float | None) -> str:
 
 
 def release(device: torch.device) -> None:
-    """Give back what a failed attempt held."""
+    """Free the memory that a failed attempt held."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -147,8 +150,10 @@ def release(device: torch.device) -> None:
 
 @contextmanager
 def limited(limit_gib: float | None, device: torch.device) -> Iterator[None]:
-    """Let this process allocate no more than ``limit_gib`` on ``device``: on a CPU beside what it
-    has already, where the system can say so (Linux)."""
+    """Context in which this process may allocate ``limit_gib`` on ``device`` (None: all).
+
+    On a CPU the limit is on top of the memory already held, and is set on Linux only.
+    """
     if limit_gib is None:
         yield
     elif device.type == "cuda":
@@ -172,7 +177,7 @@ def limited(limit_gib: float | None, device: torch.device) -> Iterator[None]:
 
 
 def _data_bytes() -> int:
-    """Private writable memory of this process, which is what RLIMIT_DATA counts."""
+    """Bytes of private writable memory of this process, as RLIMIT_DATA counts them."""
     line = next(
         line
         for line in Path("/proc/self/status").read_text().splitlines()
@@ -182,10 +187,10 @@ def _data_bytes() -> int:
 
 
 def too_large(model: Any, examples: Sequence[Example], device: torch.device) -> ModelError:
-    """The sentence for a cell that fits in no way, with what one example at a time takes."""
+    """Error for a cell that fits in no way, with the memory that one example at a time takes."""
     parts = asdict(memory(model, [max(examples, key=len)], checkpointing=True))
     if device.type != "cpu":
-        del parts["best"]  # is kept on the host
+        del parts["best"]  # the best weights are kept on the host
     listed = ", ".join(f"{name} {_amount(size)}" for name, size in parts.items())
     return ModelError(
         f"out of memory on {device.type} with one example at a time: training needs about "
@@ -195,8 +200,10 @@ def too_large(model: Any, examples: Sequence[Example], device: torch.device) -> 
 
 
 @contextmanager
-def explained(model: Any, examples: Sequence[Example], device: torch.device) -> Iterator[None]:
-    """Where nothing can be done in smaller parts: say so."""
+def explain_out_of_memory(
+    model: Any, examples: Sequence[Example], device: torch.device
+) -> Iterator[None]:
+    """Turn an allocator's refusal into ``too_large``, where no smaller batch would help."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

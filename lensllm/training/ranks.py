@@ -1,8 +1,8 @@
 """A cell on several processes: each holds a share of the weights and takes a share of each batch.
 
 Weights, gradients and optimiser are sharded by torch's ``fully_shard`` (FSDP2), block by block; a
-block's whole weights exist only while it computes. Every rank runs the same program; what a rank
-must know of the others goes through the few methods of ``Ranks``.
+block's whole weights exist only while it computes. Every rank runs the same program; ranks
+exchange values only by the few methods of ``Ranks``.
 """
 
 from __future__ import annotations
@@ -26,42 +26,45 @@ _PATIENCE = timedelta(minutes=30)
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which process this is of how many; one by default."""
+    """The number of this process among those of a cell; a single process by default."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this process decides, writes and reports."""
+        """True for the process that decides, writes and reports."""
         return self.rank == 0
 
     @property
     def alone(self) -> bool:
+        """True if there is only this process."""
         return self.size == 1
 
     def share(self, items: Sequence[T]) -> tuple[list[T], int]:
-        """This rank's items, and how many of them count: all ranks get equally many, so the last
-        may be one that another has."""
+        """This rank's items, and how many of them count.
+
+        All ranks get equally many, so the last may be a duplicate of another rank's.
+        """
         mine = list(items[self.rank :: self.size])
         count = len(mine)
         return mine + list(items[:1]) * (math.ceil(len(items) / self.size) - count), count
 
     def sum(self, value: Tensor) -> Tensor:
-        """Over all ranks."""
+        """Sum of ``value`` over all ranks, in place."""
         if not self.alone:
             dist.all_reduce(value)
         return value
 
-    def decided(self, value: bool) -> bool:
-        """What the first rank says."""
+    def broadcast(self, value: bool) -> bool:
+        """The first rank's ``value``."""
         if self.alone:
             return value
-        said = [value]
-        dist.broadcast_object_list(said, src=0)
-        return said[0]
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
 
-    def interleaved(self, mine: list[T]) -> list[T]:
+    def gather(self, mine: list[T]) -> list[T]:
         """The items of all ranks in the order that ``share`` took them from."""
         if self.alone:
             return mine
@@ -71,7 +74,7 @@ class Ranks:
         return [part[i] for i in range(longest) for part in found if i < len(part)]
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all ranks have called this."""
         if not self.alone:
             dist.barrier()
 
@@ -81,7 +84,10 @@ ALONE = Ranks()
 
 @contextmanager
 def joined(rank: int, size: int, meeting: Path, device: torch.device) -> Iterator[Ranks]:
-    """Be one of ``size`` ranks that meet at the file ``meeting``; gloo on CPUs, NCCL on GPUs."""
+    """Context in which this process is one of ``size`` ranks, which meet at the file ``meeting``.
+
+    gloo on CPUs, NCCL on GPUs.
+    """
     if device.type == "cuda":
         torch.cuda.set_device(rank)
     dist.init_process_group(
@@ -98,14 +104,14 @@ def joined(rank: int, size: int, meeting: Path, device: torch.device) -> Iterato
 
 
 def shard(model: Any, ranks: Ranks, device: torch.device) -> Any:
-    """``model`` on ``device``, its weights spread over the ranks: each block a unit of its own."""
+    """Move ``model`` to ``device``, its weights sharded over the ranks block by block."""
     if ranks.alone:
         return model.to(device)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(device.type, (ranks.size,))
-    blocks = set(model._no_split_modules or ())  # transformers' own word for a block
+    blocks = set(model._no_split_modules or ())  # transformers' name of the blocks' class
     for module in list(model.modules()):
         if type(module).__name__ in blocks:
             fully_shard(module, mesh=mesh)

@@ -1,8 +1,8 @@
-"""A long cell's checkpoints: what a killed one goes on from, to the same bits on a CPU.
+"""Checkpoints of a long cell, from which a killed one resumes, to the same bits on a CPU.
 
-A checkpoint is one safetensors file that is replaced whole; its header holds what is not a tensor
-as JSON, so nothing is ever unpickled. Beside it ``spent.json`` knows how long earlier attempts
-took, with what a kill lost.
+A checkpoint is one safetensors file that is replaced whole; its header holds all other values as
+JSON, so nothing is ever unpickled. ``spent.json`` records the seconds of earlier attempts, those
+after their last checkpoint included.
 
     <folder>/<step>-<rank>-of-<ranks>.safetensors, spent.json
 """
@@ -26,25 +26,26 @@ from lensllm.training.ranks import ALONE, Ranks
 
 log = logging.getLogger("lensllm.training")
 _SPENT = "spent.json"
-# How far back the time of an attempt's last step may be known.
+# Interval at which the time of an attempt is written.
 _BEAT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Saved:
-    """Where a cell was."""
+class Checkpoint:
+    """Values and tensors that a cell resumes from."""
 
     state: dict[str, Any]  # JSON values
     tensors: dict[str, Tensor]  # on the CPU
 
 
 class Checkpoints:
-    """Of one cell, in a folder that only one attempt at a time uses.
+    """Checkpoints of one cell, in a folder that only one attempt at a time uses.
 
     Args:
         folder: need not exist; nothing is written for a cell that ends sooner.
-        every_seconds: between two of them.
-        made_by: what a checkpoint must have been written by to be gone on from: versions, device.
+        every_seconds: interval between two checkpoints.
+        made_by: versions and device; a checkpoint of others is not used.
+        ranks: processes of the cell, each with checkpoints of its share.
     """
 
     def __init__(
@@ -57,18 +58,18 @@ class Checkpoints:
         self._folder, self._every, self._ranks = folder, every_seconds, ranks
         self._made_by = dict(made_by)
         self._began = self._last = self._beat = time.monotonic()
-        self.seconds_before = _spent(folder / _SPENT)  # by earlier attempts
+        self.seconds_before = _spent(folder / _SPENT)  # of earlier attempts
 
     def due(self) -> bool:
-        """Called after every step: whether it is time for another."""
+        """True if it is time for another checkpoint; to be called after every step."""
         now = time.monotonic()
         if self._ranks.first and now - self._beat >= _BEAT_SECONDS:
             self._beat = now
             self._note_time()
-        return self._ranks.decided(now - self._last >= self._every)
+        return self._ranks.broadcast(now - self._last >= self._every)
 
     def save(self, step: int, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Write this rank's share; earlier ones go when all ranks have written."""
+        """Write this rank's checkpoint; earlier ones are deleted once all ranks have written."""
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / self._name(step)
         whole = path.with_suffix(".new")
@@ -85,16 +86,16 @@ class Checkpoints:
                     other.unlink(missing_ok=True)
         self._last = time.monotonic()
 
-    def load(self) -> Saved | None:
-        """The latest checkpoint that every rank has; None to begin from the beginning."""
+    def load(self) -> Checkpoint | None:
+        """This rank's part of the latest checkpoint that all ranks have; None without one."""
         steps = [int(p.name.split("-", 1)[0]) for p in self._folder.glob("*-0-of-*.safetensors")]
         for step in sorted(steps, reverse=True):
-            everybody = [self._folder / self._name(step, rank) for rank in range(self._ranks.size)]
-            if all(path.is_file() for path in everybody):
-                return self._read(everybody[self._ranks.rank])
+            paths = [self._folder / self._name(step, rank) for rank in range(self._ranks.size)]
+            if all(path.is_file() for path in paths):
+                return self._read(paths[self._ranks.rank])
         return None
 
-    def _read(self, path: Path) -> Saved | None:
+    def _read(self, path: Path) -> Checkpoint | None:
         try:
             with safe_open(path, framework="pt") as file:
                 header = json.loads(file.metadata()["lensllm"])
@@ -102,7 +103,7 @@ class Checkpoints:
                     log.warning("a checkpoint of other versions or another device is left unused")
                     return None
                 names = list(file.keys())
-                return Saved(header["state"], {name: file.get_tensor(name) for name in names})
+                return Checkpoint(header["state"], {name: file.get_tensor(name) for name in names})
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             log.warning("the checkpoint %s cannot be read (%s); the cell begins anew", path, error)
             return None
@@ -112,7 +113,7 @@ class Checkpoints:
         return f"{step}-{rank}-of-{self._ranks.size}.safetensors"
 
     def _note_time(self) -> None:
-        """That this attempt is alive now."""
+        """Record the seconds spent so far."""
         self._folder.mkdir(parents=True, exist_ok=True)
         whole = self._folder / f"{_SPENT}.new"
         seconds = self.seconds_before + time.monotonic() - self._began

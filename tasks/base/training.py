@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import torch
 
     from lensllm.models.batch import Example
-    from lensllm.training import HeldOut, Tuned
-    from lensllm.training.memory import Fitting
+    from lensllm.training import EvaluationResult, TrainingResult
+    from lensllm.training.memory import BatchSizeTuner
     from lensllm.training.ranks import Ranks
 
 ROLES = ("train", "validation", "test")
@@ -34,7 +34,7 @@ class Trained:
     """A fine-tuned model and what it was trained and is tested on."""
 
     model: Any
-    tuned: Tuned | None  # None of the pretrained model, D = 0
+    result: TrainingResult | None  # None for the pretrained model, D = 0
     diverged: bool
     recipe: FineTune
     device: torch.device
@@ -44,11 +44,11 @@ class Trained:
     tokens: pd.DataFrame  # tokens/examples
     rows: dict[str, list[int]]  # of ``tokens``, by role
     examples: dict[str, list[Example]]  # by role
-    fitting: Fitting
+    tuner: BatchSizeTuner
     ranks: Ranks
     seconds_before: float  # of attempts that were interrupted
 
-    def evaluate(self, examples: list[Example]) -> HeldOut:
+    def evaluate(self, examples: list[Example]) -> EvaluationResult:
         """The loss of ``examples`` under the model."""
         from lensllm.training import evaluate
 
@@ -57,7 +57,7 @@ class Trained:
             examples,
             device=self.device,
             dtype=self.dtype,
-            fitting=self.fitting,
+            tuner=self.tuner,
             ranks=self.ranks,
         )
 
@@ -97,7 +97,7 @@ def train(
     store, told = work.store, work.hints
     recipe = recipe_of(work, params, upstream)
     device = load.choose_device(told["device"])
-    fitting = memory.Fitting(
+    tuner = memory.BatchSizeTuner(
         store.root / FITS / f"{told['fits']}-{memory.device_name(device, told['memory_gib'])}.json"
     )
     tokens = store.table(upstream["tokens"], "examples")
@@ -109,9 +109,9 @@ def train(
     seen = (*examples["train"], *examples["test"])
     largest = max(max((*e.prompt, *e.completion)) for e in seen)
     load.check_vocabulary(ready.model, largest, folder)
-    with memory.explained(ready.model, examples["train"] or examples["test"], device):
+    with memory.explain_out_of_memory(ready.model, examples["train"] or examples["test"], device):
         model = shard(ready.model, ranks, device)
-    tuned, before, diverged = None, 0.0, False
+    result, before, diverged = None, 0.0, False
     if examples["train"]:
         checkpoints = resume.Checkpoints(
             store.partial(work.ref),
@@ -121,7 +121,7 @@ def train(
         )
         before = checkpoints.seconds_before
         try:
-            tuned = fine_tune(
+            result = fine_tune(
                 model,
                 examples["train"],
                 examples["validation"],
@@ -129,7 +129,7 @@ def train(
                 seed=seed,
                 device=device,
                 dtype=ready.dtype,
-                fitting=fitting,
+                tuner=tuner,
                 checkpoints=checkpoints,
                 ranks=ranks,
             )
@@ -137,10 +137,10 @@ def train(
             if not params.get("trial"):
                 raise
             # that this learning rate is too high is what was to be found out
-            tuned, diverged = error.tuned, True
+            result, diverged = error.result, True
     return Trained(
-        model, tuned, diverged, recipe, device, ready.dtype, ready.precision, ready.attention,
-        tokens, rows, examples, fitting, ranks, before,
+        model, result, diverged, recipe, device, ready.dtype, ready.precision, ready.attention,
+        tokens, rows, examples, tuner, ranks, before,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from lensllm.models import adapters, checkpoint, cost, load, memory, prepare
 from lensllm.models.batch import Example
 from lensllm.models.zoo import catalog as zoo
 from lensllm.store.artifacts import Ref, Store
-from lensllm.training.pace import Pace
+from lensllm.training.throughput import Throughput
 from tasks.base.cell import Cell
 from tasks.base.models import Model
 from tasks.base.stage import Step
@@ -168,7 +168,7 @@ class _Outlook:
         return self.pace.seconds(*self._seen(size))
 
     def _seen(self, size: int) -> tuple[int, int]:
-        return finetune.seen(self.plan.config.data, self.model.settings.epochs, size)
+        return finetune.example_counts(self.plan.config.data, self.model.settings.epochs, size)
 
     @cached_property
     def to_train(self) -> dict[Ref, int]:
@@ -219,11 +219,11 @@ class _Outlook:
             return str(error)
         return f"{recipe.method}, {chosen.precision}; {chosen.attention}"
 
-    def _assumed(self, usual: float | None) -> Pace:
+    def _assumed(self, usual: float | None) -> Throughput:
         """From shapes, where nothing was measured; ``usual`` is the FLOPs per second of others."""
         shape, example = cost.shape_of(self.empty), self._usual_example()
         batch = [example] * self.model.settings.batch_size
-        return Pace(
+        return Throughput(
             train_flops_per_example=cost.train_flops(shape, [example], 1),
             evaluation_flops_per_example=cost.forward_flops(shape, [example]),
             train_flops_per_second=usual or _FLOPS_PER_SECOND,

@@ -88,27 +88,27 @@ def _step(config: Pipeline, model: Model, size: int, recipe: Recipe, label: str)
             "keep_delta": keep,
         },
         timeout_seconds=60 * config.engine.cell_timeout_minutes,
-        weight=passes(config, model.settings, size) * model.work,
+        weight=forward_equivalents(config, model.settings, size) * model.work,
     )
 
 
 def _without_rate(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe whose learning rate is another artefact's affair."""
+    """Content of the settings without the learning rate, which the stage ``rate`` chooses."""
     if content["method"] == "full":
         return {name: value for name, value in content.items() if name != "learning_rate"}
     adapters = {n: v for n, v in content["lora"].items() if n != "learning_rate"}
     return {**content, "lora": adapters}
 
 
-def seen(data: Data, epochs: int, size: int) -> tuple[int, int]:
-    """Examples that a cell is trained on, each counted once an epoch, and those it only reads."""
+def example_counts(data: Data, epochs: int, size: int) -> tuple[int, int]:
+    """Examples that a cell is trained on, counted once per epoch, and those it evaluates."""
     validation = data.validation_examples * (epochs + 1 if size else 0)
     return epochs * size, validation + data.test_examples + min(size, TRAIN_SAMPLE)
 
 
-def passes(config: Pipeline, recipe: FineTune, size: int) -> float:
-    """Examples passed forward in a cell; a training step counts as three."""
-    trained, read = seen(config.data, recipe.epochs, size)
+def forward_equivalents(config: Pipeline, recipe: FineTune, size: int) -> float:
+    """Forward passes of one example that a cell costs; training on one counts as three."""
+    trained, read = example_counts(config.data, recipe.epochs, size)
     return 3.0 * trained + read
 
 
@@ -120,64 +120,70 @@ def build(work: Work) -> None:
 def measure_cell(work: Work, ranks: Ranks) -> None:
     """Train and measure, on each of the ranks; the first writes."""
     from lensllm.models import cost, load
-    from lensllm.training import finite
+    from lensllm.training import require_finite
 
     meter = Meter(load.choose_device(work.hints["device"]))
     trained = training.train(work, work.params, work.upstream, ranks)
-    model, tuned, tokens = trained.model, trained.tuned, trained.tokens
-    if tuned and work.hints["keep_delta"]:
+    model, result, tokens = trained.model, trained.result, trained.tokens
+    if result and work.hints["keep_delta"]:
         delta.keep(work.store, work.ref, model, work.hints)
-    seen = {**trained.examples, "train": trained.examples["train"][:TRAIN_SAMPLE]}
-    test, again = (trained.evaluate(seen[role]) for role in ("test", "train"))
+    examples = {**trained.examples, "train": trained.examples["train"][:TRAIN_SAMPLE]}
+    test, train_evaluation = (trained.evaluate(examples[role]) for role in ("test", "train"))
     if not trained.diverged:
-        finite(test.nats + again.nats, "this cell's model")
+        require_finite(test.nats + train_evaluation.nats, "this cell's model")
     if not ranks.first:
         return
     kept = tokens.iloc[trained.rows["test"]]
     shape = cost.shape_of(model)
     recipe = trained.recipe
-    epochs = recipe.epochs if tuned else 0
-    validated = seen["validation"] * (epochs + 1) if tuned else []
-    best = tuned.best if tuned else None
-    fit = trained.fitting.fit
+    epochs = recipe.epochs if result else 0
+    validated = examples["validation"] * (epochs + 1) if result else []
+    best = result.best if result else None
+    plan = trained.tuner.plan
     row: dict[str, Any] = {
         "candidate": work.hints["candidate"],
         "size": work.params["size"],
         "seed": work.params["repeat"],
         "nats_per_token": test.nats_per_token,
         "bits_per_byte": test.nats / math.log(2) / int(kept["target_bytes"].sum()),
-        "train_nats_per_token": again.nats_per_token if tuned else math.nan,
+        "train_nats_per_token": train_evaluation.nats_per_token if result else math.nan,
         "validation_nats_per_token": best.validation_nats_per_token if best else math.nan,
         "test_example_nats_per_token": float(test.examples.mean()),
-        "train_example_nats_per_token": float(again.examples.mean()) if tuned else math.nan,
-        "largest_example_nats_per_token": float(max(*test.examples, *again.examples)),
+        "train_example_nats_per_token": float(train_evaluation.examples.mean())
+        if result
+        else math.nan,
+        "largest_example_nats_per_token": float(max(*test.examples, *train_evaluation.examples)),
         "test_tokens": test.tokens,
         "test_bytes": int(kept["target_bytes"].sum()),
         "truncated_examples": int(
             tokens["truncated"].iloc[[r for part in trained.rows.values() for r in part]].sum()
         ),
-        "steps": tuned.epochs[-1].step if tuned else 0,
+        "steps": result.epochs[-1].step if result else 0,
         "epochs": epochs,
-        "batch_size": recipe.batch_size if tuned else 0,
-        "learning_rate": recipe.peak if tuned else 0.0,
+        "batch_size": recipe.batch_size if result else 0,
+        "learning_rate": recipe.peak if result else 0.0,
         "best_epoch": best.epoch if best else 0,
         "learning_rate_integral": best.learning_rate_integral if best else 0.0,
         "parameters": load.count_parameters(model),
         "trainable_parameters": load.count_trainable(model),
         "train_flops": cost.train_flops(shape, trained.examples["train"], epochs),
-        "evaluation_flops": cost.forward_flops(shape, [*seen["test"], *seen["train"], *validated]),
+        "evaluation_flops": cost.forward_flops(
+            shape, [*examples["test"], *examples["train"], *validated]
+        ),
         "seconds": trained.seconds_before + meter.seconds(),
         "peak_memory_bytes": meter.peak_memory_bytes(),
-        "micro_batch": min(fit.micro_batch or recipe.batch_size, recipe.batch_size) if tuned else 0,
-        "gradient_checkpointing": bool(tuned) and fit.checkpointing,
+        "micro_batch": min(plan.micro_batch or recipe.batch_size, recipe.batch_size)
+        if result
+        else 0,
+        "gradient_checkpointing": bool(result) and plan.checkpointing,
         "processes": ranks.size,
         "precision": trained.precision,
         "attention": trained.attention,
         "versions": versions_json(),
     }
     write_table(work.folder, "finetune/cell", [row])
-    if tuned:
-        write_table(work.folder, "finetune/epochs", [vars(epoch) for epoch in tuned.epochs])
+    if result:
+        write_table(work.folder, "finetune/epochs", [vars(epoch) for epoch in result.epochs])
 
 
 def _tried_already(work: Work) -> bool:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from lensllm.config.sections import FineTune, Pipeline
 from lensllm.core.meter import Meter
 from lensllm.store.artifacts import Recipe, Ref, Store, write_table
-from lensllm.training import pace
-from lensllm.training.pace import Pace
+from lensllm.training import throughput
+from lensllm.training.throughput import Throughput
 from tasks.base.models import Model
 from tasks.base.stage import Step, Work
 from tasks.stages import sample
@@ -39,7 +39,7 @@ def step(config: Pipeline, model: Model, tokens: Ref, roles: Ref) -> Step:
     content = model.settings.content
     recipe = {name: value for name, value in content.items() if name not in _INDIFFERENT}
     recipe["lora"] = {"rank": model.settings.lora.rank} if model.settings.method == "lora" else {}
-    machine = {**pace.machine(), "device": config.engine.device, "slots": config.engine.slots}
+    machine = {**throughput.machine(), "device": config.engine.device, "slots": config.engine.slots}
     params = {"recipe": recipe, "machine": machine, **model.params}
     upstream = {"tokens": tokens, "sample": roles, **model.upstream}
     return Step(
@@ -66,7 +66,7 @@ def build(work: Work) -> None:
     def forward_flops(some: Sequence[Example]) -> float:
         return cost.forward_flops(shape, some)
 
-    found = pace.measure(
+    found = throughput.measure_throughput(
         ready.model,
         examples,
         recipe,
@@ -127,9 +127,9 @@ def _load_once(
     return ready, examples, time.perf_counter() - begin
 
 
-def read(store: Store, ref: Ref) -> Pace:
-    """The pace that a finished probe measured."""
-    return Pace.of(store.table(ref, "pace").iloc[0].to_dict())
+def read(store: Store, ref: Ref) -> Throughput:
+    """The throughput that a finished probe measured."""
+    return Throughput.from_row(store.table(ref, "pace").iloc[0].to_dict())
 
 
 def at_hand(store: Store, wanted: Step) -> Step | None:

@@ -13,7 +13,7 @@ from lensllm.core.meter import versions
 from lensllm.selection.ranking import verdict
 from lensllm.store.artifacts import Recipe, Ref, write_table
 from lensllm.store.schemas import empty
-from lensllm.training import pace
+from lensllm.training.throughput import compare_with_cells
 from tasks.base.cell import Cell
 from tasks.base.goal import Goal
 from tasks.base.roles import labelled
@@ -127,10 +127,10 @@ def _forecast(work: Work, cells: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     data = Data.model_validate(work.params["config"]["data"])
     named = [t.assign(candidate=Cell.parse(label).candidate) for label, t in cells.items()]
 
-    def seen(epochs: int, size: int) -> tuple[int, int]:
-        return finetune.seen(data, epochs, size)
+    def example_counts(epochs: int, size: int) -> tuple[int, int]:
+        return finetune.example_counts(data, epochs, size)
 
-    return pace.compare(paces, pd.concat(named, ignore_index=True), seen)
+    return compare_with_cells(paces, pd.concat(named, ignore_index=True), example_counts)
 
 
 def _by_candidate(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:

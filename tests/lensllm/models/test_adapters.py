@@ -14,7 +14,7 @@ from lensllm.core.errors import ModelError
 from lensllm.hessian.curvature import layers_of
 from lensllm.models import adapters, delta, load
 from lensllm.models.batch import Example, collate, target_logits
-from lensllm.training import Tuned, fine_tune
+from lensllm.training import TrainingResult, fine_tune
 from tests.lensllm import families
 
 LORA = Lora(rank=3, alpha=6, learning_rate=2e-2)
@@ -35,7 +35,7 @@ def frozen(model: Any) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
 
 
-def train(model: Any, examples: list[Example]) -> Tuned:
+def train(model: Any, examples: list[Example]) -> TrainingResult:
     device = torch.device("cpu")
     return fine_tune(model, examples, examples, RECIPE, seed=0, device=device, dtype=torch.float32)
 

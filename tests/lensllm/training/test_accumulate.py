@@ -9,21 +9,21 @@ import torch
 from lensllm.config.sections import FineTune
 from lensllm.core.errors import ModelError
 from lensllm.training import accumulate, fine_tune
-from lensllm.training.memory import Fit, Fitting
+from lensllm.training.memory import BatchPlan, BatchSizeTuner
 from tests.lensllm.training.cells import CPU, FLOAT, TRAIN, VALIDATION, tiny
 
 DOUBLE = torch.float64
 
 
-def fitting(**fit: Any) -> Fitting:
-    made = Fitting()
+def tuner_with(**fit: Any) -> BatchSizeTuner:
+    made = BatchSizeTuner()
     made.adopt(fit)
     return made
 
 
-def gradients(model: Any, examples: Any, fit: Fitting, dtype: torch.dtype = DOUBLE):
+def gradients(model: Any, examples: Any, fit: BatchSizeTuner, dtype: torch.dtype = DOUBLE):
     model.zero_grad(set_to_none=True)
-    loss = accumulate.gradients(model, examples, device=CPU, dtype=dtype, fitting=fit)
+    loss = accumulate.gradients(model, examples, device=CPU, dtype=dtype, tuner=fit)
     return float(loss), {n: p.grad.clone() for n, p in model.named_parameters()}
 
 
@@ -53,7 +53,7 @@ def test_parts_have_the_whole_batchs_loss_and_gradients(
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
     for size in (0, 1, 3):
-        loss, found = gradients(model, examples, fitting(micro_batch=size))
+        loss, found = gradients(model, examples, tuner_with(micro_batch=size))
         assert loss == pytest.approx(float(true.detach()), rel=1e-12)
         for name, gradient in wanted.items():
             torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-12)
@@ -63,10 +63,10 @@ def test_parts_have_the_whole_batchs_loss_and_gradients(
 def test_a_cells_losses_do_not_depend_on_the_parts(size: int, checkpointing: bool):
     recipe = FineTune(batch_size=8, epochs=2, learning_rate=1e-3)
     ends = []
-    for fit in (fitting(), fitting(micro_batch=size, checkpointing=checkpointing)):
+    for fit in (tuner_with(), tuner_with(micro_batch=size, checkpointing=checkpointing)):
         model = tiny(dropout=0.0).double()
         tuned = fine_tune(
-            model, TRAIN, VALIDATION, recipe, seed=3, device=CPU, dtype=DOUBLE, fitting=fit
+            model, TRAIN, VALIDATION, recipe, seed=3, device=CPU, dtype=DOUBLE, tuner=fit
         )
         ends.append([e.validation_nats_per_token for e in tuned.epochs])
     assert ends[0] == pytest.approx(ends[1], rel=1e-9)
@@ -79,7 +79,7 @@ def test_recomputed_activations_see_the_same_dropout(kind: str):
         model = tiny(kind).train()
         accumulate.set_checkpointing(model, checkpointing)
         torch.manual_seed(1)
-        found.append(gradients(model, TRAIN[:8], fitting(micro_batch=1), FLOAT))
+        found.append(gradients(model, TRAIN[:8], tuner_with(micro_batch=1), FLOAT))
     assert found[0][0] == found[1][0]
     assert all(torch.equal(g, found[1][1][n]) for n, g in found[0][1].items())
 
@@ -111,12 +111,12 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does():
     """As if the parts had been that small from the start: dropout's draws too."""
     small, found_out = tiny().train(), tiny().train()
     torch.manual_seed(5)
-    wanted = gradients(small, TRAIN[:16], fitting(micro_batch=4), FLOAT)
-    full, fit = _watch(found_out, 4), Fitting()
+    wanted = gradients(small, TRAIN[:16], tuner_with(micro_batch=4), FLOAT)
+    full, fit = _watch(found_out, 4), BatchSizeTuner()
     torch.manual_seed(5)
     found = gradients(found_out, TRAIN[:16], fit, FLOAT)
     assert full.refused == [16, 8]
-    assert fit.fit == Fit(micro_batch=4)
+    assert fit.plan == BatchPlan(micro_batch=4)
     assert found[0] == wanted[0]
     assert all(torch.equal(g, found[1][n]) for n, g in wanted[1].items())
 
@@ -124,14 +124,14 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does():
 def test_at_one_example_activations_are_recomputed_and_then_the_cell_gives_up():
     model = tiny().train()
     _watch(model, 0)
-    fit = Fitting()
+    fit = BatchSizeTuner()
     with pytest.raises(ModelError, match=r"one example at a time: training needs about .* MiB"):
         gradients(model, TRAIN[:4], fit, FLOAT)
-    assert fit.fit == Fit(micro_batch=1, checkpointing=True)
+    assert fit.plan == BatchPlan(micro_batch=1, checkpointing=True)
 
 
 def test_any_other_error_is_not_taken_for_a_lack_of_memory():
     model = tiny().train()
     model.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
-        gradients(model, TRAIN[:4], Fitting(), FLOAT)
+        gradients(model, TRAIN[:4], BatchSizeTuner(), FLOAT)

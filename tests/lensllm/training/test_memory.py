@@ -14,51 +14,51 @@ from hypothesis import strategies as st
 
 from lensllm.core.errors import ModelError
 from lensllm.training import evaluate, memory
-from lensllm.training.memory import Fit, Fitting
+from lensllm.training.memory import BatchPlan, BatchSizeTuner
 from tests.lensllm.training.cells import CPU, FLOAT, TRAIN, tiny
 
-FITS = st.builds(Fit, st.integers(0, 64), st.booleans(), st.integers(1, 64))
+FITS = st.builds(BatchPlan, st.integers(0, 64), st.booleans(), st.integers(1, 64))
 
 
 @given(st.integers(1, 300))
 def test_halving_ends_at_one_example_with_recomputed_activations(batch: int):
-    fit, sizes = Fit(), []
+    fit, sizes = BatchPlan(), []
     while (smaller := fit.smaller(batch, can_checkpoint=True)) is not None:
         fit = smaller
         sizes.append(fit.micro_batch)
     assert sizes == sorted(sizes, reverse=True)
-    assert fit == Fit(micro_batch=1, checkpointing=True)
+    assert fit == BatchPlan(micro_batch=1, checkpointing=True)
     assert len(sizes) <= batch.bit_length() + 2
 
 
 @given(FITS, FITS)
-def test_of_two_findings_the_more_careful_counts(one: Fit, two: Fit):
-    both = one.and_of(two)
-    assert both == two.and_of(one)
-    assert both.and_of(one) == both
+def test_of_two_findings_the_more_careful_counts(one: BatchPlan, two: BatchPlan):
+    both = one.smallest(two)
+    assert both == two.smallest(one)
+    assert both.smallest(one) == both
     assert both.evaluation_batch <= min(one.evaluation_batch, two.evaluation_batch)
     assert both.checkpointing >= max(one.checkpointing, two.checkpointing)
 
 
 def test_the_next_cell_starts_with_what_was_found(tmp_path: Path):
     path = tmp_path / "fits" / "gpt2-cpu.json"
-    first = Fitting(path)
+    first = BatchSizeTuner(path)
     assert first.shrink(16, can_checkpoint=True)
     assert first.shrink_evaluation(64)
-    assert Fitting(path).fit == Fit(micro_batch=8, evaluation_batch=32)
+    assert BatchSizeTuner(path).plan == BatchPlan(micro_batch=8, evaluation_batch=32)
     path.write_text("half a fi")
-    assert Fitting(path).fit == Fit()
+    assert BatchSizeTuner(path).plan == BatchPlan()
 
 
 def test_several_writers_leave_one_whole_file(tmp_path: Path):
     path = tmp_path / "fit.json"
 
     def write(batch: int) -> None:
-        Fitting(path).shrink(batch, can_checkpoint=True)
+        BatchSizeTuner(path).shrink(batch, can_checkpoint=True)
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(write, [64, 32, 16] * 5))
-    assert Fitting(path).fit.micro_batch >= 1
+    assert BatchSizeTuner(path).plan.micro_batch >= 1
     assert [path] == list(tmp_path.iterdir())
 
 
@@ -71,9 +71,9 @@ def test_an_evaluation_that_does_not_fit_is_halved_and_has_the_same_loss():
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     model.register_forward_pre_hook(refuse, with_kwargs=True)
-    fitting = Fitting()
-    parts = evaluate(model, TRAIN, device=CPU, dtype=FLOAT, fitting=fitting)
-    assert fitting.fit.evaluation_batch == 5
+    tuner = BatchSizeTuner()
+    parts = evaluate(model, TRAIN, device=CPU, dtype=FLOAT, tuner=tuner)
+    assert tuner.plan.evaluation_batch == 5
     assert parts.nats == pytest.approx(whole.nats, rel=1e-6)
     assert parts.tokens == whole.tokens
     assert parts.examples == pytest.approx(whole.examples, rel=1e-5)
@@ -106,11 +106,11 @@ settings = GPT2Config(vocab_size=512, n_embd=32, n_layer=2, n_head=2, n_position
 model = GPT2LMHeadModel(settings)
 long = [Example([1 + i % 500] * 400, [7] * 60 + [0]) for i in range(32)]
 cpu = torch.device("cpu")
-fitting = memory.Fitting(__import__("pathlib").Path(path) if path != "-" else None)
+tuner = memory.BatchSizeTuner(__import__("pathlib").Path(path) if path != "-" else None)
 with memory.limited(cap or None, cpu):
     tuned = fine_tune(model, long, long[:4], FineTune(batch_size=32, epochs=1), seed=0,
-                               device=cpu, dtype=torch.float32, fitting=fitting)
-print(json.dumps([tuned.best.validation_nats_per_token, fitting.fit.micro_batch]))
+                               device=cpu, dtype=torch.float32, tuner=tuner)
+print(json.dumps([tuned.best.validation_nats_per_token, tuner.plan.micro_batch]))
 """
 
 
@@ -135,7 +135,7 @@ def test_a_process_that_may_not_allocate_more_trains_in_parts_to_the_same_loss(t
     assert micro == 0
     assert 0 < smaller < 32
     assert again == pytest.approx(loss, rel=1e-4)
-    assert Fitting(path).fit.micro_batch == smaller
+    assert BatchSizeTuner(path).plan.micro_batch == smaller
 
 
 @pytest.mark.slow

@@ -49,13 +49,13 @@ with joined(rank, size, folder / f"meeting-{size}-{micro}", CPU) as ranks:
                         raise KeyboardInterrupt
                     return self.steps == 2
             model = shard(tiny(kind, dropout=0.0), ranks, CPU)
-            fitting = memory.Fitting()
-            fitting.adopt({"micro_batch": micro})
+            tuner = memory.BatchSizeTuner()
+            tuner.adopt({"micro_batch": micro})
             try:
                 tuned = fine_tune(
                     model, TRAIN[:39], VALIDATION[:11],
                     FineTune(batch_size=13, epochs=3, learning_rate=1e-3), seed=3, device=CPU,
-                    dtype=FLOAT, fitting=fitting, ranks=ranks,
+                    dtype=FLOAT, tuner=tuner, ranks=ranks,
                     checkpoints=Stopping(folder / f"{kind}-{size}-{micro}", 60, {}, ranks))
             except KeyboardInterrupt:
                 continue

@@ -143,13 +143,15 @@ def test_a_cell_of_two_processes_is_that_of_one(tmp_path: Path, config: Pipeline
 
 def test_a_fit_is_remembered_and_said(config: Pipeline, store: Store):
     from lensllm.models import load
-    from lensllm.training.memory import Fit, Fitting, device_name
+    from lensllm.training.memory import BatchPlan, BatchSizeTuner, device_name
     from tasks.base.stage import remark
 
     step = _prepared(config, store)
     device = load.choose_device("auto")
     name = f"{step.hints['fits']}-{device_name(device, None)}.json"
-    Fitting(store.root / ".fits" / name)._remember(Fit(micro_batch=1, checkpointing=True))
+    BatchSizeTuner(store.root / ".fits" / name)._remember(
+        BatchPlan(micro_batch=1, checkpointing=True)
+    )
     make(store.root, step.recipe, step.hints)
     row = store.table(step.ref, "cell").iloc[0]
     assert (row["micro_batch"], row["batch_size"]) == (1, 4)

@@ -4,7 +4,7 @@ import pytest
 
 from lensllm.config.sections import Pipeline
 from lensllm.store.artifacts import Store
-from lensllm.training import pace
+from lensllm.training import throughput
 from tasks.planning import estimate
 from tasks.planning.plan import conclude, make_plan
 from tasks.stages import probe
@@ -31,7 +31,7 @@ def test_the_key_holds_what_decides_the_speed(config: Pipeline, store: Store, mo
     )
     assert _refs(project.changed(config, finetune={"batch_size": 8}), store) != mine
     assert _refs(project.changed(config, engine={"slots": 7}), store) != mine
-    monkeypatch.setattr(pace, "machine", lambda: {"cpu": "another", "cores": 2, "gpus": []})
+    monkeypatch.setattr(throughput, "machine", lambda: {"cpu": "another", "cores": 2, "gpus": []})
     assert not set(_refs(config, store).values()) & set(mine.values())
 
 
@@ -93,7 +93,7 @@ def test_predicted_flops_are_those_of_the_cells(config: Pipeline, finished):
 
 def test_a_finished_sweep_is_not_probed_on_another_machine(config, finished, monkeypatch):
     store, _, played, conclusion = finished
-    monkeypatch.setattr(pace, "machine", lambda: {"cpu": "another", "cores": 64, "gpus": []})
+    monkeypatch.setattr(throughput, "machine", lambda: {"cpu": "another", "cores": 64, "gpus": []})
 
     again = make_plan(config, store)
     assert all(store.has(step.ref) for step in again.steps)

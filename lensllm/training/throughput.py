@@ -1,4 +1,4 @@
-"""How fast a candidate runs on this machine, measured on a few steps, and what that predicts."""
+"""The throughput of a candidate on this machine, measured on a few steps, and its predictions."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ if TYPE_CHECKING:
     from lensllm.models.batch import Example
 
 # Two steps to warm up, then three times six of which the median counts: a pause of the machine
-# falls on one of the three, and in six batches like lengths come together almost as in a cell.
+# falls on one of the three, and six batches group lengths almost as a cell does.
 _WARM_UP_STEPS = 2
 _EPOCHS, _STEPS = 3, 6
-# Every third of these batches is evaluated: padded as little as in a set of hundreds of examples.
+# Every third of these batches is evaluated: they have as little padding as hundreds of examples.
 _EVALUATIONS, _BATCHES, _EVALUATION_BATCH = 2, 9, 64
-_CAP_SECONDS = 20.0  # about what the steps may take: of slow ones there are fewer
+_CAP_SECONDS = 20.0  # approximate limit of the timed steps: fewer steps if they are slow
 _CPU, _GPUS = Path("/proc/cpuinfo"), Path("/proc/driver/nvidia/gpus")
 
 
 @dataclass(frozen=True)
-class Speed:
-    """What a probe measures."""
+class StepTimes:
+    """FLOP rates and step time of a timing run."""
 
     train_flops_per_second: float
     evaluation_flops_per_second: float
-    steps: int  # behind the first
+    steps: int  # timed training steps
     step_seconds: float  # median
 
 
 @dataclass(frozen=True)
-class Pace:
-    """A candidate on one machine: what a cell takes, by the examples it is trained on and reads."""
+class Throughput:
+    """Cost of a candidate's cells on one machine, by the examples trained on and evaluated."""
 
     train_flops_per_example: float
     evaluation_flops_per_example: float
@@ -55,24 +55,24 @@ class Pace:
     peak_memory_bytes: float
 
     @staticmethod
-    def of(row: Mapping[str, Any]) -> Pace:
-        """Of a row of probe/pace."""
-        return Pace(**{name: float(row[name]) for name in Pace.__dataclass_fields__})
+    def from_row(row: Mapping[str, Any]) -> Throughput:
+        """The throughput in a row of the table probe/pace."""
+        return Throughput(**{name: float(row[name]) for name in Throughput.__dataclass_fields__})
 
     def flops(self, trained: float, evaluated: float) -> float:
-        """Of a cell, ``trained`` counting an example once an epoch."""
+        """FLOPs of a cell; ``trained`` counts an example once per epoch."""
         return (
             trained * self.train_flops_per_example + evaluated * self.evaluation_flops_per_example
         )
 
     def seconds(self, trained: float, evaluated: float) -> float:
-        """Of a cell."""
+        """Seconds of a cell; arguments as of ``flops``."""
         train = trained * self.train_flops_per_example / self.train_flops_per_second
         read = evaluated * self.evaluation_flops_per_example / self.evaluation_flops_per_second
         return self.load_seconds + train + read
 
 
-def measure(
+def measure_throughput(
     model: Any,
     examples: Sequence[Example],
     recipe: FineTune,
@@ -81,16 +81,15 @@ def measure(
     dtype: torch.dtype,
     train_flops: Callable[[Sequence[Example]], float],
     forward_flops: Callable[[Sequence[Example]], float],
-) -> Speed:
-    """Train ``model`` by its recipe on the first of the ``examples``, and evaluate it on some.
+) -> StepTimes:
+    """Time training ``model`` on the first of the ``examples``, and evaluating it on some.
 
-    It is the loop of the cells that is timed, an epoch at a time, with all it does beside the
-    products; the model is worn afterwards.
+    The cells' own training loop is timed, an epoch at a time. The model's weights are changed.
     """
     from lensllm.training import evaluate, fine_tune
 
     def train(steps: int, epochs: int) -> tuple[list[float], Sequence[Example]]:
-        """Seconds of each epoch of so many steps, and the examples of one."""
+        """Seconds of each of ``epochs`` epochs of ``steps`` steps, and the examples of one."""
         subset = examples[: steps * recipe.batch_size]
         marks = [time.perf_counter()]
         fine_tune(
@@ -110,50 +109,56 @@ def measure(
     epochs = max(1, min(_EPOCHS, int(affordable)))
     seconds, subset = train(max(1, min(_STEPS, int(affordable / epochs))), epochs)
     steps = math.ceil(len(subset) / recipe.batch_size)
-    # an example takes about a third of what a training step takes for it
+    # Evaluating an example takes about a third of the time of training on it.
     affordable = _CAP_SECONDS / (median(seconds) / len(subset) / 3) / 4 / _EVALUATIONS
-    read = _evaluated(examples, max(1, int(affordable)))
+    evaluated = _evaluated(examples, max(1, int(affordable)))
     waits = []
     for _ in range(_EVALUATIONS):
         begin = time.perf_counter()
-        evaluate(model, read, device=device, dtype=dtype)
+        evaluate(model, evaluated, device=device, dtype=dtype)
         waits.append(time.perf_counter() - begin)
-    return Speed(
+    return StepTimes(
         train_flops_per_second=train_flops(subset) / median(seconds),
-        evaluation_flops_per_second=forward_flops(read) / median(waits),
+        evaluation_flops_per_second=forward_flops(evaluated) / median(waits),
         steps=epochs * steps,
         step_seconds=median(seconds) / steps,
     )
 
 
 def _evaluated(examples: Sequence[Example], most: int) -> list[Example]:
-    """Of the first hundreds by length, batches that stand for all of them."""
+    """At most ``most`` examples, in batches that represent the lengths of the first hundreds."""
     pool = sorted(examples[: _BATCHES * _EVALUATION_BATCH], key=len)
     starts = range(_EVALUATION_BATCH, len(pool), 3 * _EVALUATION_BATCH)
     chosen = [e for start in starts for e in pool[start : start + _EVALUATION_BATCH]] or pool
     return chosen[:: math.ceil(len(chosen) / most)]
 
 
-def compare(
-    paces: Mapping[str, Pace], cells: pd.DataFrame, seen: Callable[[int, int], tuple[float, float]]
+def compare_with_cells(
+    throughputs: Mapping[str, Throughput],
+    cells: pd.DataFrame,
+    example_counts: Callable[[int, int], tuple[float, float]],
 ) -> pd.DataFrame:
-    """report/forecast: what the paces predict of the ``cells``, rows of finetune/cell, and what
-    these took; ``seen`` says, of epochs and size, how many examples a cell is trained on and how
-    many it reads."""
+    """Table report/forecast: predicted and actual cost of each candidate's cells.
+
+    Args:
+        throughputs: by candidate; candidates without one are left out.
+        cells: rows of finetune/cell.
+        example_counts: from epochs and size to the numbers of examples trained on and evaluated.
+    """
     rows = []
     for name, mine in cells.groupby("candidate", sort=False):
-        if (pace := paces.get(str(name))) is None:
+        if (throughput := throughputs.get(str(name))) is None:
             continue
-        counts = [seen(*cell) for cell in zip(mine["epochs"], mine["size"], strict=True)]
+        counts = [example_counts(*cell) for cell in zip(mine["epochs"], mine["size"], strict=True)]
         rows.append(
             {
                 "candidate": name,
                 "cells": len(mine),
-                "predicted_seconds": sum(pace.seconds(*count) for count in counts),
+                "predicted_seconds": sum(throughput.seconds(*count) for count in counts),
                 "seconds": mine["seconds"].sum(),
-                "predicted_flops": sum(pace.flops(*count) for count in counts),
+                "predicted_flops": sum(throughput.flops(*count) for count in counts),
                 "flops": (mine["train_flops"] + mine["evaluation_flops"]).sum(),
-                "predicted_peak_memory_bytes": pace.peak_memory_bytes,
+                "predicted_peak_memory_bytes": throughput.peak_memory_bytes,
                 "peak_memory_bytes": mine["peak_memory_bytes"].max(),
             }
         )
@@ -161,7 +166,7 @@ def compare(
 
 
 def machine() -> dict[str, Any]:
-    """What a pace depends on beside the software: processor, cores that may be used, GPUs."""
+    """Hardware that a throughput depends on: processor, usable cores, GPUs."""
     return {"cpu": _cpu(), "cores": cores(), "gpus": _gpus()}
 
 
@@ -174,7 +179,7 @@ def _cpu() -> str:
 
 
 def _gpus() -> list[str]:
-    """Found without torch, which the command's own process does without."""
+    """Models of the GPUs, found without torch, which the command's own process does not load."""
     found = []
     for path in sorted(_GPUS.glob("*/information")):
         lines = path.read_text().splitlines()

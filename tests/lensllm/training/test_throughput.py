@@ -10,8 +10,8 @@ from lensllm.config.sections import FineTune
 from lensllm.models.batch import Example
 from lensllm.models.cost import forward_flops, shape_of, train_flops
 from lensllm.store.schemas import schema
-from lensllm.training import pace
-from lensllm.training.pace import Pace
+from lensllm.training import throughput
+from lensllm.training.throughput import Throughput
 from tests.lensllm import families
 
 EXAMPLES = [Example(list(range(1, 8)), list(range(3, 9))) for _ in range(40)]
@@ -41,7 +41,7 @@ def _measure(monkeypatch, seconds_per_token: float, examples=EXAMPLES):
 
     model.register_forward_pre_hook(pause, with_kwargs=True)
     shape = shape_of(model)
-    found = pace.measure(
+    found = throughput.measure_throughput(
         model,
         examples,
         RECIPE,
@@ -81,7 +81,7 @@ def test_with_fewer_examples_than_a_batch(monkeypatch):
 
 
 def test_a_cell_is_its_load_its_training_and_what_it_reads():
-    mine = Pace(30.0, 10.0, 60.0, 5.0, load_seconds=2.0, peak_memory_bytes=1e9)
+    mine = Throughput(30.0, 10.0, 60.0, 5.0, load_seconds=2.0, peak_memory_bytes=1e9)
     assert mine.flops(100, 20) == 100 * 30 + 20 * 10
     assert mine.seconds(100, 20) == 2 + 100 * 30 / 60 + 20 * 10 / 5
     assert mine.seconds(0, 0) == 2
@@ -96,8 +96,10 @@ def test_predicted_and_measured_side_by_side():
             {**row, "candidate": "not probed", "size": 0, "epochs": 0, "seconds": 1.0},
         ]
     )
-    mine = Pace(30.0, 10.0, 60.0, 5.0, load_seconds=2.0, peak_memory_bytes=6)
-    found = pace.compare({"a": mine}, cells, lambda epochs, size: (epochs * size, 20))
+    mine = Throughput(30.0, 10.0, 60.0, 5.0, load_seconds=2.0, peak_memory_bytes=6)
+    found = throughput.compare_with_cells(
+        {"a": mine}, cells, lambda epochs, size: (epochs * size, 20)
+    )
     assert list(found.columns) == schema("report/forecast").names
     (line,) = found.to_dict("records")
     assert line["cells"] == 2
@@ -106,11 +108,11 @@ def test_predicted_and_measured_side_by_side():
     assert line["predicted_flops"] == 200 * 30 + 2 * 20 * 10
     assert line["flops"] == 8e3
     assert (line["predicted_peak_memory_bytes"], line["peak_memory_bytes"]) == (6, 8)
-    assert pace.compare({}, cells, lambda epochs, size: (0, 0)).empty
+    assert throughput.compare_with_cells({}, cells, lambda epochs, size: (0, 0)).empty
 
 
 def test_the_machine_is_named():
-    machine = pace.machine()
+    machine = throughput.machine()
     assert machine["cpu"]
     assert machine["cores"] >= 1
-    assert machine == pace.machine()
+    assert machine == throughput.machine()
