@@ -53,7 +53,7 @@ err = SafeConsole(stderr=True, highlight=False)
 def _pipelines(context: typer.Context) -> list[str]:
     """Pipelines of the configuration file, for the shell to complete; none if it has an error."""
     with suppress(LensError):
-        return configfile.names(Path(context.params.get("file") or FILE))
+        return list(configfile.names(Path(context.params.get("file") or FILE)))
     return []
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich import box
@@ -68,6 +68,7 @@ def _table(summary: Summary, measured: bool, width: int) -> Table:
         table.add_column("measured", justify="right", no_wrap=True)
         table.add_column("rank", justify="right", no_wrap=True)
     chosen = summary.choice
+    row: Any
     for place, row in enumerate(summary.rows.head(_MOST_ROWS).itertuples(index=False), 1):
         weights = summary.parameters[row.candidate]
         cells = [
@@ -97,6 +98,7 @@ def _predictors(summary: Summary) -> Table:
     firsts = summary.predictions[last & (summary.predictions["rank"] == 1)]
     chosen = dict(zip(firsts["predictor"], firsts["candidate"], strict=True))
     scores = summary.final_scores.sort_values("rel_acc", ascending=False, kind="stable")
+    row: Any
     for row in scores.itertuples():
         used = row.predictor == summary.goal.ranking.predictor
         table.add_row(
@@ -157,6 +159,7 @@ def _checks(summary: Summary) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="yellow", no_wrap=True)
     table.add_column(overflow="fold")
+    row: Any
     for row in summary.findings.itertuples():
         table.add_row(row.code, escape(_short(check.fold(row.message))))
     return table
@@ -180,7 +183,7 @@ def _hindsight(rows: pd.DataFrame, choice: str) -> str:
     """Whether the choice was right, in words."""
     known = rows.dropna(subset=["measured"])
     chosen = rows.set_index("candidate").loc[choice]
-    best = known.loc[known["measured"].idxmin()]
+    best = known.nsmallest(1, "measured").iloc[0]
     if choice == best["candidate"]:
         return "Was it right? Yes: measured at the target, it is the best."
     return (

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pandas as pd
@@ -153,7 +153,7 @@ def ranking_rows(predictions: pd.DataFrame, predictor: str) -> list[dict[str, An
             "measured": "" if pd.isna(row.measured) else f"{row.measured:.4f}",
             "measured rank": row.measured_rank or "",
         }
-        for row in rows.rename(columns={"rank": "rank_"}).itertuples()
+        for row in cast(Any, rows.rename(columns={"rank": "rank_"}).itertuples())
     ]
 
 

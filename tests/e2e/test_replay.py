@@ -21,7 +21,7 @@ SCORES = (
     *("coverage_80", "p_best_log_score"),
 )
 CANDIDATES = ("candidate", "budget", "predictor", "predicted", "low", "high", "p_best")
-STAGES = ("losses", "law", "ranking", "checks", "report")
+STAGES = ("losses", "law", "prediction", "ranking", "checks", "report")
 
 
 def strict(text: str) -> Any:

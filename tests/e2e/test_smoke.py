@@ -18,7 +18,7 @@ from tests.waiting import HANG_SECONDS, wait
 
 pytestmark = pytest.mark.slow
 
-STEPS = 49  # artefacts of smoke that stay, report included
+STEPS = 61  # artefacts of smoke that stay, report included
 KEPT = 6  # weights that a cell keeps in passing until its curvature is measured
 FINAL = ("curve", "law", "ranking", "checks")
 
