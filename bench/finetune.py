@@ -35,7 +35,7 @@ from lensllm.core import seeds
 from lensllm.core.meter import Meter
 from lensllm.models import cost, load
 from lensllm.models.batch import Example
-from lensllm.models.fused import fuse_activations
+from lensllm.models.load import fuse_activations
 from lensllm.training import batches, evaluate, fine_tune, learning_rate
 
 # width, layers, heads with a vocabulary of 2,048, as the embedded candidates have

@@ -12,7 +12,7 @@ import torch
 from lensllm.core.errors import ModelError
 from lensllm.models import adapters, checkpoint, cost, load, memory, prepare
 from lensllm.models.batch import Example
-from lensllm.models.zoo import catalog as zoo
+from lensllm.models.zoo.pretrain import model_config
 from lensllm.store.artifacts import Ref, Store
 from lensllm.training.throughput import Throughput
 from tasks.base.cell import Cell
@@ -189,7 +189,7 @@ class _Outlook:
     def _settings(self) -> Any:
         """The transformers configuration."""
         if self.model.specification:
-            return zoo.config(self.model.specification)
+            return model_config(self.model.specification)
         return load.load_config(self.model.configuration or self.model.folder)
 
     @cached_property
@@ -214,7 +214,7 @@ class _Outlook:
         recipe = self.model.settings
         try:
             device = load.choose_device(self.plan.config.engine.device)
-            chosen = prepare.choose(self._settings, self.parameters, recipe, device)
+            chosen = prepare.choose_settings(self._settings, self.parameters, recipe, device)
         except ModelError as error:  # the run may be meant for another machine
             return str(error)
         return f"{recipe.method}, {chosen.precision}; {chosen.attention}"

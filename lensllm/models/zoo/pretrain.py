@@ -1,23 +1,121 @@
-"""Pretrain an embedded candidate on the spot, with fixed steps and seed.
+"""Build an embedded candidate and pretrain it on the spot, with fixed steps and seed.
 
-Causal models predict the next token of packed text; encoder-decoder models continue a prefix.
+Causal models predict the next token of packed text; encoder-decoder models continue a prefix. The
+same text gives the same weights.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from transformers import (
+    GPT2Config,
+    GPTNeoConfig,
+    OPTConfig,
+    PretrainedConfig,
+    Qwen3Config,
+    T5Config,
+)
 
 from lensllm.core import seeds
 from lensllm.models.batch import Example, collate, token_losses
 from lensllm.models.load import from_config
-from lensllm.models.zoo import catalog as zoo
 from lensllm.models.zoo.specs import ZooSpec
+from lensllm.models.zoo.tokenizer import VOCABULARY
+
+CONTEXT_TOKENS = 256
+
+
+def _gpt2(width: int, layers: int, heads: int) -> PretrainedConfig:
+    return GPT2Config(
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        n_positions=CONTEXT_TOKENS,
+        activation_function="gelu_pytorch_tanh",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
+
+
+def _neo(width: int, layers: int, heads: int) -> PretrainedConfig:
+    return GPTNeoConfig(
+        hidden_size=width,
+        num_layers=layers,
+        num_heads=heads,
+        activation_function="gelu_pytorch_tanh",
+        attention_types=[[["global", "local"], layers // 2]],
+        window_size=32,
+        max_position_embeddings=CONTEXT_TOKENS,
+        resid_dropout=0.0,
+        embed_dropout=0.0,
+        attention_dropout=0.0,
+    )
+
+
+def _t5(width: int, layers: int, heads: int) -> PretrainedConfig:
+    return T5Config(
+        d_model=width,
+        num_layers=layers,
+        num_decoder_layers=layers,
+        num_heads=heads,
+        d_kv=width // heads,
+        d_ff=3 * width,
+        dropout_rate=0.0,
+    )
+
+
+def _opt(width: int, layers: int, heads: int) -> PretrainedConfig:
+    return OPTConfig(
+        hidden_size=width,
+        word_embed_proj_dim=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        ffn_dim=4 * width,
+        max_position_embeddings=CONTEXT_TOKENS,
+        dropout=0.0,
+        attention_dropout=0.0,
+        layerdrop=0.0,
+    )
+
+
+def _qwen3(width: int, layers: int, heads: int) -> PretrainedConfig:
+    return Qwen3Config(
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=width // heads,
+        intermediate_size=5 * width // 2,
+        max_position_embeddings=CONTEXT_TOKENS,
+        tie_word_embeddings=True,
+    )
+
+
+_CONFIGS: dict[str, Callable[[int, int, int], PretrainedConfig]] = {
+    "gpt2": _gpt2,
+    "gpt_neo": _neo,
+    "t5": _t5,
+    "opt": _opt,
+    "qwen3": _qwen3,
+}
+
+
+def model_config(spec: ZooSpec, vocabulary: int = VOCABULARY, end: int = 0) -> PretrainedConfig:
+    """The transformers configuration of ``spec``; ``end`` is the end-of-text token."""
+    config = _CONFIGS[spec.architecture](spec.width, spec.layers, spec.heads)
+    config.vocab_size = vocabulary
+    config.bos_token_id = config.eos_token_id = config.pad_token_id = end
+    config.decoder_start_token_id = end if config.is_encoder_decoder else None
+    return config
+
 
 _REPORT_STEPS = 20
 _WARMUP = 0.1  # share of the steps
@@ -25,10 +123,10 @@ _MAX_GRADIENT_NORM = 1.0
 
 
 def _build(spec: ZooSpec, tokenizer: Any) -> Any:
-    made = zoo.config(spec, len(tokenizer), tokenizer.eos_token_id)
+    config = model_config(spec, len(tokenizer), tokenizer.eos_token_id)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.integer(spec.seed, "initialisation", spec.name))
-        return from_config(made)
+        return from_config(config)
 
 
 def _chunks(texts: pd.DataFrame, kind: str, tokenizer: Any, length: int, most: int) -> np.ndarray:

@@ -1,6 +1,8 @@
-"""The embedded candidates as plain numbers; ``lensllm.models.zoo.catalog`` builds and trains them.
+"""The embedded candidates as plain numbers: a dozen small language models.
 
-Apart from the code that needs torch, so that a plan can name them without loading it.
+They differ in architecture, size and pretraining text, so that which of them is best depends on how
+much fine-tuning data there is. ``lensllm.models.zoo.pretrain`` builds and trains them; a plan names
+them without loading torch.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ class ZooSpec:
 
     @property
     def work(self) -> float:
-        """Of one pass over a token, relative to other candidates: weights of the blocks."""
+        """Relative cost of a token: the number of weights in the blocks."""
         return 12.0 * self.layers * self.width**2
 
     def describe(self) -> dict[str, Any]:

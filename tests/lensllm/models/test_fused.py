@@ -7,7 +7,7 @@ import torch
 from transformers.activations import NewGELUActivation
 
 from lensllm.models.batch import collate, token_losses
-from lensllm.models.fused import fuse_activations
+from lensllm.models.load import fuse_activations
 from tests.lensllm import families
 
 NAMES = ["gpt2", "gpt-neo", "mt5"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lensllm.core.errors import ModelError
-from lensllm.models import attention, load
+from lensllm.models import load, prepare
 from tests.lensllm import families
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")  # nothing is put on either
@@ -22,7 +22,7 @@ def kind(name: str) -> Any:
     [("llama", "sdpa"), ("gpt2", "sdpa"), ("gpt-neo", "eager"), ("mamba", "eager")],
 )
 def test_auto_takes_the_fused_one_where_there_is_one(name: str, expected: str):
-    found, reason = attention.choose("auto", kind(name), CPU, WIDE)
+    found, reason = prepare.choose_attention("auto", kind(name), CPU, WIDE)
     assert found == expected
     assert reason.startswith(f"{expected}: {kind(name).__name__} has ")
 
@@ -30,7 +30,7 @@ def test_auto_takes_the_fused_one_where_there_is_one(name: str, expected: str):
 @pytest.mark.parametrize("name", sorted(families._CONFIGS))
 def test_what_auto_takes_is_what_the_architecture_accepts(name: str):
     config = families._CONFIGS[name]()
-    found, _ = attention.choose("auto", load.model_class(config), CPU, WIDE)
+    found, _ = prepare.choose_attention("auto", load.model_class(config), CPU, WIDE)
     model = load._auto(config).from_config(config, attn_implementation=found)
     assert model.config._attn_implementation == found
     left_to_transformers = load._auto(config).from_config(families._CONFIGS[name]())
@@ -39,7 +39,10 @@ def test_what_auto_takes_is_what_the_architecture_accepts(name: str):
 
 @pytest.mark.parametrize("wanted", ["eager", "sdpa"])
 def test_what_is_configured_is_taken(wanted: str):
-    assert attention.choose(wanted, kind("llama"), CPU, WIDE) == (wanted, f"{wanted}: configured")
+    assert prepare.choose_attention(wanted, kind("llama"), CPU, WIDE) == (
+        wanted,
+        f"{wanted}: configured",
+    )
 
 
 @pytest.mark.parametrize(
@@ -56,4 +59,4 @@ def test_what_cannot_be_is_a_sentence(
     wanted: str, name: str, device: torch.device, dtype: torch.dtype, sentence: str
 ):
     with pytest.raises(ModelError, match=sentence):
-        attention.choose(wanted, kind(name), device, dtype)
+        prepare.choose_attention(wanted, kind(name), device, dtype)
