@@ -26,7 +26,6 @@ from lensllm.predictors import (
     mixtures,
     names_reading,
 )
-from lensllm.report import kernel_share
 from lensllm.selection import bootstrap, scores
 from lensllm.selection.backtest import Backtest
 from lensllm.store.artifacts import Store
@@ -38,7 +37,7 @@ BUDGETS = (400, 800, 1600, 3200)
 SHUFFLES = 100
 # what a predictor with kernels is, where the kernels say nothing
 WITHOUT = {
-    **dict.fromkeys(names_reading("kernel"), kernel_share.WITHOUT),
+    **dict.fromkeys(names_reading("kernel"), "rectified"),
     "hrb_kernel": "hrb",
     "stack_kernel": "stack",
 }

@@ -1,43 +1,114 @@
-"""The page of an ablation: self-contained, in the style of the report."""
+"""The page and the figure of an ablation, in the style of the report."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import yaml
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from lensllm.config import grid
 from lensllm.report import style, text
-from lensllm.report.ablation_data import AblationData
-from lensllm.report.ablation_figure import figure
+from lensllm.report.answer_tables import records
 from lensllm.report.page import inline, template
-from lensllm.report.tables import records
-
-__all__ = ["AblationData", "figure", "render"]
+from lensllm.report.result import Array
+from lensllm.report.style import (
+    CROWD,
+    INK,
+    MUTED,
+    SHADE,
+    WIDE,
+    Label,
+    Layout,
+    Look,
+    direct_labels,
+    heading,
+)
+from lensllm.selection.ablation import alone
 
 _WORDS = "Ranks, agreement and transition sizes along the values of each setting"
+_MOST_RANKS = 12  # that can all be written beside their lines
+_VALUE_CHARACTERS = 12
+_DASHES = (0, (4, 2.2))
+_CORRELATIONS = (
+    ("pearson", "PearCorr", Look(None, INK, "o"), "solid"),
+    ("kendall", "order, Kendall", Look(None, MUTED, "s"), "solid"),
+    ("truth_kendall", "true order", Look(None, MUTED, "^"), _DASHES),
+)
+_MEDIANS = (
+    ("transition", "D*, median", Look(None, INK, "o"), "solid"),
+    ("ats_transition", "AtS, median", Look(None, MUTED, "D"), _DASHES),
+)
 
 
-def render(data: AblationData) -> str:
+@dataclass(frozen=True)
+class AblationResult:
+    """The tables of one ablation, at least one of whose points has a ranking."""
+
+    pipeline: str
+    verdict: str
+    points: pd.DataFrame  # ablation/points
+    candidates: pd.DataFrame  # ablation/candidates
+    keys: pd.DataFrame  # ablation/keys
+    lacking: Sequence[tuple[int, str, str]]  # point, what it had to do without, reason
+    config: Mapping[str, object]  # of the reference, resolved, without secrets
+
+    @property
+    def ranked(self) -> pd.Series[bool]:
+        """Which points have a ranking."""
+        return self.points["failed"] == ""
+
+    @cached_property
+    def candidate_names(self) -> list[str]:
+        """Every candidate, in the order of the first point's ranking that has one."""
+        return list(self.candidates["candidate"].unique())
+
+    @cached_property
+    def looks(self) -> dict[str, Look]:
+        """How each is drawn: every point's choice and what was truly best there stand out."""
+        choices = self.points["choice"][self.ranked].unique()
+        measured = self.candidates.dropna(subset=["measured"])
+        best = measured.sort_values("measured", kind="stable").drop_duplicates("point")
+        return style.looks_of(
+            self.candidate_names, [*choices, *best.sort_values("point")["candidate"]]
+        )
+
+    def of_candidate(self, name: str) -> pd.DataFrame:
+        """The rows of one candidate, at most one per point."""
+        return self._rows[name]
+
+    @cached_property
+    def _rows(self) -> dict[str, pd.DataFrame]:
+        return {str(name): rows for name, rows in self.candidates.groupby("candidate")}
+
+
+# --- the page ----------------------------------------------------------------------------------
+def render(result: AblationResult) -> str:
     """The page as HTML; equal data give equal text."""
     return template("ablation.html.j2").render(
-        data=data,
+        result=result,
         figures={
             "settings": (
-                inline(figure(data), "settings-wide", _WORDS),
-                inline(figure(data, style.NARROW), "settings-narrow", _WORDS),
+                inline(figure(result), "settings-wide", _WORDS),
+                inline(figure(result, style.NARROW), "settings-narrow", _WORDS),
             )
         },
-        looks=data.looks,
-        keys=_keys(data),
-        points=records(data.points),
+        looks=result.looks,
+        keys=_keys(result),
+        points=records(result.points),
         values=_values,
-        ranks=_ranks(data),
-        measured=bool(data.points["pearson"].notna().any()),
-        config=yaml.safe_dump(dict(data.config), sort_keys=False, allow_unicode=True),
+        ranks=_rank_rows(result),
+        measured=bool(result.points["pearson"].notna().any()),
+        config=yaml.safe_dump(dict(result.config), sort_keys=False, allow_unicode=True),
     )
 
 
@@ -57,7 +128,7 @@ class Key:
     ats: str
 
 
-def _keys(data: AblationData) -> list[Key]:
+def _keys(result: AblationResult) -> list[Key]:
     return [
         Key(
             key=row["key"],
@@ -71,7 +142,7 @@ def _keys(data: AblationData) -> list[Key]:
             transition=text.moved(row["transition_move_low"], row["transition_move_high"]),
             ats=text.moved(row["ats_move_low"], row["ats_move_high"]),
         )
-        for row in records(data.keys)
+        for row in records(result.keys)
     ]
 
 
@@ -80,15 +151,173 @@ def _values(point: dict[str, Any]) -> list[str]:
     return [grid.shown(value) for value in json.loads(point["settings"]).values()]
 
 
-def _ranks(data: AblationData) -> list[tuple[str, list[str]]]:
+def _rank_rows(result: AblationResult) -> list[tuple[str, list[str]]]:
     """Every candidate's rank at every point that has a ranking."""
-    ranked = list(data.points["point"][data.ranked])
-    ranks = data.candidates.set_index(["candidate", "point"])["rank"]
+    ranked = list(result.points["point"][result.ranked])
+    ranks = result.candidates.set_index(["candidate", "point"])["rank"]
     return [
         (name, [_rank(float(ranks.get((name, point), math.nan))) for point in ranked])
-        for name in data.candidate_names
+        for name in result.candidate_names
     ]
 
 
 def _rank(rank: float) -> str:
     return text.MISSING if math.isnan(rank) else f"{rank:.0f}"
+
+
+# --- the figure --------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Along:
+    """The points that move one key alone, in the order of its values."""
+
+    key: str
+    names: list[str]  # V values, as they are written
+    own: int  # place of the reference's among them
+    places: list[int]  # V points
+
+    @classmethod
+    def of(cls, result: AblationResult, key: str) -> _Along:
+        settings = [json.loads(text) for text in result.points["settings"]]
+        places = alone(settings, key)
+        values = [settings[place][key] for place in places]
+        if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+            places = [place for _, place in sorted(zip(values, places, strict=True))]
+        names = [text.shorten(grid.shown(settings[p][key]), _VALUE_CHARACTERS) for p in places]
+        return cls(key, names, places.index(0), places)
+
+    def column(self, table: pd.DataFrame, name: str) -> Array:
+        """(V,) of a table with a row per point; NaN where there is none."""
+        values: Array = table.set_index("point")[name].reindex(self.places).to_numpy(dtype=float)
+        return values
+
+
+def figure(result: AblationResult, layout: Layout = WIDE) -> Figure:
+    """A column of three panels per key: every candidate's rank, agreement, transition sizes."""
+    along = [_Along.of(result, key) for key in result.keys["key"]]
+    rows = (("Rank", _rank_lines), ("Agreement", _agreement), ("Transition, D", _transition))
+    tall = (min(5.2, 1.3 + 0.17 * len(result.candidate_names)), 2.0, 2.4)
+    with style.style():
+        drawing, columns, across = _grid(layout, len(along), tall)
+        for place, (panels, points) in enumerate(zip(columns, along, strict=True)):
+            first = place % across == 0
+            last = (place + 1) % across == 0 or place == len(along) - 1
+            heading(panels[0], points.key, layout)
+            for axes, (words, draw) in zip(panels, rows, strict=True):
+                labels = draw(axes, result, points)
+                _frame(axes, points, layout)
+                axes.tick_params(labelleft=first)
+                if first:
+                    _name(axes, words, layout)
+                if last:
+                    direct_labels(axes, labels, layout)
+    return drawing
+
+
+def _grid(
+    layout: Layout, count: int, heights: Sequence[float]
+) -> tuple[Figure, list[list[Axes]], int]:
+    """``count`` columns of panels of these ``heights`` in inches, and how many stand abreast."""
+    em = layout.font / 72
+    down = -(-count // layout.columns)
+    across = -(-count // down)
+    tall = sum(heights) + 2.4 * em
+    figure = Figure(figsize=(layout.width, tall * down))
+    left, between = 5.8 * em, 2.0 * em
+    wide = (layout.width - left - layout.label_inches - between * (across - 1)) / across
+    columns = []
+    for index in range(count):
+        x = left + (index % across) * (wide + between)
+        top = (down - index // across) * tall - 2.0 * em
+        panels = []
+        for height in heights:
+            bottom, inner = top - height + 2.2 * em, height - 3.6 * em  # values below, title above
+            box = (x / layout.width, bottom / tall / down, wide / layout.width, inner / tall / down)
+            panels.append(figure.add_axes(box))
+            top -= height
+        columns.append(panels)
+    return figure, columns, across
+
+
+def _frame(axes: Axes, points: _Along, layout: Layout) -> None:
+    """The values along the bottom, the reference's shaded."""
+    axes.set_xlim(-0.4, len(points.names) - 0.6)
+    axes.set_xticks(range(len(points.names)), points.names, parse_math=False)
+    axes.axvspan(points.own - 0.3, points.own + 0.3, color=SHADE, linewidth=0, zorder=0)
+    axes.tick_params(labelsize=0.92 * layout.font, which="both")
+    axes.grid(axis="x", visible=False)
+    axes.spines["left"].set_visible(False)
+
+
+def _name(axes: Axes, words: str, layout: Layout) -> None:
+    """What the panel shows, written upwards at the left edge of the figure."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    middle = axes.get_position().y0 + axes.get_position().height / 2
+    edge = 0.9 * layout.font / 72 / layout.width
+    figure.text(edge, middle, words, rotation=90, va="center", ha="center", fontsize=layout.font)
+
+
+def _rank_lines(axes: Axes, result: AblationResult, points: _Along) -> list[Label]:
+    """A line per candidate, the first at the top."""
+    count, labels = len(result.candidate_names), []
+    axes.set_ylim(count + 0.6, 0.4)
+    every = 1 if count <= _MOST_RANKS else 10
+    axes.yaxis.set_major_locator(FixedLocator([1, *range(every, count + 1, every)]))
+    for name, look in reversed(result.looks.items()):
+        ranks = points.column(result.of_candidate(name), "rank")
+        axes.plot(ranks, **_line(look, 1.8), clip_on=False)
+        if look is not CROWD and np.isfinite(ranks).any():
+            end = _last(ranks)
+            height = (count + 0.6 - end) / (count + 0.2)
+            labels.append(Label(height, text.without_owner(name), look, f"{end:.0f}  "))
+    return labels[::-1]
+
+
+def _agreement(axes: Axes, result: AblationResult, points: _Along) -> list[Label]:
+    """Correlations: of prediction with truth, and of the orders here with the reference's."""
+    columns = [name for name, *_ in _CORRELATIONS]
+    low = min(0.0, float(np.nanmin(result.points[columns].to_numpy(dtype=float), initial=0.0)))
+    axes.set_ylim(low - 0.05, 1.05)
+    labels = []
+    for column, name, look, dashes in _CORRELATIONS:
+        values = points.column(result.points, column)
+        if np.isfinite(values).any():
+            axes.plot(values, **_line(look, 1.4), linestyle=dashes, clip_on=False)
+            labels.append(Label((_last(values) - low + 0.05) / (1.1 - low), name, look))
+    return labels
+
+
+def _transition(axes: Axes, result: AblationResult, points: _Along) -> list[Label]:
+    """D* of the candidates, and the medians of D* and of where AtS's line begins."""
+    known = result.points[result.ranked]
+    low, high = float(known["smallest"].min()), float(known["target"].max())
+    bottom, top = low / 1.25, high * 1.25
+    axes.set(yscale="log", ylim=(bottom, top))
+    axes.yaxis.set_major_locator(FixedLocator([low, float(known["budget"].iloc[0]), high]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda size, _: text.size(size)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    for name, look in reversed(result.looks.items()):
+        sizes = np.clip(points.column(result.of_candidate(name), "transition"), low, high)
+        axes.plot(sizes, color=look.colour, linewidth=0.7, alpha=0.75, zorder=2, clip_on=False)
+    labels = []
+    for column, name, look, dashes in _MEDIANS:
+        sizes = points.column(result.points, column)
+        if np.isfinite(sizes).any():
+            axes.plot(sizes, **_line(look, 1.6), linestyle=dashes, clip_on=False)
+            height = float(np.log(_last(sizes) / bottom) / np.log(top / bottom))
+            labels.append(Label(height, name, look))
+    return labels
+
+
+def _line(look: Look, width: float) -> dict[str, Any]:
+    if look is CROWD:
+        return {"color": look.colour, "linewidth": 0.7, "zorder": 2}
+    return {
+        "color": look.colour, "linewidth": width, "zorder": 3, "marker": look.marker,
+        "markersize": 4.5,
+    }  # fmt: skip
+
+
+def _last(values: Array) -> float:
+    """The last finite value."""
+    return float(values[np.isfinite(values)][-1])

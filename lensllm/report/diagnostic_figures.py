@@ -1,4 +1,4 @@
-"""Figures of the diagnostics: kernel spectra and decay, the subsets' drift."""
+"""Figures of the diagnostics: scores at every budget, kernel spectra and decay, subset drift."""
 
 from __future__ import annotations
 
@@ -11,29 +11,80 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lensllm.report import diagnostic_tables, style, text
-from lensllm.report.data import Array, ReportData
-from lensllm.report.labels import Label, direct_labels
-from lensllm.report.panels import heading, panels, size_axis
-from lensllm.report.style import CROWD, MUTED, PALETTE, SHADE, WIDE, Layout
+from lensllm.report.predictor_tables import by_budget
+from lensllm.report.result import Array, Result
+from lensllm.report.style import (
+    CROWD,
+    MARKERS,
+    MUTED,
+    PALETTE,
+    SHADE,
+    WIDE,
+    Label,
+    Layout,
+    Look,
+    direct_labels,
+    heading,
+    panels,
+    size_axis,
+)
 from lensllm.spectra.spectrum import standard_error
+
+_NAMED = 5  # lines that still can be told apart; the tables have all of them
+
+
+def budgets(result: Result, layout: Layout = WIDE) -> Figure:
+    """Every score against the budget: the default predictor and the best others in colour."""
+    tables = by_budget(result)
+    looks = {
+        name: Look(place, PALETTE[place], MARKERS[place]) if place < _NAMED else CROWD
+        for place, name in enumerate(tables[0].values.index)
+    }
+    with style.style():
+        figure, all_axes = panels(layout, len(tables), 3.1, 0.62 * layout.label_inches)
+        for axes, table in zip(all_axes, tables, strict=True):
+            scores = table.values[result.budgets]
+            low = min(0.0, float(np.nanmin(scores)))
+            axes.set_ylim(low - 0.03, 1.03)
+            size_axis(axes, result.budgets, "Budget, largest D known", layout)
+            heading(axes, f"{table.heading} (1 is best)", layout)
+            labels = []
+            for name, look in reversed(looks.items()):
+                axes.plot(result.budgets, scores.loc[name], **_ink(look, name == result.predictor))
+                last = float(scores.loc[name].iloc[-1])
+                if look is not CROWD and np.isfinite(last):
+                    labels.append(Label((last - low + 0.03) / (1.06 - low), name, look))
+            if axes is all_axes[-1] or layout.columns == 1:
+                direct_labels(axes, labels[::-1], layout)
+    return figure
+
+
+def _ink(look: Look, default: bool) -> dict[str, Any]:
+    if look is CROWD:
+        return {"color": look.colour, "linewidth": 0.8, "zorder": 2}
+    return {
+        "color": look.colour, "marker": look.marker, "markersize": 4.5 if default else 3.5,
+        "linewidth": 2.2 if default else 1.2, "zorder": 4 if default else 3, "clip_on": False,
+    }  # fmt: skip
+
 
 # eigenvalues below this share of the largest are rounding of the float32 gradients behind them
 _NEGLIGIBLE = 1e-7
 
 
-def kernels(data: ReportData, layout: Layout = WIDE) -> Figure:
+def kernels(result: Result, layout: Layout = WIDE) -> Figure:
     """Eigenvalues of K/n by index, and F(t)/F(0), the share of the residual left at time t.
 
     The share of a named candidate has a band of one standard error by the choice of probes.
     """
-    looks = style.looks(data)
-    shown = [name for name in looks if name in data.kernels]
-    times = _times(data)
+    looks = style.looks(result)
+    shown = [name for name in looks if name in result.spectra]
+    times = _times(result)
     with style.style():
         figure, (left, right) = panels(layout, 2, 3.4, layout.label_inches)
         labels = []
         for name in reversed(shown):
-            look, spectrum = looks[name], data.kernels[name]
+            look, spectrum = looks[name], result.spectra[name]
             line: dict[str, Any] = {
                 "color": look.colour,
                 "linewidth": 0.6 if look is CROWD else 1.5,
@@ -45,7 +96,7 @@ def kernels(data: ReportData, layout: Layout = WIDE) -> Figure:
             share = spectrum.share(times)
             right.plot(times, share, **line)
             if look is not CROWD:
-                error = standard_error(*diagnostic_tables.probes(data, name), times)
+                error = standard_error(*diagnostic_tables.probes(result, name), times)
                 right.fill_between(times, np.maximum(share - error, 0), share + error,
                                    color=look.colour, alpha=0.18, linewidth=0)  # fmt: skip
                 labels.append(Label(float(share[-1]) / 1.04, text.without_owner(name), look))
@@ -53,19 +104,19 @@ def kernels(data: ReportData, layout: Layout = WIDE) -> Figure:
         heading(left, "Eigenvalues of K/n", layout)
         right.set(xscale="log", xlim=(times[0], times[-1]), ylim=(0, 1.04), xlabel="Flow time t")
         heading(right, "Residual left, F(t) / F(0)", layout)
-        _stopping_times(right, data, layout)
+        _stopping_times(right, result, layout)
         direct_labels(right, labels[::-1], layout)
     return figure
 
 
-def drift(data: ReportData, layout: Layout = WIDE) -> Figure:
+def drift(result: Result, layout: Layout = WIDE) -> Figure:
     """How far each subset is from the full training set, in lengths and in words."""
     shown = (
         ("target_length_ks", "Target lengths, KS distance"),
         ("vocabulary_js_bits", "Target words, JS divergence, bits"),
         ("vocabulary_coverage", "Word occurrences covered"),
     )
-    rows = data.drift.sort_values("size")
+    rows = result.drift.sort_values("size")
     with style.style():
         figure, all_axes = panels(layout, 3, 2.5, 0.0)
         for axes, (column, title) in zip(all_axes, shown, strict=True):
@@ -77,25 +128,25 @@ def drift(data: ReportData, layout: Layout = WIDE) -> Figure:
     return figure
 
 
-def _times(data: ReportData) -> Array:
+def _times(result: Result) -> Array:
     """Flow times around those at which cells stopped, else around the kernels' own time scales."""
-    stopped = _stopped(data)
-    fastest = max(float(s.eigenvalues[0]) for s in data.kernels.values())
+    stopped = _stopped(result)
+    fastest = max(float(s.eigenvalues[0]) for s in result.spectra.values())
     if not stopped.size:
         return np.geomspace(0.01 / fastest, 1e4 / fastest, 160)
     start = min(0.01 / fastest, float(stopped.min()))
     return np.geomspace(start, 10 * float(stopped.max()), 160)
 
 
-def _stopped(data: ReportData) -> Array:
+def _stopped(result: Result) -> Array:
     """Flow times at which the cells stopped, where they trained at all."""
-    times = data.cells["learning_rate_integral"].to_numpy(dtype=float)
+    times = result.cells["learning_rate_integral"].to_numpy(dtype=float)
     stopped: Array = times[np.isfinite(times) & (times > 0)]
     return stopped
 
 
-def _stopping_times(axes: Axes, data: ReportData, layout: Layout) -> None:
-    stopped = _stopped(data)
+def _stopping_times(axes: Axes, result: Result, layout: Layout) -> None:
+    stopped = _stopped(result)
     if not stopped.size:
         return
     low, high = float(stopped.min()), float(stopped.max())

@@ -12,25 +12,17 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from lensllm.report import (
-    budget_figure,
-    check,
-    crossing_figure,
+    answer_tables,
+    cost_tables,
     curvature_figures,
-    curvature_tables,
+    curve_figure,
     diagnostic_figures,
     diagnostic_tables,
-    figure,
-    findings,
-    forecast_tables,
-    kernel_share,
     predictor_tables,
-    recipe_tables,
     style,
-    sweep_tables,
-    tables,
     text,
 )
-from lensllm.report.data import ReportData
+from lensllm.report.result import Result
 
 _FILTERS = (
     text.loss, text.score, text.change, text.significant, text.rough, text.percent, text.size,
@@ -38,86 +30,87 @@ _FILTERS = (
 )  # fmt: skip
 
 
-def render(data: ReportData) -> str:
+def render(result: Result) -> str:
     """The report as HTML; equal data give equal text."""
     return template("page.html.j2").render(
-        data=data,
-        figures=_figures(data),
-        looks=style.looks(data),
-        config=yaml.safe_dump(dict(data.config), sort_keys=False, allow_unicode=True),
+        result=result,
+        figures=_figures(result),
+        looks=style.looks(result),
+        config=yaml.safe_dump(dict(result.config), sort_keys=False, allow_unicode=True),
         nan=math.nan,
-        **_answer(data),
-        **_comparison(data),
-        **_diagnostics(data),
+        **_answer(result),
+        **_comparison(result),
+        **_diagnostics(result),
     )
 
 
-def _answer(data: ReportData) -> dict[str, Any]:
-    ranking = tables.ranking(data)
+def _answer(result: Result) -> dict[str, Any]:
+    ranking = answer_tables.ranking(result)
     return {
         "ranking": ranking,
         "chosen": next(row for row in ranking if row.chosen),
         "sized": any(math.isfinite(row.parameters) for row in ranking),
-        "scale": tables.scale(data),
-        "zero_shot": bool((data.cells["size"] == 0).any()),
+        "scale": answer_tables.scale(result),
+        "zero_shot": bool((result.cells["size"] == 0).any()),
         "unranked": [
-            name for name in data.candidates if name not in set(data.ranking["candidate"])
+            name for name in result.candidates if name not in set(result.ranking["candidate"])
         ],
-        "incomplete": tables.incomplete(data),
-        "check": check.was_it_right(data),
-        "findings": findings.findings(data),
-        "rounds": sweep_tables.rounds(data),
-        "racers": sweep_tables.racers(data),
-        "stop": sweep_tables.stop(data),
-        "saved": sweep_tables.saved(data),
+        "incomplete": answer_tables.incomplete(result),
+        "hindsight": answer_tables.was_it_right(result),
+        "findings": answer_tables.findings(result),
+        "other_checks": answer_tables.other_checks(result),
+        "rounds": answer_tables.rounds(result),
+        "racers": answer_tables.racers(result),
+        "stop": answer_tables.stop(result),
+        "saved": result.saved_examples,
     }
 
 
-def _comparison(data: ReportData) -> dict[str, Any]:
-    predictors = predictor_tables.predictors(data)
+def _comparison(result: Result) -> dict[str, Any]:
+    predictors = predictor_tables.predictors(result)
     return {
         "predictors": predictors,
         "scores": predictor_tables.SCORES,
         "best_scores": predictor_tables.best_scores(predictors),
         "leads": predictor_tables.leads,
         "with_interval": predictor_tables.WITH_INTERVAL,
-        "compared": list(dict.fromkeys(data.comparison["score"])),
-        "mixtures": predictor_tables.mixtures(data),
-        "skipped": predictor_tables.skipped(data),
-        "by_budget": predictor_tables.by_budget(data),
-        "log_candidates": math.log(len(data.ranking)),
+        "compared": list(dict.fromkeys(result.comparison["score"])),
+        "mixtures": predictor_tables.mixtures(result),
+        "skipped": predictor_tables.skipped(result),
+        "by_budget": predictor_tables.by_budget(result),
+        "log_candidates": math.log(len(result.ranking)),
     }
 
 
-def _diagnostics(data: ReportData) -> dict[str, Any]:
-    spent = tables.cost(data)
-    first, others = tables.laws(data)
+def _diagnostics(result: Result) -> dict[str, Any]:
+    spent = cost_tables.cost(result)
+    first, others = diagnostic_tables.laws(result)
     return {
-        "rate_choices": recipe_tables.choices(data),
-        "unequal": recipe_tables.unequal(data.config),
+        "learning_rates": cost_tables.learning_rates(result),
+        "unequal": cost_tables.unequal(result.config),
         "infinity": math.inf,
         "laws": first,
         "other_laws": others,
-        "kernels": diagnostic_tables.kernels(data),
-        "probe_counts": diagnostic_tables.probe_counts(data),
-        "contributions": kernel_share.contributions(data),
-        "reads_kernel": kernel_share.reads_kernel,
-        "layers": curvature_tables.layers(data),
-        "transitions": curvature_tables.transitions(data),
-        "agreement": curvature_tables.agreement(data),
-        "worth": curvature_tables.worth(data),
-        "density_scale": curvature_figures.linear_scale(data) if data.densities else math.nan,
+        "kernels": diagnostic_tables.kernels(result),
+        "probe_counts": diagnostic_tables.probe_counts(result),
+        "contributions": diagnostic_tables.contributions(result),
+        "reads_kernel": diagnostic_tables.reads_kernel,
+        "layers": diagnostic_tables.layers(result),
+        "transitions": diagnostic_tables.transitions(result),
+        "agreement": diagnostic_tables.agreement(result),
+        "worth": diagnostic_tables.worth(result),
+        "density_scale": curvature_figures.linear_scale(result) if result.densities else math.nan,
         "broadening": curvature_figures.BROADENING,
         "cost": spent,
-        "total": tables.total(spent),
-        "forecasts": forecast_tables.forecasts(data),
+        "total": cost_tables.total(spent),
+        "forecasts": cost_tables.forecasts(result),
     }
 
 
 def template(name: str) -> jinja2.Template:
     """A page's template, with the filters that all pages share."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lensllm.report", ""),
+        loader=jinja2.PackageLoader("lensllm.report", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -132,38 +125,56 @@ def breakable(name: str) -> Markup:
     return Markup(escape(name).replace("/", Markup("/<wbr>")))
 
 
-def _figures(data: ReportData) -> dict[str, tuple[Markup, Markup]]:
+def _figures(result: Result) -> dict[str, tuple[Markup, Markup]]:
     """The figures that have something to show, each for wide and for narrow screens."""
-    drawings: dict[str, tuple[Callable[[ReportData, style.Layout], Figure], str]] = {
-        "curves": (figure.curves, "Learning curves of the candidates, measured and extrapolated")
-    }
-    if predictor_tables.by_budget(data):
-        drawings["budgets"] = (budget_figure.budgets, "Scores of the predictors at every budget")
-    if data.kernels:
-        drawings["kernels"] = (
+    figures: dict[str, tuple[bool, Callable[[Result, style.Layout], Figure], str]] = {
+        "curves": (
+            True,
+            curve_figure.curves,
+            "Learning curves of the candidates, measured and extrapolated",
+        ),
+        "budgets": (
+            bool(predictor_tables.by_budget(result)),
+            diagnostic_figures.budgets,
+            "Scores of the predictors at every budget",
+        ),
+        "kernels": (
+            bool(result.spectra),
             diagnostic_figures.kernels,
             "Kernel spectra and decay of the residual",
-        )
-    if len(data.bounds):
-        drawings["bound"] = (curvature_figures.bound, "Terms of the Hessian bound for each cell")
-    if len(data.crossings):
-        drawings["crossing"] = (
-            crossing_figure.crossing,
+        ),
+        "bound": (
+            len(result.bounds) > 0,
+            curvature_figures.bound,
+            "Terms of the Hessian bound for each cell",
+        ),
+        "crossing": (
+            len(result.crossings) > 0,
+            curvature_figures.crossing,
             "The bound's curvature term against its remainder, where they cross, and the law's D*",
-        )
-    if data.densities:
-        drawings["density"] = (curvature_figures.density, "Spectral densities of the Hessians")
-    if len(data.drift):
-        drawings["drift"] = (diagnostic_figures.drift, "Distance of each subset from the full set")
+        ),
+        "density": (
+            bool(result.densities),
+            curvature_figures.density,
+            "Spectral densities of the Hessians",
+        ),
+        "drift": (
+            len(result.drift) > 0,
+            diagnostic_figures.drift,
+            "Distance of each subset from the full set",
+        ),
+    }
     return {
         name: (
-            inline(draw(data, style.WIDE), f"{name}-wide", words),
-            inline(draw(data, style.NARROW), f"{name}-narrow", words),
+            inline(draw(result, style.WIDE), f"{name}-wide", description),
+            inline(draw(result, style.NARROW), f"{name}-narrow", description),
         )
-        for name, (draw, words) in drawings.items()
+        for name, (shown, draw, description) in figures.items()
+        if shown
     }
 
 
 def inline(drawing: Figure, name: str, description: str) -> Markup:
+    """``drawing`` as an SVG element of the page."""
     # matplotlib escapes every text it writes into an SVG, so the drawing is safe as it stands
     return Markup(style.svg(drawing, name, description))

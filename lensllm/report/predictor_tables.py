@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lensllm.report import text
-from lensllm.report.data import ReportData
-from lensllm.report.tables import records
+from lensllm.report.answer_tables import records
+from lensllm.report.result import Result
 
 SCORES = {  # column → heading, and whether the best value is the largest, smallest or neither
     "rel_acc": ("RelAcc", max),
@@ -48,11 +48,11 @@ class Predictor:
     confidence: Mapping[str, Confidence]  # of the scores that have one
 
 
-def predictors(data: ReportData) -> list[Predictor]:
+def predictors(result: Result) -> list[Predictor]:
     """Every predictor, the default first, the others by the regret of what they rank first."""
-    scores = {row["predictor"]: row for row in records(data.scores)}
+    scores = {row["predictor"]: row for row in records(result.scores)}
     lines = []
-    for name, rows in data.predictions.groupby("predictor"):
+    for name, rows in result.predictions.groupby("predictor"):
         best = rows.sort_values(["rank", "candidate"]).iloc[0]
         line = Predictor(
             name=str(name),
@@ -60,20 +60,20 @@ def predictors(data: ReportData) -> list[Predictor]:
             predicted=best["predicted"],
             p_best=best["p_best"],
             scores=scores.get(name, {}),
-            confidence=_confidence(data, str(name)),
+            confidence=_confidence(result, str(name)),
         )
         lines.append(line)
 
     def order(line: Predictor) -> tuple[bool, float, str]:
         regret = line.scores.get("regret", math.nan)
         known = regret if math.isfinite(regret) else math.inf
-        return line.name != data.default_predictor, known, line.name
+        return line.name != result.predictor, known, line.name
 
     return sorted(lines, key=order)
 
 
-def _confidence(data: ReportData, name: str) -> dict[str, Confidence]:
-    rows = data.comparison[data.comparison["predictor"] == name]
+def _confidence(result: Result, name: str) -> dict[str, Confidence]:
+    rows = result.comparison[result.comparison["predictor"] == name]
     return {
         row["score"]: Confidence(
             interval=text.interval(row["low"], row["high"]),
@@ -108,12 +108,12 @@ def leads(score: float, best: float) -> bool:
     return math.isfinite(score) and text.score(score) == text.score(best)
 
 
-def mixtures(data: ReportData) -> dict[str, str]:
+def mixtures(result: Result) -> dict[str, str]:
     """What each mixture is made of at the budget, in words: 36 % ats + 64 % hrb.
 
     The default predictor first, if it is one.
     """
-    rows = data.weights[data.weights["budget"] == data.budget]
+    rows = result.weights[result.weights["budget"] == result.budget]
     found = {
         str(name): " + ".join(
             f"{text.percent(weight)} {part}"
@@ -121,7 +121,7 @@ def mixtures(data: ReportData) -> dict[str, str]:
         )
         for name, parts in rows.groupby("predictor")
     }
-    return dict(sorted(found.items(), key=lambda item: item[0] != data.default_predictor))
+    return dict(sorted(found.items(), key=lambda item: item[0] != result.predictor))
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,12 @@ class Skipped:
     budgets: tuple[int, ...]  # empty: all
 
 
-def skipped(data: ReportData) -> list[Skipped]:
+def skipped(result: Result) -> list[Skipped]:
     """One line per predictor and reason, in the order of the table."""
     lines = []
-    for (name, reason), rows in data.skipped.groupby(["predictor", "reason"], sort=False):
+    for (name, reason), rows in result.skipped.groupby(["predictor", "reason"], sort=False):
         budgets = tuple(sorted(int(budget) for budget in rows["budget"]))
-        some = budgets if set(data.budgets) - set(budgets) else ()
+        some = budgets if set(result.budgets) - set(budgets) else ()
         lines.append(Skipped(str(name), str(reason), some))
     return lines
 
@@ -152,23 +152,23 @@ class ByBudget:
     best: Mapping[object, float]  # by column
 
 
-def by_budget(data: ReportData) -> list[ByBudget]:
+def by_budget(result: Result) -> list[ByBudget]:
     """A table per score, the default predictor first, the others by their mean Pearson.
 
     Empty with one budget only, or without a truth.
     """
-    if len(data.budgets) < 2 or data.all_scores.empty:
+    if len(result.budgets) < 2 or result.all_scores.empty:
         return []
-    tables = {score: _by_budget(data, score) for score in BY_BUDGET}
-    mean = tables["pearson"]["mean"].drop(data.default_predictor)
-    order = [data.default_predictor, *mean.sort_values(ascending=False, kind="stable").index]
+    tables = {score: _by_budget(result, score) for score in BY_BUDGET}
+    mean = tables["pearson"]["mean"].drop(result.predictor)
+    order = [result.predictor, *mean.sort_values(ascending=False, kind="stable").index]
     return [
         ByBudget(SCORES[score][0], values.loc[order], values.max().to_dict())
         for score, values in tables.items()
     ]
 
 
-def _by_budget(data: ReportData, score: str) -> pd.DataFrame:
-    values = data.all_scores.pivot(index="predictor", columns="budget", values=score)
+def _by_budget(result: Result, score: str) -> pd.DataFrame:
+    values = result.all_scores.pivot(index="predictor", columns="budget", values=score)
     # a mean over fewer budgets would not be comparable
     return values.assign(mean=values.mean(axis=1, skipna=False))

@@ -1,4 +1,7 @@
-"""One look for every figure: palette, fonts, and SVG whose colours follow the page's theme."""
+"""The look of every figure: palette, fonts, layouts, panels, direct labels, and SVG for the page.
+
+The colours of an SVG follow the page's theme.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,14 @@ from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from scipy.optimize import isotonic_regression
 
-from lensllm.report.data import ReportData
+from lensllm.report import text
+from lensllm.report.result import Result
 
 INK, MUTED, FAINT, SHADE, PAPER = "#1f2328", "#66707b", "#d5dae0", "#f4f6f8", "#ffffff"
 OTHERS = "#b3bac2"
@@ -95,10 +103,10 @@ class Look:
 CROWD = Look(None, OTHERS, "o")
 
 
-def looks(data: ReportData) -> dict[str, Look]:
+def looks(result: Result) -> dict[str, Look]:
     """A look for every candidate: the choice, the true best and the best ranked stand out."""
-    best = [] if not data.truth else [min(data.truth, key=lambda name: data.truth[name])]
-    return looks_of(data.candidates, [data.choice, *best])
+    best = [] if not result.truth else [min(result.truth, key=lambda name: result.truth[name])]
+    return looks_of(result.candidates, [result.choice, *best])
 
 
 def looks_of(candidates: Sequence[str], first: Sequence[str]) -> dict[str, Look]:
@@ -132,7 +140,112 @@ def svg(figure: Figure, name: str, description: str) -> str:
     return drawing.replace("<svg", opening, 1).strip()
 
 
-def png(figure: Figure, path: Path) -> None:
+def save_png(figure: Figure, path: Path) -> None:
     """Write ``figure`` at twice screen resolution, light; equal figures give equal bytes."""
     with style():
         figure.savefig(path, format="png", dpi=200, metadata={"Software": None})
+
+
+# --- small axes in one figure -----------------------------------------------------------------
+def panels(layout: Layout, count: int, height: float, right: float) -> tuple[Figure, list[Axes]]:
+    """``count`` axes ``height`` inches tall: in a row, or stacked where the layout is narrow.
+
+    ``right`` is the margin after the last of a row, in inches.
+    """
+    em = layout.font / 72
+    across = min(count, layout.columns)
+    down = -(-count // across)
+    figure = Figure(figsize=(layout.width, height * down))
+    left, bottom, top, between = 3.4 * em, 3.8 * em, 2.6 * em, 4.2 * em
+    wide = (layout.width - left - max(right, em) - between * (across - 1)) / across
+    tall = height - bottom - top
+    axes = []
+    for index in range(count):
+        column, row = index % across, index // across
+        x, y = left + column * (wide + between), (down - 1 - row) * height + bottom
+        box = (x / layout.width, y / height / down, wide / layout.width, tall / height / down)
+        axes.append(figure.add_axes(box))
+    return figure, axes
+
+
+def heading(axes: Axes, words: str, layout: Layout) -> None:
+    """A title over one panel, and the look that all panels share."""
+    axes.set_title(words, loc="left", fontsize=layout.font, weight="bold", pad=8)
+    axes.tick_params(labelsize=0.92 * layout.font, which="both")
+    axes.xaxis.label.set_fontsize(layout.font)
+    axes.grid(axis="x", visible=False)
+    axes.spines["left"].set_visible(False)
+
+
+def size_axis(axes: Axes, sizes: Sequence[int], label: str, layout: Layout) -> None:
+    """A logarithmic axis of the ascending ``sizes``, at most five of them named."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator([sizes[index] for index in _few(len(sizes))]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: text.size(size)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(label, fontsize=layout.font)
+
+
+def _few(count: int) -> list[int]:
+    """At most five of ``count`` places, first and last among them; at even steps if there are."""
+    for step in (1, 2, 3, 4):
+        if (count - 1) % step == 0 and (count - 1) // step < 5:
+            return list(range(0, count, step))
+    return [int(place) for place in np.linspace(0, count - 1, 5).round()]
+
+
+# --- names next to the lines they belong to ---------------------------------------------------
+def separated(positions: Sequence[float], gap: float) -> list[float]:
+    """Move ``positions`` (in [0, 1]) as little as possible until neighbours are ``gap`` apart.
+
+    Subtracting i·gap from the i-th smallest turns the separation into monotonicity, so the least
+    squares solution is an isotonic regression (Dwyer, Marriott, Stuckey 2006, one dimension).
+    """
+    order = np.argsort(positions, kind="stable")
+    steps = gap * np.arange(len(order))
+    free = isotonic_regression(np.asarray(positions, dtype=float)[order] - steps).x
+    moved = np.clip(free, 0.0, max(0.0, 1.0 - gap * (len(order) - 1))) + steps
+    result = np.empty(len(order))
+    result[order] = moved
+    return [float(value) for value in result]
+
+
+@dataclass(frozen=True)
+class Label:
+    """A name to be written right of the axes, at a height in axes coordinates."""
+
+    height: float
+    name: str
+    look: Look
+    rank: str = ""
+    bold: bool = False
+
+
+def direct_labels(axes: Axes, labels: Sequence[Label], layout: Layout) -> None:
+    """Write names right of ``axes`` with the candidate's mark, moved apart, joined by leaders."""
+    wide, tall = _inches(axes)
+    heights = separated([label.height for label in labels], 1.5 * layout.font / 72 / tall)
+    em = layout.font / 72 / wide
+    for label, height in zip(labels, heights, strict=True):
+        axes.plot(
+            [1.0, 1 + 1.1 * em, 1 + 1.5 * em], [label.height, height, height],
+            color=label.look.colour, linewidth=0.8, alpha=0.7,
+            transform=axes.transAxes, clip_on=False,
+        )  # fmt: skip
+        axes.plot(
+            [1 + 2.0 * em], [height], marker=label.look.marker, color=label.look.colour,
+            markersize=0.6 * layout.font, transform=axes.transAxes, clip_on=False, linestyle="none",
+        )  # fmt: skip
+        width = layout.label_characters - 2 * label.bold  # bold letters are wider
+        axes.text(
+            1 + 2.7 * em, height, label.rank + text.shorten(label.name, width),
+            fontsize=layout.font, va="center", transform=axes.transAxes, parse_math=False,
+            weight="bold" if label.bold else "normal",
+        )  # fmt: skip
+
+
+def _inches(axes: Axes) -> tuple[float, float]:
+    box = axes.get_window_extent()
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return box.width / figure.dpi, box.height / figure.dpi

@@ -380,6 +380,12 @@ TABLES: dict[str, pa.Schema] = {
         ("spent_flops", _f),  # cells up to the budget, kernel and curvature
         ("full_flops", _f),  # fine-tuning on the target size, one seed
     ),
+    "report/measurements": _schema(  # tables that stages declare, a row per value, as text
+        ("title", _s),
+        ("row", _i),
+        ("column", _s),
+        ("value", _s),
+    ),
     "report/forecast": _schema(  # what probes predicted of the cells, and what these took
         ("candidate", _s),
         ("cells", _i),

@@ -69,7 +69,7 @@ def build(work: Work) -> None:
     found = compare([_point(work, place, params) for place, params in enumerate(asked)])
     for table, rows in vars(found).items():
         write_table(work.folder, f"ablation/{table}", rows)
-    data = ablation.AblationData(
+    result = ablation.AblationResult(
         pipeline=work.params["pipeline"],
         verdict=verdict(found.points),
         lacking=[
@@ -80,9 +80,9 @@ def build(work: Work) -> None:
         config=work.params["config"],
         **vars(found),
     )
-    page = ablation.render(data)
+    page = ablation.render(result)
     (work.folder / "ablation.html").write_text(page, encoding="utf-8")
-    style.png(ablation.figure(data), work.folder / "ablation.png")
+    style.save_png(ablation.figure(result), work.folder / "ablation.png")
 
 
 def _point(work: Work, place: int, params: Mapping[str, Any]) -> Point:

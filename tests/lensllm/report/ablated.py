@@ -10,7 +10,7 @@ from lensllm.core import seeds
 from lensllm.curves.curve import Curves
 from lensllm.laws import fit_rectified, fits_frame
 from lensllm.predictors import AtS
-from lensllm.report.ablation_data import AblationData
+from lensllm.report.ablation import AblationResult
 from lensllm.selection.ablation import Outcome, Point, compare, verdict
 from lensllm.selection.transitions import Transitions
 
@@ -25,7 +25,7 @@ VALUES = {
 
 def ablated(
     count: int = 6, keys: int = 2, truth: bool = True, failing: Collection[int] = ()
-) -> AblationData:
+) -> AblationResult:
     """``count`` candidates over the first ``keys`` keys; the points at ``failing`` have failed."""
     names = [f"org/family-{i:02d}" for i in range(count)]
     beta, floor = np.linspace(0.6, 0.3, count), np.linspace(1.0, 1.6, count)
@@ -68,6 +68,6 @@ def ablated(
     found = compare(points)
     lacking = [(0, "finetune <b>x</b> · D=100", "killed")] if failing else []
     config = {"law": {"tau": 5.0}, "data": {"source": "<i>&"}}
-    return AblationData(
+    return AblationResult(
         "demo", verdict(found.points), **vars(found), lacking=lacking, config=config
     )

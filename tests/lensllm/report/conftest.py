@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from lensllm.core import seeds
-from lensllm.report.data import ReportData
+from lensllm.report.result import Result
 from lensllm.selection import bootstrap
 from lensllm.spectra.spectrum import spectrum
 from lensllm.store import schemas
@@ -40,7 +40,7 @@ def make(
     seed_count: int = 2,
     budgets: Sequence[int] = (BUDGET,),
     examined: int = 6,
-) -> ReportData:
+) -> Result:
     """A run of ``candidates``, (name, parameters), whose losses follow known rectified laws.
 
     The curvature of the first ``examined`` of them is known.
@@ -94,12 +94,12 @@ def make(
     _rank(predictions, truth)
     names = [name for name, _ in candidates]
     bent = names[:examined]
-    return ReportData(
+    return Result(
         pipeline="docstrings",
         metric="bits_per_byte",
         target=TARGET,
         budget=BUDGET,
-        default_predictor="stack",
+        predictor="stack",
         verdict=f"Fine-tune {names[0]}: it is expected to be the best of {len(names)}.",
         cells=valid("curve/cells", cells),
         fits=valid("law/fits", fits),
@@ -133,7 +133,7 @@ def make(
             ],
         ),
         decisions=valid("sweep/decisions", []),
-        examples=pd.DataFrame(),
+        simulated_cost=pd.DataFrame(),
         notes=pd.DataFrame(),
         cost=valid("ranking/cost", cost),
         drift=valid("drift/sizes", _drift()),
@@ -142,12 +142,12 @@ def make(
         densities={name: _density(place) for place, name in enumerate(bent)},
         crossings=valid("crossing/candidates", _crossings(bent)),
         agreement=valid("crossing/agreement", _agreement(len(bent))),
-        machine=pd.DataFrame(machine),
+        cell_costs=pd.DataFrame(machine),
         forecast=valid(
             "report/forecast", [_forecast(name, place) for place, name in enumerate(names)]
         ),
-        kernels={name: spectrum(*_kernel(place)) for place, name in enumerate(names)},
-        matrices={name: _matrix(*_kernel(place)) for place, name in enumerate(names)},
+        spectra={name: spectrum(*_kernel(place)) for place, name in enumerate(names)},
+        kernel_matrices={name: _matrix(*_kernel(place)) for place, name in enumerate(names)},
         overlaps={name: _overlap(name, place) for place, name in enumerate(names[:6])},
         failed=[],
         config={"data": {"source": "builtin:docstrings"}, "sweep": {"sizes": list(SIZES)}},
@@ -211,7 +211,7 @@ def _comparison() -> list[dict[str, object]]:
     return rows
 
 
-def raced(data: ReportData, stop: str = "") -> ReportData:
+def raced(data: Result, stop: str = "") -> Result:
     """``data`` of a sweep in two rounds, 400 and 1,600, which dropped two candidates, then one."""
     names, rows = data.candidates, []
     for budget, racing, out in ((400, names, names[-2:]), (1600, names[:-2], names[-3:-2])):
@@ -230,7 +230,7 @@ def raced(data: ReportData, stop: str = "") -> ReportData:
     )
 
 
-def replayed(data: ReportData) -> ReportData:
+def replayed(data: Result) -> Result:
     """``data`` as if its losses had been measured elsewhere, and nothing else."""
     notes = [
         {"kind": "metric", "text": data.metric},
@@ -244,8 +244,8 @@ def replayed(data: ReportData) -> ReportData:
         data, cells=cells.astype({"parameters": "Int64"}), cost=none,
         notes=valid("losses/notes", notes), fits=pd.DataFrame(), findings=pd.DataFrame(),
         drift=pd.DataFrame(), bounds=pd.DataFrame(), layers=pd.DataFrame(), densities={},
-        crossings=pd.DataFrame(), agreement=pd.DataFrame(), kernels={}, matrices={}, overlaps={},
-        machine=data.machine.iloc[:0],
+        crossings=pd.DataFrame(), agreement=pd.DataFrame(), spectra={}, kernel_matrices={}, overlaps={},
+        cell_costs=data.cell_costs.iloc[:0],
         forecast=data.forecast.iloc[:0],
     )  # fmt: skip
 
@@ -371,24 +371,24 @@ def matrix() -> Callable[..., pd.DataFrame]:
 
 
 @pytest.fixture(name="make")
-def _make() -> Callable[..., ReportData]:
+def _make() -> Callable[..., Result]:
     """The builder of synthetic runs, for tests that vary it."""
     return make
 
 
 @pytest.fixture(name="raced")
-def _raced() -> Callable[..., ReportData]:
+def _raced() -> Callable[..., Result]:
     """What turns a run into one with a policy."""
     return raced
 
 
 @pytest.fixture(name="replayed")
-def _replayed() -> Callable[..., ReportData]:
+def _replayed() -> Callable[..., Result]:
     """What turns a run into a replay of losses measured elsewhere."""
     return replayed
 
 
 @pytest.fixture(scope="session")
-def data() -> ReportData:
+def data() -> Result:
     """Six candidates, all measured at the target."""
     return make()

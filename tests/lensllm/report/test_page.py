@@ -180,7 +180,7 @@ def test_all_text_from_data_is_escaped(make, raced):
     long = f"{EVIL}: 9 candidates, {', '.join([EVIL] * 9)}; {EVIL}"
     data = replace(
         data, verdict=EVIL, pipeline=EVIL, failed=[(EVIL, EVIL)], config={EVIL: EVIL},
-        versions={EVIL: EVIL}, default_predictor=EVIL,
+        versions={EVIL: EVIL}, predictor=EVIL,
         all_predictions=data.all_predictions.replace({"predictor": {"stack": EVIL}}),
         fits=data.fits.replace({"law": {"vanilla": EVIL}}),
         all_scores=data.all_scores.replace({"predictor": {"stack": EVIL}}),
@@ -203,9 +203,9 @@ def test_without_truth_kernels_curvature_or_drift(make):
     """Sections of stages that did not run are left out, not left empty."""
     data = make(truth=False)
     data = replace(
-        data, kernels={}, layers=data.layers.iloc[:0], bounds=data.bounds.iloc[:0], densities={},
+        data, spectra={}, layers=data.layers.iloc[:0], bounds=data.bounds.iloc[:0], densities={},
         crossings=data.crossings.iloc[:0], agreement=data.agreement.iloc[:0],
-        drift=data.drift.iloc[:0], machine=data.machine.iloc[:0],
+        drift=data.drift.iloc[:0], cell_costs=data.cell_costs.iloc[:0],
     )  # fmt: skip
     markup = page.render(data)
     headings = re.findall(r"<h2>([^<]*)</h2>", markup)
@@ -321,7 +321,9 @@ def test_several_budgets_have_a_section(make):
 def test_a_sweep_tells_who_was_dropped_and_why(data, raced):
     """Every round's chances, the reasons, and why it ended."""
     examples = pd.DataFrame({"spent_examples": [250.0], "full_examples": [1000.0]})
-    text = Outline(page.render(replace(raced(data, stop="one is left"), examples=examples))).text
+    text = Outline(
+        page.render(replace(raced(data, stop="one is left"), simulated_cost=examples))
+    ).text
     assert "3 of 6 were dropped on the way. It stopped after D = 1,600: one is left." in text
     assert "250 training examples instead of 1,000: 75 % saved" in text
     assert "Training examples saved 75 %" in text

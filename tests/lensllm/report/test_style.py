@@ -1,12 +1,17 @@
-"""One look for every figure."""
+"""The look that all figures share: themes, panels, labels."""
 
 import re
 from dataclasses import replace
 
 import matplotlib as mpl
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from lensllm.report import style
+from lensllm.report.style import separated
 
 
 def _drawing(name: str = "<b>&$x_1$") -> Figure:
@@ -76,7 +81,7 @@ def test_two_svgs_of_one_page_share_no_ids():
 def test_equal_figures_give_equal_bytes(tmp_path):
     """No dates, no random ids, in either format."""
     for name in ("a", "b"):
-        style.png(_drawing(), tmp_path / name)
+        style.save_png(_drawing(), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert style.svg(_drawing(), "one", "d") == style.svg(_drawing(), "one", "d")
 
@@ -91,3 +96,45 @@ def test_the_users_matplotlibrc_does_not_matter():
 def test_every_colour_of_the_palette_has_a_variable():
     """Otherwise a line would vanish on a dark page."""
     assert set(style.PALETTE) <= set(style.THEME)
+
+
+@pytest.mark.parametrize(
+    ("count", "named"),
+    [(1, [0]), (2, [0, 1]), (5, [0, 1, 2, 3, 4]), (7, [0, 2, 4, 6]), (8, [0, 2, 4, 5, 7]),
+     (13, [0, 3, 6, 9, 12])],
+)  # fmt: skip
+def test_at_most_five_sizes_are_named_first_and_last_among_them(count, named):
+    """Evenly where that is possible."""
+    sizes = [200 * 2**i for i in range(count)]
+    with style.style():
+        _, (axes,) = style.panels(style.WIDE, 1, 2.5, 0.0)
+        style.size_axis(axes, sizes, "D", style.WIDE)
+    assert [sizes[i] for i in named] == [int(tick) for tick in axes.get_xticks()]
+
+
+heights = st.lists(st.floats(min_value=0, max_value=1), min_size=1, max_size=9)
+
+
+@given(heights)
+def test_neighbours_are_a_gap_apart_and_inside(positions):
+    """However the predictions lie, names keep their order, their distance and the frame."""
+    moved = np.array(separated(positions, 0.1))
+    order = np.argsort(positions, kind="stable")
+    assert (np.diff(moved[order]) >= 0.1 - 1e-9).all()
+    assert moved.min() >= 0
+    assert moved.max() <= 1 + 1e-9
+
+
+def test_what_is_apart_stays():
+    """Labels that do not collide stand exactly at their predictions."""
+    assert pytest.approx(separated([0.9, 0.1, 0.5], 0.1)) == [0.9, 0.1, 0.5]
+
+
+def test_a_pair_parts_evenly():
+    """The least squares answer for two equal positions is half a gap each way."""
+    assert pytest.approx(separated([0.5, 0.5], 0.1)) == [0.45, 0.55]
+
+
+def test_nothing_to_separated():
+    """No label is no problem."""
+    assert separated([], 0.1) == []

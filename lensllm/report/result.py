@@ -1,10 +1,16 @@
-"""What a report is made of: the tables of a finished run, and the few look-ups every part needs."""
+"""The result of a finished run: every table that a person or a page reads, built once.
+
+Terminal, Prefect page, HTML report, MLflow and ``--json`` all read a ``Result``; the module
+``lensllm.report.reading`` makes it of an artifacts folder.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,8 +29,9 @@ _TABLES = {  # those that a replay of losses measured elsewhere may lack
     "weights": "ranking/weights",
     "skipped": "ranking/skipped",
     "findings": "checks/findings",
+    "outcomes": "checks/outcomes",
     "decisions": "sweep/decisions",
-    "examples": "simulation/cost",
+    "simulated_cost": "simulation/cost",
     "notes": "losses/notes",
     "cost": "ranking/cost",
     "forecast": "report/forecast",
@@ -36,67 +43,70 @@ _TABLES = {  # those that a replay of losses measured elsewhere may lack
 
 
 @dataclass(frozen=True)
-class ReportData:
-    """The tables behind one report; frames follow the schemas of ``lensllm.store.schemas``.
+class Result:
+    """The tables of one ranking; frames follow the schemas of ``lensllm.store.schemas``.
 
-    A frame without columns stands for a table that is not there, and becomes an empty one.
+    Losses are in the unit of ``metric``, sizes D in training examples, costs in FLOPs, seconds and
+    bytes. A frame without columns stands for a table that does not exist, and becomes an empty one.
 
     Raises:
-        ValueError: the metric is unknown or the default predictor has no predictions.
+        ValueError: the metric is unknown or ``predictor`` has no predictions.
     """
 
     pipeline: str
     metric: str  # a key of METRICS; every predicted and measured loss is in it
     target: int  # D at which the candidates are compared
     budget: int  # largest D paid for
-    default_predictor: str
-    verdict: str  # one sentence for the top of the page
-    cells: pd.DataFrame  # curve/cells
+    predictor: str  # whose predictions are the answer
+    verdict: str  # the answer in one or two sentences
+    cells: pd.DataFrame  # curve/cells: one row per fine-tuning run
     fits: pd.DataFrame  # law/fits
     all_predictions: pd.DataFrame  # ranking/predictions, at every budget
     all_scores: pd.DataFrame  # ranking/scores, at every budget; no rows without a truth
     comparison: pd.DataFrame  # ranking/comparison; no rows without a truth
-    weights: pd.DataFrame  # ranking/weights
+    weights: pd.DataFrame  # ranking/weights: what mixtures are made of
     skipped: pd.DataFrame  # ranking/skipped
     findings: pd.DataFrame  # checks/findings
     decisions: pd.DataFrame  # sweep/decisions; no rows when every candidate got every size
-    examples: pd.DataFrame  # simulation/cost; empty unless a policy was played on a table
+    simulated_cost: pd.DataFrame  # simulation/cost; empty unless a policy was played on a table
     notes: pd.DataFrame  # losses/notes; empty unless the losses were measured elsewhere
-    cost: pd.DataFrame  # ranking/cost
+    cost: pd.DataFrame  # ranking/cost; NaN where unknown
     drift: pd.DataFrame  # drift/sizes
-    bounds: pd.DataFrame  # curvature/bound, every cell looked at
+    bounds: pd.DataFrame  # curvature/bound of every cell that was examined
     layers: pd.DataFrame  # curvature/layers of these cells, with their candidate, size and seed
     densities: Mapping[str, pd.DataFrame]  # candidate → curvature/density, where it was measured
     crossings: pd.DataFrame  # crossing/candidates; no rows where fewer than two sizes were examined
     agreement: pd.DataFrame  # crossing/agreement
-    machine: pd.DataFrame  # candidate, size, seed, seconds, peak_memory_bytes of finetune/cell
+    cell_costs: pd.DataFrame  # candidate, size, seed, seconds, peak_memory_bytes of finetune/cell
     forecast: pd.DataFrame  # report/forecast; no rows without a probe
-    kernels: Mapping[str, Spectrum]
-    matrices: Mapping[str, pd.DataFrame]  # kernel/matrix of those in ``kernels``
-    overlaps: Mapping[str, pd.Series]  # overlap/summary of those whose pretraining text is known
+    spectra: Mapping[str, Spectrum]  # candidate → spectrum of its kernel
+    kernel_matrices: Mapping[str, pd.DataFrame]  # kernel/matrix of the candidates in ``spectra``
+    overlaps: Mapping[str, pd.Series]  # overlap/summary where the pretraining text is known
     failed: Sequence[tuple[str, str]]  # (cell, reason)
-    config: Mapping[str, object]  # resolved, without secrets
-    versions: Mapping[str, str]
-    rates: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # candidate → rate/rates
+    config: Mapping[str, Any]  # resolved, without secrets
+    versions: Mapping[str, str]  # of what trained the candidates, or else of what ranks them
+    learning_rates: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # rate/rates
+    outcomes: pd.DataFrame = field(default_factory=pd.DataFrame)  # checks/outcomes
+    extra_tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # by title, as text
 
     def __post_init__(self) -> None:
         """Refuse what no part of the report could draw."""
         if self.metric not in METRICS:
             raise ValueError(f"metric {self.metric!r} is none of {', '.join(METRICS)}")
-        if not (self.predictions["predictor"] == self.default_predictor).any():
-            raise ValueError(f"no predictions by the default predictor {self.default_predictor!r}")
+        if not (self.predictions["predictor"] == self.predictor).any():
+            raise ValueError(f"no predictions by the default predictor {self.predictor!r}")
         for name, table in _TABLES.items():
             if not len(getattr(self, name).columns):
                 object.__setattr__(self, name, empty(table))
 
     @cached_property  # asked for again and again by every figure
     def predictions(self) -> pd.DataFrame:
-        """Those from everything that was paid for."""
+        """The rows of ``all_predictions`` that are made from everything that was paid for."""
         return self.all_predictions[self.all_predictions["budget"] == self.budget]
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """Those of the predictions from everything that was paid for."""
+        """The rows of ``all_scores`` at ``budget``."""
         return self.all_scores[self.all_scores["budget"] == self.budget]
 
     @property
@@ -106,8 +116,42 @@ class ReportData:
 
     @property
     def replayed(self) -> bool:
-        """The losses were measured elsewhere: such a table has at least its metric noted."""
+        """Whether the losses were measured elsewhere: a table of losses has at least one note."""
         return len(self.notes) > 0
+
+    @property
+    def policy(self) -> str:
+        """The sweep's policy, or the one that was played on a table; ``all`` without one."""
+        section: Mapping[str, Any] = self.config.get("sweep", self.config)
+        return str(section.get("policy", "all"))
+
+    @cached_property
+    def parameters(self) -> dict[str, float]:
+        """Weights of each candidate that has a cell; NaN where unknown."""
+        counts = self.cells.groupby("candidate")["parameters"].max()
+        numbers = counts.to_numpy(dtype=float, na_value=math.nan)
+        return dict(zip(counts.index.astype(str), map(float, numbers), strict=True))
+
+    @property
+    def saved_examples(self) -> float:
+        """Share of a full comparison's training examples that a policy did without, or NaN."""
+        if self.simulated_cost.empty:
+            return math.nan
+        row = self.simulated_cost.iloc[0]
+        return 1 - float(row["spent_examples"]) / float(row["full_examples"])
+
+    @property
+    def saved(self) -> float | None:
+        """Share of the cost of fine-tuning every candidate on the target that was not spent.
+
+        In FLOPs, or in examples where a policy was played on a table; None where neither is known.
+        """
+        if len(self.simulated_cost):
+            return self.saved_examples
+        known = self.cost.dropna()
+        if known.empty:
+            return None
+        return 1.0 - float(known["spent_flops"].sum() / known["full_flops"].sum())
 
     @cached_property
     def dropped(self) -> dict[str, int]:
@@ -123,7 +167,7 @@ class ReportData:
     @cached_property
     def ranking(self) -> pd.DataFrame:
         """The default predictor's rows, best first."""
-        rows = self.predictions[self.predictions["predictor"] == self.default_predictor]
+        rows = self.predictions[self.predictions["predictor"] == self.predictor]
         return rows.sort_values(["rank", "candidate"])
 
     @cached_property
@@ -155,7 +199,7 @@ class ReportData:
 
         Another law's line would lead elsewhere than to the prediction.
         """
-        name = self.default_predictor
+        name = self.predictor
         return name if name in set(self.fits["law"]) else None
 
     def fit(self, candidate: str) -> pd.Series | None:

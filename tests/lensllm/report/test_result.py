@@ -66,19 +66,19 @@ def test_runs_are_those_of_one_candidate_by_size(data):
 @pytest.mark.parametrize(("predictor", "expected"), [("stack", None), ("rectified", "rectified")])
 def test_drawn_law(data, predictor, expected):
     """Only the predictor's own law is drawn: another's line would end elsewhere."""
-    assert expected == replace(data, default_predictor=predictor).drawn_law
+    assert expected == replace(data, predictor=predictor).drawn_law
 
 
 def test_no_law_is_drawn_where_none_was_fitted(data):
     """Without fits there are no lines of a law."""
-    bare = replace(data, default_predictor="rectified", fits=data.fits.iloc[:0])
+    bare = replace(data, predictor="rectified", fits=data.fits.iloc[:0])
     assert bare.drawn_law is None
     assert bare.fit("t5-mini-docs") is None
 
 
 def test_a_failed_fit_is_no_fit(data):
     """A row of NaN is what a law leaves that could not be fitted."""
-    lawful = replace(data, default_predictor="rectified")
+    lawful = replace(data, predictor="rectified")
     assert lawful.fit("t5-mini-docs") is not None
     failed = data.fits.assign(B=np.nan)
     assert replace(lawful, fits=failed).fit("t5-mini-docs") is None
@@ -128,4 +128,4 @@ def test_refuses_an_unknown_metric(data):
 def test_refuses_a_default_predictor_without_predictions(data):
     """There is nothing to rank by."""
     with pytest.raises(ValueError, match="hrb"):
-        replace(data, default_predictor="hrb")
+        replace(data, predictor="hrb")

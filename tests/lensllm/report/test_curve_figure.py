@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
 from lensllm.laws.fit import evaluate
-from lensllm.report import figure, style
+from lensllm.report import curve_figure, style
 
 LONG = [(f"organisation/a-model-with-a-very-long-name-{i:02d}-instruct", 10**9) for i in range(50)]
 
@@ -44,9 +44,9 @@ def boxes(drawing, axes_index=0):
 
 def test_law_is_solid_to_the_budget_and_dashed_to_the_target(data):
     """Where the predictor is a law its line is drawn, and ends at its value at the target."""
-    data = replace(data, default_predictor="rectified")
+    data = replace(data, predictor="rectified")
     name = data.candidates[0]
-    drawing = figure.curves(data)
+    drawing = curve_figure.curves(data)
     known, ahead = lines(drawing, style.PALETTE[0])[:2]
     assert (known.get_linestyle(), ahead.get_linestyle()) == ("-", "--")
     assert data.budget == pytest.approx(2 ** known.get_xdata()[-1])
@@ -60,7 +60,7 @@ def test_without_a_law_points_are_joined_and_lead_to_the_prediction(data):
     name = data.candidates[0]
     curve = data.curve(name)
     paid = curve[(curve.index > 0) & (curve.index <= data.budget)]
-    solid, dashed = lines(figure.curves(data), style.PALETTE[0])[:2]
+    solid, dashed = lines(curve_figure.curves(data), style.PALETTE[0])[:2]
     assert (solid.get_linestyle(), dashed.get_linestyle()) == ("-", "--")
     assert list(paid) == list(solid.get_ydata())
     assert [data.budget, data.target] == pytest.approx(2 ** np.array(dashed.get_xdata()))
@@ -71,7 +71,7 @@ def test_the_curve_of_a_dropped_candidate_simply_ends(data, raced):
     """Nobody followed it, so no line leads on; its prediction still stands at the target."""
     data = raced(data)
     last = data.candidates[-1]
-    drawing = figure.curves(data)
+    drawing = curve_figure.curves(data)
     drawn = lines(drawing, style.looks(data)[last].colour)
     (solid,) = [line for line in drawn if line.get_linewidth() == 1.3]
     assert data.dropped[last] == pytest.approx(2 ** solid.get_xdata()[-1])
@@ -87,7 +87,7 @@ def test_a_few_runs_at_a_size_are_dots(make):
     name = data.candidates[0]
     once = (data.cells["size"] == 400) & (data.cells["seed"] > 0)
     data = replace(data, cells=data.cells[~once])
-    drawing = figure.curves(data)
+    drawing = curve_figure.curves(data)
     (dots,) = lines(drawing, style.PALETTE[0], marker=".")
     assert {100, 200, 800, 1600, 3200, 6400} == set((2 ** dots.get_xdata()).round())
     runs = data.runs(name)
@@ -100,7 +100,7 @@ def test_very_many_runs_at_a_size_are_one_line(make):
     data = make(seed_count=50)
     few = (data.cells["size"] == 800) & (data.cells["seed"] >= 20)
     data = replace(data, cells=data.cells[~few])
-    drawing = figure.curves(data)
+    drawing = curve_figure.curves(data)
     (dots,) = lines(drawing, style.PALETTE[0], marker=".")
     assert list((2 ** dots.get_xdata()).round()) == 20 * [800]
     (bars,) = [
@@ -125,7 +125,7 @@ def test_grey_lines_lead_to_their_predictions(make, raced):
     grey = [name for name in data.candidates if looks[name] is style.CROWD]
     solid, dashed = (
         [segment.tolist() for segment in drawn.get_segments()]
-        for drawn in figure.curves(data).axes[0].collections
+        for drawn in curve_figure.curves(data).axes[0].collections
         if to_hex(drawn.get_colors()[0]) == style.OTHERS
     )
     for name, line in zip(grey, solid, strict=True):
@@ -143,15 +143,15 @@ def test_only_losses_that_are_drawn_set_the_scale(make):
     grey = [name for name, look in style.looks(data).items() if look is style.CROWD]
     cells = data.cells.copy()
     cells.loc[cells["candidate"].isin(grey) & (cells["size"] == 0), "bits_per_byte"] *= 30
-    expected = figure.curves(data).axes[0].get_ylim()
-    assert expected == figure.curves(replace(data, cells=cells)).axes[0].get_ylim()
+    expected = curve_figure.curves(data).axes[0].get_ylim()
+    assert expected == curve_figure.curves(replace(data, cells=cells)).axes[0].get_ylim()
 
 
 def test_the_first_choice_is_bold(data):
     """It need not be the first of the ranking."""
     rows = data.all_predictions
     unsure = rows["cautious"].where(rows["candidate"] != data.candidates[0], 99.0)
-    drawing = figure.curves(replace(data, all_predictions=rows.assign(cautious=unsure)))
+    drawing = curve_figure.curves(replace(data, all_predictions=rows.assign(cautious=unsure)))
     names = [text for text in drawing.axes[0].texts if text.get_position()[0] > 1]
     bold = [text.get_text() for text in names if text.get_weight() == "bold"]
     assert [f"2  {data.candidates[1]}"] == bold
@@ -160,7 +160,7 @@ def test_the_first_choice_is_bold(data):
 def test_interval_and_truth_stand_at_the_target(data):
     """The first candidate's bar spans its 80 % interval; the star is the measured loss."""
     row = data.ranking.iloc[0]
-    drawing = figure.curves(data)
+    drawing = curve_figure.curves(data)
     bars = [list(line.get_ydata()) for line in lines(drawing, style.PALETTE[0], linewidth=4.5)]
     assert [[row["low"], row["high"]]] == bars
     stars = [line for line in drawing.axes[0].get_lines() if line.get_marker() == "*"]
@@ -170,7 +170,7 @@ def test_interval_and_truth_stand_at_the_target(data):
 def test_measured_points_up_to_the_budget_are_filled(data):
     """What was not used for the fit is hollow."""
     curve = data.curve(data.candidates[0])
-    marked = lines(figure.curves(data), style.PALETTE[0], marker="o", markersize=5)
+    marked = lines(curve_figure.curves(data), style.PALETTE[0], marker="o", markersize=5)
     filled, hollow = (
         [line for line in marked if to_hex(line.get_markerfacecolor()) == face]
         for face in (style.PALETTE[0], style.PAPER)
@@ -182,7 +182,7 @@ def test_measured_points_up_to_the_budget_are_filled(data):
 
 def test_without_a_truth_there_is_no_star(make):
     """Nothing is drawn that was not measured."""
-    drawing = figure.curves(make(truth=False))
+    drawing = curve_figure.curves(make(truth=False))
     assert not [line for line in drawing.axes[0].get_lines() if line.get_marker() == "*"]
     assert "truth" not in key(drawing)
 
@@ -191,7 +191,7 @@ def test_without_a_truth_there_is_no_star(make):
 @pytest.mark.parametrize("candidates", [None, LONG])
 def test_labels_neither_collide_nor_leave_the_figure(make, layout, candidates):
     """Names stay readable with fifty long ones, on a phone too."""
-    drawing = figure.curves(make(candidates) if candidates else make(), layout)
+    drawing = curve_figure.curves(make(candidates) if candidates else make(), layout)
     extents = boxes(drawing)
     assert (8 if candidates else 6) == len(extents)
     for lower, upper in itertools.pairwise(extents):
@@ -202,7 +202,7 @@ def test_labels_neither_collide_nor_leave_the_figure(make, layout, candidates):
 @pytest.mark.parametrize("layout", [style.WIDE, style.NARROW])
 def test_sizes_on_the_axis_do_not_touch(data, layout):
     """Tick labels keep apart; zero, budget and target are always among them."""
-    drawing = figure.curves(data, layout)
+    drawing = curve_figure.curves(data, layout)
     canvas = FigureCanvasAgg(drawing)
     canvas.draw()
     labels = drawing.axes[0].get_xticklabels()
@@ -216,7 +216,7 @@ def test_one_far_zero_shot_loss_does_not_flatten_the_curves(data):
     """The curves keep at least half of the height; what is off the scale becomes an arrow."""
     cells = data.cells.copy()
     cells.loc[cells["size"] == 0, "bits_per_byte"] *= 30
-    drawing = figure.curves(replace(data, cells=cells))
+    drawing = curve_figure.curves(replace(data, cells=cells))
     low, high = np.log(drawing.axes[0].get_ylim())
     trained = np.log(cells.loc[cells["size"] > 0, "bits_per_byte"])
     assert (trained.max() - trained.min()) / (high - low) > 0.4
@@ -228,7 +228,7 @@ def test_one_far_zero_shot_loss_does_not_flatten_the_curves(data):
 def test_one_endless_interval_does_not_flatten_the_curves(data):
     """An interval up to a thousand is cut at the frame."""
     wide = data.predictions.assign(high=1000.0)
-    assert figure.curves(replace(data, all_predictions=wide)).axes[0].get_ylim()[1] < 5
+    assert curve_figure.curves(replace(data, all_predictions=wide)).axes[0].get_ylim()[1] < 5
 
 
 @pytest.mark.parametrize(
@@ -249,14 +249,14 @@ def test_one_endless_interval_does_not_flatten_the_curves(data):
 )
 def test_little_data_still_gives_a_figure(data, change, tmp_path):
     """Only zero-shot losses, no cells, one size, nothing to extrapolate, no fits, no numbers."""
-    figure.save_png(figure.curves(replace(data, **change(data))), tmp_path / "figure.png")
+    style.save_png(curve_figure.curves(replace(data, **change(data))), tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_png_bytes_depend_on_the_data_only(data, tmp_path):
     """Two renderings are one file."""
     for name in ("a.png", "b.png"):
-        figure.save_png(figure.curves(data), tmp_path / name)
+        style.save_png(curve_figure.curves(data), tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
@@ -269,5 +269,5 @@ def test_pyplot_is_never_loaded():
 def test_names_are_not_mathematics(make):
     """Dollar signs and backslashes are shown, not typeset, and never crash the figure."""
     name = r"a$\frac$b"
-    drawing = style.svg(figure.curves(make([(name, 10**6), ("plain", 10**6)])), "one", "d")
+    drawing = style.svg(curve_figure.curves(make([(name, 10**6), ("plain", 10**6)])), "one", "d")
     assert name in drawing
