@@ -115,7 +115,7 @@ def test_a_journal_is_read_by_others(tmp_path: Path) -> None:
         assert (now.settled, now.total, now.computed, now.cached) == (3, 4, 1, 1)
         assert (now.failed, now.running) == ({"cell 2": "out of memory"}, ("cell 3",))
         assert now.seconds_left is not None
-        assert now.seconds_left == pytest.approx(1.5)
+        assert 0 <= now.seconds_left <= 1.5  # less what the running step has spent
     after = journal.read(store, "demo")
     assert after is not None
     assert (after.ended, after.is_alive) == (True, False)
