@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-# What file systems answer that have no locks, or whose lock server is away.
+# Errors of file systems that have no locks, or whose lock server is away.
 _NONE = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-# What opening answers where a link, a folder or a socket has the file's name.
+# Errors of opening where a link, a folder or a socket has the file's name.
 _STRAY = {errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO, errno.EOPNOTSUPP}
 
 
@@ -64,7 +64,7 @@ def remove(path: Path) -> None:
 
 
 def supported(folder: Path) -> bool:
-    """Whether files in ``folder``, which is made if need be, can be locked."""
+    """True if files in ``folder``, which is created if missing, can be locked."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile("a", dir=folder) as probe:
         return take(probe, fcntl.LOCK_SH)

@@ -1,4 +1,4 @@
-"""What a stage used of this machine: seconds and peak memory, and the versions that ran."""
+"""Seconds and peak memory of a stage on this machine, and the versions of its software."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 
 class Meter:
-    """Started when made; read with ``seconds()`` and ``peak_memory_bytes()``."""
+    """Measures seconds and peak memory from its creation on."""
 
     def __init__(self, device: torch.device) -> None:
         self._begin = time.perf_counter()
@@ -37,7 +37,7 @@ class Meter:
         return time.perf_counter() - self._begin
 
     def peak_memory_bytes(self) -> int:
-        """Of the device; of the whole process on a CPU."""
+        """Peak memory of the device in bytes; of the whole process on a CPU."""
         if self._device.type == "cuda":
             import torch
 
@@ -50,7 +50,7 @@ class Meter:
 
 
 def versions() -> dict[str, str]:
-    """The software that determines a result."""
+    """Versions of the software that determines a result, by package."""
     packages = ("lensllm", "torch", "transformers", "tokenizers", "numpy")
     return {"python": platform.python_version(), **{p: version(p) for p in packages}}
 

@@ -79,7 +79,7 @@ def _boot() -> float:
 
 
 def alive(pid: int, start: float) -> bool:
-    """Whether the process that had number ``pid`` and began at ``start`` still runs.
+    """True if the process that had number ``pid`` and began at ``start`` still runs.
 
     The start tells it from a later process that was given the same number.
     """

@@ -1,4 +1,4 @@
-"""What must not be shown: credentials in addresses, and the values of this process's tokens."""
+"""Masks credentials in addresses, and the values of this process's tokens, in text."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def mask(text: str) -> str:
 
 
 def has_password(text: str) -> bool:
-    """Whether an address in ``text`` comes with a password."""
+    """True if an address in ``text`` contains a password."""
     return any(":" in found for found in _IN_ADDRESS.findall(text))

@@ -69,7 +69,7 @@ def adaptable(model: Any) -> list[str]:
 
 
 def is_adapted(model: Any) -> bool:
-    """Whether ``add`` made it."""
+    """True if ``model`` has adapters, as ``add`` makes them."""
     return hasattr(model, "peft_config")
 
 

@@ -1,4 +1,4 @@
-"""Whether a folder holds a checkpoint we load; read without torch."""
+"""Checks that a folder holds a checkpoint that can be loaded; done without torch."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Passes:
 
 @dataclass(frozen=True)
 class Shape:
-    """What the cost of a model depends on."""
+    """Multiply-adds of a model's parts, by the count that each is multiplied with."""
 
     encoder: Passes = Passes()  # by encoder token; nothing in a causal model
     decoder: Passes = Passes()  # by decoder token
@@ -67,14 +67,14 @@ class Shape:
 
 
 def forward_flops(shape: Shape, examples: Sequence[Example]) -> float:
-    """Of one forward pass over ``examples`` without padding."""
+    """FLOPs of one forward pass over ``examples`` without padding."""
     return sum(2.0 * example_passes(shape, example).forward for example in examples)
 
 
 def train_flops(
     shape: Shape, examples: Sequence[Example], epochs: int, *, checkpointing: bool = False
 ) -> float:
-    """Of ``epochs`` passes of forward and backward."""
+    """FLOPs of ``epochs`` forward and backward passes over ``examples`` without padding."""
     total = 0.0
     for example in examples:
         once = example_passes(shape, example)
@@ -224,7 +224,7 @@ class _Walk:
         self.reached[side] = self.reached[side] or any(carries.values())
 
     def _enters(self, side: str, name: str) -> bool:
-        """Whether the input carries a gradient: a layer's norm comes first, whatever its place."""
+        """True if the input carries a gradient; a layer's norm counts as its first module."""
         return self.reached[side] or _layer(name) in self.normed
 
     def _attend(self, where: str, carries: dict[str, bool]) -> None:
@@ -283,7 +283,7 @@ def _is_eager(config: Any) -> bool:
 
 
 def _width(config: Any) -> float:
-    """Of attention: heads times the size of one."""
+    """Width of attention: heads times the size of one."""
     heads = config.num_attention_heads
     size = (
         getattr(config, "head_dim", None)

@@ -1,4 +1,4 @@
-"""What fine-tuning changed: the trainable weights' difference to the pretrained ones, on disk."""
+"""The change of the trainable weights by fine-tuning, fine-tuned − pretrained, on disk."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Snapshot:
 
     @property
     def complete(self) -> bool:
-        """Whether the weights are there, too."""
+        """True if the weights are there, too."""
         return all((self.folder / name).is_file() for name in self.weights)
 
 

@@ -35,8 +35,9 @@ class Memory:
 def memory(
     model: Any, batch: Sequence[Example], *, checkpointing: bool = False, bytes_per_number: int = 4
 ) -> Memory:
-    """Of fine-tuning ``model``, maybe on the meta device and with adapters, by micro-batches like
-    ``batch``, the products in numbers of that many bytes.
+    """Memory of fine-tuning ``model`` with micro-batches like ``batch``, in bytes.
+
+    The model may be on the meta device and have adapters; products have ``bytes_per_number``.
 
     Scores of attention are kept where the model's is not fused. Weights, gradients and moments are
     float32, and where the products are narrower every matrix has a narrow copy.

@@ -138,7 +138,7 @@ class Store:
 
     @cached_property
     def lockable(self) -> bool:
-        """Whether the file system has locks."""
+        """True if the file system has locks."""
         return locks.supported(self.root / ".tmp")
 
     @contextmanager
@@ -178,7 +178,7 @@ class Store:
         return self.root / ".partial" / f"{ref.stage}-{ref.key}"
 
     def has(self, ref: Ref) -> bool:
-        """Whether ``ref`` is there and undamaged; a damaged artefact is named in a warning, once
+        """True if ``ref`` is there and undamaged; a damaged artefact is named in a warning, once
         per process."""
         return not self._lack(ref)
 
@@ -206,7 +206,7 @@ class Store:
         return [ref for name in names if self.has(ref := Ref(stage, name))]
 
     def in_progress(self, ref: Ref) -> bool:
-        """Whether some process holds the artefact's lock now."""
+        """True if some process holds the artefact's lock now."""
         if not (self.root / ".locks" / f"{ref.stage}-{ref.key}").exists():
             return False
         with self._lock(ref, wait=False) as free:
@@ -481,7 +481,7 @@ def _present(folder: Path | str, prefix: str = "") -> Iterator[str]:
 
 
 def _fault_of_table(path: Path, stage: str) -> str:
-    """Whether a table has the columns of its schema, if it was written by this version of it."""
+    """The fault of a table whose columns are not its schema's; "" for other schema versions."""
     try:
         found = pq.read_schema(path)
     except (OSError, pa.ArrowException):

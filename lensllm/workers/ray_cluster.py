@@ -46,7 +46,7 @@ def connect(address: str) -> None:
 
 
 def _say_nothing(*_: object, **__: object) -> None:
-    """What is lost is told by whoever waits for it."""
+    """Print nothing: the caller that waits for a lost job reports it."""
 
 
 def _knock(address: str) -> None:
@@ -65,7 +65,7 @@ def nodes() -> list[dict[str, float]]:
 
 
 def can_hold(needs: Mapping[str, float]) -> bool:
-    """Whether some node has all that ``needs`` names, if nothing else ran there."""
+    """True if some node, when idle, has everything that ``needs`` names."""
     return any(
         all(node.get(name, 0.0) >= amount for name, amount in needs.items()) for node in nodes()
     )
@@ -79,7 +79,7 @@ def too_large(needs: Mapping[str, float]) -> str:
 
 
 def smallest_gpu_bytes(share: float) -> float:
-    """Of the cluster, asked by tasks that take ``share`` of a GPU; 0 where none can be asked."""
+    """Memory of the cluster's smallest GPU in bytes, asked by tasks; 0 if there is none."""
     import ray
 
     asked = [
@@ -93,7 +93,7 @@ def smallest_gpu_bytes(share: float) -> float:
 
 
 def _gpu_bytes() -> float:
-    """On a node: of the GPU that Ray shows us."""
+    """Memory of the GPU that Ray assigns to this task, in bytes; 0 without one."""
     import torch
 
     if not torch.cuda.is_available():
@@ -102,5 +102,5 @@ def _gpu_bytes() -> float:
 
 
 def first_line(error: BaseException) -> str:
-    """Of its message."""
+    """First line of the error's message."""
     return str(error).strip().split("\n", 1)[0]

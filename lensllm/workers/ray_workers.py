@@ -203,7 +203,7 @@ class RayWorkers:
 
     # --- what a job asks for -------------------------------------------------------------------
     def _needs(self, memory_bytes: float | None) -> dict[str, float]:
-        """In the words of Ray's nodes."""
+        """Resources of a job, by Ray's names."""
         gpus = self._share(memory_bytes) if self._gpus is None else self._gpus
         needs = {"CPU": float(self._threads * self._processes), "GPU": gpus}
         if memory_bytes and not gpus:  # with a GPU, the memory is the GPU's
@@ -270,5 +270,5 @@ def _umask() -> int:
 
 
 def _last_line(error: BaseException) -> str:
-    """Of its message: what was raised on the node."""
+    """Last line of the error's message, which is what was raised on the node."""
     return str(error).strip().rsplit("\n", 1)[-1]
