@@ -59,7 +59,7 @@ def _made(folder: Path) -> dict[str, Any]:
 
 
 def test_every_stage_is_covered(found: dict[str, Any]):
-    stages = {p.stem for p in Path("tasks").glob("*.py") if "VERSION = " in p.read_text()}
+    stages = {p.stem for p in Path("tasks/stages").glob("*.py") if "VERSION = " in p.read_text()}
     # The text of the first is that of the installed packages; the others have no numbers.
     assert stages - {"pretext", "download", "dequantise"} == found.keys()
 
@@ -71,7 +71,7 @@ def test_output_changes_only_with_the_version(found: dict[str, Any], stage: str)
     assert golden["tables"].keys() == now["tables"].keys()
     for name, sums in golden["tables"].items():
         assert sums == pytest.approx(now["tables"][name], rel=TOLERANCE, abs=1e-6), (
-            f"{stage}/{name} changed: raise VERSION in tasks/{stage}.py"
+            f"{stage}/{name} changed: raise VERSION in tasks/stages/{stage}.py"
         )
 
 
