@@ -102,6 +102,19 @@ class Curves:
             stop_times=None if self.stop_times is None else self.stop_times[:, :kept],
         )
 
+    def losses_at(self, size: float) -> dict[str, float]:
+        """Mean measured loss of every candidate that has one at ``size`` training examples.
+
+        Raises DataError when no candidate was trained on that many.
+        """
+        column = int(np.searchsorted(self.sizes, size))
+        if column == len(self.sizes) or self.sizes[column] != size:
+            known = ", ".join(f"{known:,.0f}" for known in self.sizes)
+            raise DataError(f"there is no loss at {size:,.0f} training examples: sizes are {known}")
+        losses = self.mean_losses[:, column]
+        pairs = zip(self.candidates, losses.tolist(), strict=True)
+        return {name: loss for name, loss in pairs if np.isfinite(loss)}
+
 
 def thin_sizes(sizes: Array, most: int = MOST_SIZES) -> Array:
     """At most ``most`` of the ascending ``sizes``: both ends, the others evenly in log size."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from lensllm.core.errors import DataError, listing, suggestion
 from lensllm.core.untrusted import short
 from lensllm.curves import sheet as sheets
-from lensllm.curves.curve import MOST_SIZES, Metric
+from lensllm.curves.curve import MOST_SIZES, Curves, Metric, curves_from_cells
 from lensllm.curves.sheet import GAPS, KINDS, Sheet, number, whole
 
 T = TypeVar("T")
@@ -143,6 +143,32 @@ def from_frame(frame: pd.DataFrame, name: str = "the table") -> LossTable:
     1         a   400             2.8
     """
     return _table(sheets.from_frame(frame, name))
+
+
+def read_curves(source: str | Path | pd.DataFrame) -> Curves:
+    """Read the learning curves of a table of losses.
+
+    Args:
+        source: a DataFrame, the path of a .csv, .tsv or .parquet file, or the name of a published
+            table, *flan* or *gigaword* (Lin et al. 2024). A wide table has a row per candidate and
+            a column of losses per number of training examples, 0 for the pretrained model; a long
+            one has the columns candidate, size, loss and, for repeated runs, seed.
+
+    Returns:
+        Curves of M candidates at S sizes, losses in the unit of the table; NaN where a loss is
+        missing. ``until(budget)`` leaves out larger sizes, ``losses_at(size)`` is the truth there.
+
+    Raises:
+        DataError: the table cannot be read as losses of at least two candidates at three sizes;
+            the message names row and column.
+
+    >>> losses = {"model": ["a", "b"], 200: [3.1, 2.9], 400: [2.8, 2.7], 800: [2.5, 2.6]}
+    >>> curves = read_curves(pd.DataFrame(losses))
+    >>> curves.candidates, curves.sizes, curves.losses_at(800)
+    (('a', 'b'), array([200., 400., 800.]), {'a': 2.5, 'b': 2.6})
+    """
+    table = from_frame(source) if isinstance(source, pd.DataFrame) else read(str(source))
+    return curves_from_cells(table.cells, table.metric, int(table.cells["size"].max()))
 
 
 def _table(sheet: Sheet, published: Published | None = None) -> LossTable:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from lensllm.curves.curve import Curves
-    from lensllm.laws.fit import LawFit
+    from lensllm.laws import LawFit
 
 _POINTS = 100  # of a line
 _MARKERS = "osv^P"  # another one after every ten colours
@@ -22,42 +22,42 @@ _MARKERS = "osv^P"  # another one after every ten colours
 def plot_curves(
     curves: Curves,
     fit: LawFit | None = None,
-    predictions: pd.DataFrame | None = None,
+    ranking: pd.DataFrame | None = None,
     target: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw the loss of every candidate against the number of training examples, both in log scale.
 
     Points are means over the seeds, with a bar from the lowest to the highest seed. Lines are those
-    of a fitted law, out to ``target``; without a law the points are joined. ``predictions`` are
-    marked at ``target`` with their 80 % intervals.
+    of a fitted law, out to ``target``; without a law the points are joined. ``ranking`` is
+    drawn at ``target``: predictions with 80 % intervals.
 
     Args:
         curves: M candidates at S sizes.
         fit: a law fitted to the same curves, from ``fit_law``.
-        predictions: rows with ``candidate``, ``predicted``, ``low`` and ``high``, one a candidate.
-        target: training examples that the predictions are for.
+        ranking: rows with ``candidate``, ``predicted``, ``low`` and ``high``, one a candidate.
+        target: training examples that the ranking is for.
         ax: axes to draw on; new ones are made without.
 
     Returns:
         The axes, with a legend; ``ax.figure.savefig(…)`` writes the picture.
 
     Raises:
-        DataError: there are ``predictions`` and no ``target``.
+        DataError: there is a ``ranking`` and no ``target``.
 
     >>> import numpy as np
     >>> from lensllm.curves.curve import Curves
-    >>> from lensllm.laws.vanilla import fit
+    >>> from lensllm.laws import fit_law
     >>> sizes = 100 * 2.0 ** np.arange(6)
     >>> losses = np.array([3.0, 5.0])[:, None] * sizes**-0.2
     >>> curves = Curves(("small", "large"), sizes, losses[:, :, None])
-    >>> ax = plot_curves(curves, fit(curves), target=12_800)
+    >>> ax = plot_curves(curves, fit_law(curves, "vanilla"), target=12_800)
     >>> ax.get_xlabel(), [text.get_text() for text in ax.get_legend().get_texts()]
     ('training examples', ['small', 'large'])
     """
-    if predictions is not None and target is None:
+    if ranking is not None and target is None:
         raise DataError(
-            "plot_curves: predictions are drawn at a size: give target=… as for rank_curves"
+            "plot_curves: a ranking is drawn at a size: give target=… as for rank_curves"
         )
     if ax is None:
         from matplotlib import pyplot as plt
@@ -69,7 +69,7 @@ def plot_curves(
     end = max(float(curves.sizes[-1]), target or 0.0)
     line_sizes = np.geomspace(curves.sizes[0], end, _POINTS)
     lines = None if fit is None else fit.predict(line_sizes)
-    rows = None if predictions is None else predictions.set_index("candidate")
+    rows = None if ranking is None else ranking.set_index("candidate")
     for m, name in enumerate(curves.candidates):
         color = f"C{m}"
         ax.errorbar(

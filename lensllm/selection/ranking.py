@@ -140,6 +140,43 @@ def rank_curves(
     return table.drop(columns=["budget", "predictor", "measured", "measured_rank"])
 
 
+def score_ranking(ranking: pd.DataFrame, truth: Mapping[str, float]) -> dict[str, float]:
+    """Score a ranking against measured losses at the target.
+
+    Args:
+        ranking: one row per candidate, as ``rank_curves`` returns.
+        truth: measured loss by candidate; candidates without one are left out of the scores.
+
+    Returns:
+        Correlations *pearson*, *spearman* and *kendall*; *rel_acc* = (worst − chosen) / (worst −
+        best) (Lin et al. 2024); *regret*, in the unit of the losses; *rmse_log* of the log loss;
+        *coverage_80*, the share of the truths in their intervals; and *p_best_log_score* = −ln
+        P(best) of the truly best candidate. A score without a meaning is NaN.
+
+    Raises:
+        DataError: ``truth`` has a candidate that is not in the ranking.
+
+    >>> sizes = 100 * 2.0 ** np.arange(6)
+    >>> losses = np.stack([3 * sizes**-0.05, 4 * sizes**-0.1])
+    >>> ranking = rank_curves(Curves(("gpt2", "opt"), sizes, losses[:, :, None]), 102_400, "ats")
+    >>> score_ranking(ranking, {"gpt2": 1.69, "opt": 1.25})["rel_acc"]
+    1.0
+    """
+    known = ranking["candidate"]
+    for name in truth:
+        if name not in set(known):
+            raise DataError(f"there is no candidate {name!r} in the ranking")
+    measured = known.map(truth).to_numpy(dtype=float)
+    predicted, low, high, p_best = (
+        ranking[name].to_numpy(dtype=float) for name in ("predicted", "low", "high", "p_best")
+    )
+    return {
+        **scores.score(predicted, measured, _eligible(ranking)),
+        "coverage_80": scores.coverage_80(low, high, measured),
+        "p_best_log_score": scores.p_best_log_score(p_best, measured),
+    }
+
+
 def choice(rows: pd.DataFrame) -> str:
     """The candidate to fine-tune: the lowest cautious prediction of one predictor's ``rows``.
 
@@ -253,16 +290,11 @@ def _eligible(rows: pd.DataFrame) -> Mask:
 
 def _scores(table: pd.DataFrame) -> dict[str, Any]:
     """The row of ranking/scores for one predictor's table."""
-    predicted, low, high, p_best, truth = (
-        table[name].to_numpy(dtype=float)
-        for name in ("predicted", "low", "high", "p_best", "measured")
-    )
+    truth = table.set_index("candidate")["measured"]
     return {
         "budget": table["budget"].iloc[0],
         "predictor": table["predictor"].iloc[0],
-        **scores.score(predicted, truth, _eligible(table)),
-        "coverage_80": scores.coverage_80(low, high, truth),
-        "p_best_log_score": scores.p_best_log_score(p_best, truth),
+        **score_ranking(table, truth.to_dict()),
     }
 
 
