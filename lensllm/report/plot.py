@@ -86,7 +86,7 @@ def plot_curves(
             ax.plot(line_sizes, lines[m], color=color, linewidth=1)
         if rows is not None and name in rows.index:
             row = rows.loc[name]
-            reach = [[row["predicted"] - row["low"]], [row["high"] - row["predicted"]]]
+            reach = np.array([[row["predicted"] - row["low"]], [row["high"] - row["predicted"]]])
             ax.errorbar([target], [row["predicted"]], yerr=reach, fmt="D", color=color, capsize=3)
     ax.set_xscale("log")
     ax.set_yscale("log")

@@ -83,16 +83,17 @@ def answer(
     for label, some in curve_sets(curves, question, scored, dropped).items():
         backtest = Backtest(some, question.target, question.registry, question.error_unit)
         for known in sorted(_asked_from(label, backtest, question.budgets)):
-            about = {"curves": label, "budget": int(some.sizes[known - 1])}
+            budget = int(some.sizes[known - 1])
             try:
                 predicted = backtest.ask(name, known)
             except DataError as error:
-                skipped.append({**about, "reason": str(error)})
+                skipped.append({"curves": label, "budget": budget, "reason": str(error)})
                 continue
-            found.append(_rows(some, question.target, known, predicted).assign(**about))
-    rows = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(_TYPES))
+            rows = _rows(some, question.target, known, predicted)
+            found.append(rows.assign(curves=label, budget=budget))
+    table = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(_TYPES))
     return Answers(
-        rows[list(_TYPES)].astype(_TYPES),
+        table[list(_TYPES)].astype(_TYPES),
         pd.DataFrame(skipped, columns=list(_SKIPPED_TYPES)).astype(_SKIPPED_TYPES),
     )
 
