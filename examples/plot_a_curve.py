@@ -1,6 +1,6 @@
 """Fit the rectified scaling law to one learning curve and draw both.
 
-    python examples/plot_a_curve.py [curve.png]
+python examples/plot_a_curve.py [curve.png]
 """
 
 import sys

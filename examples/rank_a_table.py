@@ -1,6 +1,6 @@
 """Rank the models of a table of losses, and compare the ranking with the measured truth.
 
-    python examples/rank_a_table.py
+python examples/rank_a_table.py
 """
 
 import lensllm

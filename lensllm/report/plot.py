@@ -84,10 +84,10 @@ def plot_curves(
         )
         if lines is not None:
             ax.plot(line_sizes, lines[m], color=color, linewidth=1)
-        if rows is not None and name in rows.index:
+        if rows is not None and target is not None and name in rows.index:
             row = rows.loc[name]
             reach = np.array([[row["predicted"] - row["low"]], [row["high"] - row["predicted"]]])
-            ax.errorbar([target], [row["predicted"]], yerr=reach, fmt="D", color=color, capsize=3)
+            ax.errorbar(target, row["predicted"], yerr=reach, fmt="D", color=color, capsize=3)
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel("training examples")

@@ -102,13 +102,17 @@ def stored_answers(answers: Iterable[tuple[str, Answers]]) -> dict[str, StoredAn
     """The answers of several predictors, by set of curves, as a backtest reads them."""
     found: dict[str, dict[tuple[str, int], Prediction | str]] = {}
     for name, tables in answers:
-        for (label, budget), rows in tables.answers.groupby(["curves", "budget"], sort=False):
+        for _, rows in tables.answers.groupby(["curves", "budget"], sort=False):
+            label, budget = str(rows["curves"].iloc[0]), int(rows["budget"].iloc[0])
             shape = rows["candidate"].nunique(), -1
             loss, sd = (rows[column].to_numpy().reshape(shape) for column in ("loss", "sd_log"))
             stated = np.isfinite(sd).any()
             found.setdefault(label, {})[name, budget] = Prediction(loss, sd if stated else None)
-        for row in tables.skipped.itertuples():
-            found.setdefault(row.curves, {})[name, row.budget] = row.reason
+        skipped = tables.skipped
+        for label, budget, reason in zip(
+            skipped["curves"], skipped["budget"], skipped["reason"], strict=True
+        ):
+            found.setdefault(label, {})[name, budget] = reason
     return found  # type: ignore[return-value]
 
 

@@ -166,9 +166,9 @@ def score_ranking(ranking: pd.DataFrame, truth: Mapping[str, float]) -> dict[str
     for name in truth:
         if name not in set(known):
             raise DataError(f"there is no candidate {name!r} in the ranking")
-    measured = known.map(truth).to_numpy(dtype=float)
+    measured = np.array([truth.get(name, np.nan) for name in known])
     predicted, low, high, p_best = (
-        ranking[name].to_numpy(dtype=float) for name in ("predicted", "low", "high", "p_best")
+        ranking[name].to_numpy(dtype=np.float64) for name in ("predicted", "low", "high", "p_best")
     )
     return {
         **scores.score(predicted, measured, _eligible(ranking)),
@@ -290,11 +290,11 @@ def _eligible(rows: pd.DataFrame) -> Mask:
 
 def _scores(table: pd.DataFrame) -> dict[str, Any]:
     """The row of ranking/scores for one predictor's table."""
-    truth = table.set_index("candidate")["measured"]
+    truth = dict(zip(table["candidate"], table["measured"], strict=True))
     return {
         "budget": table["budget"].iloc[0],
         "predictor": table["predictor"].iloc[0],
-        **score_ranking(table, truth.to_dict()),
+        **score_ranking(table, truth),
     }
 
 

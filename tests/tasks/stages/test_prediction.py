@@ -69,7 +69,10 @@ def test_the_reference_and_the_draws_move_no_answer():
 
 
 def test_another_version_of_one_predictor_moves_its_answers_and_the_ranking(monkeypatch):
-    before, ranked = refs(goal()), ranking.step(goal(), UPSTREAM, prediction.steps(goal(), UPSTREAM))
+    before, ranked = (
+        refs(goal()),
+        ranking.step(goal(), UPSTREAM, prediction.steps(goal(), UPSTREAM)),
+    )
     monkeypatch.setattr(AtS, "version", 2)
     after = ranking.step(goal(), UPSTREAM, prediction.steps(goal(), UPSTREAM))
     assert moved(before, refs(goal())) == {"ats"}
@@ -77,7 +80,10 @@ def test_another_version_of_one_predictor_moves_its_answers_and_the_ranking(monk
 
 
 def test_one_more_predictor_moves_the_ranking_and_no_answer(monkeypatch):
-    before, ranked = refs(goal()), ranking.step(goal(), UPSTREAM, prediction.steps(goal(), UPSTREAM))
+    before, ranked = (
+        refs(goal()),
+        ranking.step(goal(), UPSTREAM, prediction.steps(goal(), UPSTREAM)),
+    )
     monkeypatch.setitem(PREDICTORS, "new", Function(baselines.sub_tuning, needed_sizes=1))
     after = prediction.steps(goal(), UPSTREAM)
     assert moved(before, {name: step.ref for name, step in after.items()}) == set()
