@@ -141,34 +141,6 @@ def curves_from_cells(
     if metric not in get_args(Metric):
         known = " or ".join(get_args(Metric))
         raise DataError(f"Metric {metric!r} is unknown: set it to {known}.")
-    return _from_columns(cells, metric, budget, spectra)
-
-
-def curves_from_frame(frame: pd.DataFrame, loss: str = "loss", budget: int | None = None) -> Curves:
-    """Curves from a table with one row per fine-tuning run.
-
-    ``frame`` has the columns candidate, size (training examples, 0 for the pretrained model) and
-    ``loss`` (held-out loss, positive or NaN), and may have seed (the repeat), parameters (number of
-    weights) and family. Sizes above ``budget`` are left out. Raises DataError for a missing column,
-    a loss that is not positive, a run that stands twice, and when nothing is left.
-
-    >>> frame = pd.DataFrame({"candidate": ["gpt2"] * 3, "size": [0, 100, 200]})
-    >>> curves = curves_from_frame(frame.assign(loss=[4.0, 3.0, 2.5]))
-    >>> curves.sizes, curves.mean_losses, curves.zero_shot
-    (array([100., 200.]), array([[3. , 2.5]]), array([4.]))
-    """
-    lacking = [name for name in ("candidate", "size", loss) if name not in frame]
-    if lacking:
-        raise DataError(f"The table has no column {lacking[0]!r}: add it, or name the loss column.")
-    defaults = {"seed": 0, "parameters": np.nan, "family": "", "learning_rate_integral": np.nan}
-    cells = frame.assign(**{k: v for k, v in defaults.items() if k not in frame})
-    return _from_columns(cells, loss, int(frame["size"].max()) if budget is None else budget, None)
-
-
-def _from_columns(
-    cells: pd.DataFrame, metric: str, budget: int, spectra: Mapping[str, Spectrum] | None
-) -> Curves:
-    """The curves of ``curves_from_cells``, with the loss in any column."""
     _check(cells, metric)
     candidates = cells["candidate"].unique().tolist()
     trained = cells[(cells["size"] > 0) & (cells["size"] <= budget)]

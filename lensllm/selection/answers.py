@@ -83,7 +83,7 @@ def answer(
     for label, some in curve_sets(curves, question, scored, dropped).items():
         backtest = Backtest(some, question.target, question.registry, question.error_unit)
         for known in sorted(_asked_from(label, backtest, question.budgets)):
-            about = {"curves": label, "budget": int(some.sizes[known - 1])}
+            about: dict[str, Any] = {"curves": label, "budget": int(some.sizes[known - 1])}
             try:
                 predicted = backtest.ask(name, known)
             except DataError as error:
@@ -101,14 +101,15 @@ def stored_answers(answers: Iterable[tuple[str, Answers]]) -> dict[str, StoredAn
     """The answers of several predictors, by set of curves, as a backtest reads them."""
     found: dict[str, dict[tuple[str, int], Prediction | str]] = {}
     for name, tables in answers:
-        for (label, budget), rows in tables.answers.groupby(["curves", "budget"], sort=False):
+        grouped: Any = tables.answers.groupby(["curves", "budget"], sort=False)
+        for (label, budget), rows in grouped:
             shape = rows["candidate"].nunique(), -1
             loss, sd = (rows[column].to_numpy().reshape(shape) for column in ("loss", "sd_log"))
             stated = np.isfinite(sd).any()
             found.setdefault(label, {})[name, budget] = Prediction(loss, sd if stated else None)
-        for row in tables.skipped.itertuples():
-            found.setdefault(row.curves, {})[name, row.budget] = row.reason
-    return found  # type: ignore[return-value]
+        for label, budget, reason in tables.skipped[list(_SKIPPED_TYPES)].to_numpy().tolist():
+            found.setdefault(label, {})[name, budget] = reason
+    return {label: found[label] for label in found}
 
 
 def _asked_from(label: str, backtest: Backtest, budgets: Iterable[float]) -> set[int]:
