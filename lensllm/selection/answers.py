@@ -83,17 +83,16 @@ def answer(
     for label, some in curve_sets(curves, question, scored, dropped).items():
         backtest = Backtest(some, question.target, question.registry, question.error_unit)
         for known in sorted(_asked_from(label, backtest, question.budgets)):
-            budget = int(some.sizes[known - 1])
+            about: dict[str, Any] = {"curves": label, "budget": int(some.sizes[known - 1])}
             try:
                 predicted = backtest.ask(name, known)
             except DataError as error:
-                skipped.append({"curves": label, "budget": budget, "reason": str(error)})
+                skipped.append({**about, "reason": str(error)})
                 continue
-            rows = _rows(some, question.target, known, predicted)
-            found.append(rows.assign(curves=label, budget=budget))
-    table = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(_TYPES))
+            found.append(_rows(some, question.target, known, predicted).assign(**about))
+    rows = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(_TYPES))
     return Answers(
-        table[list(_TYPES)].astype(_TYPES),
+        rows[list(_TYPES)].astype(_TYPES),
         pd.DataFrame(skipped, columns=list(_SKIPPED_TYPES)).astype(_SKIPPED_TYPES),
     )
 
@@ -102,18 +101,15 @@ def stored_answers(answers: Iterable[tuple[str, Answers]]) -> dict[str, StoredAn
     """The answers of several predictors, by set of curves, as a backtest reads them."""
     found: dict[str, dict[tuple[str, int], Prediction | str]] = {}
     for name, tables in answers:
-        for _, rows in tables.answers.groupby(["curves", "budget"], sort=False):
-            label, budget = str(rows["curves"].iloc[0]), int(rows["budget"].iloc[0])
+        grouped: Any = tables.answers.groupby(["curves", "budget"], sort=False)
+        for (label, budget), rows in grouped:
             shape = rows["candidate"].nunique(), -1
             loss, sd = (rows[column].to_numpy().reshape(shape) for column in ("loss", "sd_log"))
             stated = np.isfinite(sd).any()
             found.setdefault(label, {})[name, budget] = Prediction(loss, sd if stated else None)
-        skipped = tables.skipped
-        for label, budget, reason in zip(
-            skipped["curves"], skipped["budget"], skipped["reason"], strict=True
-        ):
+        for label, budget, reason in tables.skipped[list(_SKIPPED_TYPES)].to_numpy().tolist():
             found.setdefault(label, {})[name, budget] = reason
-    return found  # type: ignore[return-value]
+    return {label: found[label] for label in found}
 
 
 def _asked_from(label: str, backtest: Backtest, budgets: Iterable[float]) -> set[int]:
