@@ -25,14 +25,8 @@ def write_model(folder: Path, width: int) -> None:
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", unk_token="?")
-    config = GPT2Config(
-        vocab_size=len(vocabulary),
-        n_embd=width,
-        n_layer=1,
-        n_head=2,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
+    shape = {"vocab_size": len(vocabulary), "n_embd": width, "n_layer": 1, "n_head": 2}
+    config = GPT2Config(**shape, bos_token_id=0, eos_token_id=0)
     GPT2LMHeadModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

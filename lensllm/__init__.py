@@ -74,9 +74,8 @@ def __getattr__(name: str) -> Any:
     """Load a public name; ``run`` is what the package above has registered as an entry point."""
     if name in _MODULES:
         found = getattr(import_module(_MODULES[name]), name)
-    elif name in __all__:
-        (point,) = entry_points(group="lensllm", name=name)
-        found = point.load()
+    elif points := entry_points(group="lensllm", name=name):
+        found = next(iter(points)).load()
     else:
         raise AttributeError(f"module 'lensllm' has no attribute {name!r}")
     globals()[name] = found

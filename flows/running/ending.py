@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -23,6 +21,7 @@ from flows.running.ui_artifacts import ProgressArtifact, show_conclusion
 from flows.server.runs import refuse_stored_results
 from lensllm.config.sections import Engine, Tracking
 from lensllm.core.errors import LensError
+from lensllm.report.reading import publish
 from lensllm.store.artifacts import Ref, Store
 from lensllm.workers.local import Workers
 from lensllm.workers.ray_workers import RayWorkers
@@ -111,26 +110,8 @@ def finish(
     failures = tuple(run.failures.values())
     run_steps(run, conclusion.steps, earlier)
     stop_on_failure(run, after=len(failures))
-    folder = _publish(run.store, conclusion)
+    name, report, ranking = conclusion.goal.name, conclusion.report.ref, conclusion.ranking.ref
+    folder = publish(run.store, name, report, ranking)
     mlflow.conclude(conclusion, [folder / "curves.png", folder / "report.html"])
     show_conclusion(run.store, conclusion, folder, mlflow.page)
     return Outcome(conclusion, failures, folder)
-
-
-def reports(store: Store, name: str) -> Path:
-    """The folder of the last report of pipeline ``name``."""
-    return store.root / "reports" / name
-
-
-def _publish(store: Store, conclusion: Conclusion) -> Path:
-    """Copy the report to ``reports/<name>/``. An equal one that is there stays as it is: its time
-    tells since when it has not changed."""
-    folder = reports(store, conclusion.goal.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("report.html", "curves.png"):
-        made, shown = store.path(conclusion.report.ref) / name, folder / name
-        if not shown.is_file() or not filecmp.cmp(made, shown, shallow=False):
-            shutil.copyfile(made, shown)
-    table = store.table(conclusion.ranking.ref, "predictions")
-    table.to_csv(folder / "predictions.csv", index=False)
-    return folder

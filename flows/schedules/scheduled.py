@@ -20,13 +20,14 @@ from prefect.states import Completed, Failed
 from rich.console import Console
 
 from flows.rank import rank
-from flows.running.ending import Outcome, observers, reports, task_runner
+from flows.running.ending import Outcome, observers, task_runner
 from flows.running.progress import Tally, Terminal
 from flows.running.slots import slots_of
 from flows.schedules.deploy import altered_fields
 from flows.server.runs import mark_zombies, tags_of_this_process
 from lensllm.config import configfile
 from lensllm.core.processes import die_with_parent
+from lensllm.report.reading import report_folder
 from lensllm.store.artifacts import Store
 
 # Process number of ``lensllm serve``, for the runs that it starts: they do not outlive it.
@@ -104,7 +105,7 @@ def _made_again(tally: Tally) -> str:
 def _report_time(store: Store, pipeline: str) -> datetime | None:
     """The time of the pipeline's last change of report; None before the first."""
     try:
-        written = (reports(store, pipeline) / "report.html").stat().st_mtime
+        written = (report_folder(store, pipeline) / "report.html").stat().st_mtime
     except FileNotFoundError:
         return None
     return datetime.fromtimestamp(written, UTC)

@@ -5,7 +5,7 @@ A pipeline overrides the defaults section by section, and ``--set sweep.max=3200
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,25 @@ def load(path: Path, name: str, overrides: Sequence[str] = ()) -> Pipeline:
         known = listing(pipelines) or "none"
         raise ConfigError(f"{path}: no pipeline '{short(name)}'{hint}; it has {known}")
     merged = _merge(content.get("defaults") or {}, pipelines[name] or {})
+    return from_settings(merged, f"{path}: pipeline '{name}'", overrides)
+
+
+def from_settings(
+    settings: Mapping[str, Any], where: str, overrides: Sequence[str] = ()
+) -> Pipeline:
+    """Pipeline of plain settings, as a file has them, with ``KEY.PATH=VALUE`` overrides.
+
+    Raises ``ConfigError`` as ``load`` does, with ``where`` in the place of the file's name.
+    """
+    merged = dict(settings)
     for override in overrides:
         merged = _override(merged, override)
     try:
         return Pipeline.model_validate(patterns.expand(merged))
     except ValidationError as error:
-        raise ConfigError(f"{path}: pipeline '{name}': {_sentence(error)}") from None
+        raise ConfigError(f"{where}: {_sentence(error)}") from None
     except ConfigError as error:
-        raise ConfigError(f"{path}: pipeline '{name}': {error}") from None
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def replay(options: dict[str, Any]) -> Replay:

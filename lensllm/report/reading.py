@@ -6,7 +6,9 @@ imported to read them.
 
 from __future__ import annotations
 
+import filecmp
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +26,28 @@ from lensllm.store.artifacts import Ref, Store
 _CELL_COSTS = ["candidate", "size", "seed", "seconds", "peak_memory_bytes"]
 
 
+def report_folder(store: Store, pipeline: str) -> Path:
+    """The folder of the last report of ``pipeline``."""
+    return store.root / "reports" / pipeline
+
+
+def publish(store: Store, pipeline: str, report: Ref, ranking: Ref) -> Path:
+    """Copy a finished report, its figure and its predictions to the folder of ``pipeline``.
+
+    A file that is already the same stays: its time tells since when it has not changed.
+    """
+    folder = report_folder(store, pipeline)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("report.html", "curves.png"):
+        made, shown = store.path(report) / name, folder / name
+        if not shown.is_file() or not filecmp.cmp(made, shown, shallow=False):
+            shutil.copyfile(made, shown)
+    store.table(ranking, "predictions").to_csv(folder / "predictions.csv", index=False)
+    return folder
+
+
 def read_result(artifacts: str | Path, pipeline: str) -> Result:
-    """The result that the report of ``pipeline`` shows.
+    """Read the result that the last report of ``pipeline`` shows.
 
     Args:
         artifacts: the artifacts folder of the run.
@@ -33,9 +55,14 @@ def read_result(artifacts: str | Path, pipeline: str) -> Result:
 
     Raises:
         StoreError: there is no report of that name, or its artefacts were deleted.
+
+    >>> read_result("artifacts", "never-run")
+    Traceback (most recent call last):
+    ...
+    lensllm.core.errors.StoreError: ... has no report of 'never-run'; lensllm run never-run
     """
     store = Store(Path(artifacts))
-    shown = store.root / "reports" / pipeline / "report.html"
+    shown = report_folder(store, pipeline) / "report.html"
     if not shown.is_file():
         raise StoreError(f"{store.root} has no report of '{pipeline}'; lensllm run {pipeline}")
     page = shown.read_bytes()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
-from jupyter_client import AsyncKernelManager
-from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
@@ -41,7 +39,7 @@ def test_there_are_three_scripts_and_a_notebook() -> None:
 
 def test_a_table_is_ranked_and_scored(tmp_path: Path) -> None:
     printed = run([str(ROOT / "examples" / "rank_a_table.py")], tmp_path)
-    assert re.search(r"RelAcc 0\.9\d\d, Pearson 0\.9\d\d", printed)
+    assert "RelAcc 1.000, Pearson 0.934" in printed  # as in docs/benchmarks.md
 
 
 def test_a_curve_is_fitted_and_drawn(tmp_path: Path) -> None:
@@ -57,30 +55,15 @@ def test_a_pipeline_runs_from_python(tmp_path: Path) -> None:
     assert (tmp_path / "example" / "artifacts" / "reports" / "script" / "report.html").is_file()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_gives_the_outputs_that_it_shows(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    notebook = nbformat.read(path, as_version=4)
-    shown = texts(notebook)
-    kernel = AsyncKernelManager(kernel_name="python3", transport="ipc")  # no listening port
-    resources = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(notebook, km=kernel, timeout=HANGING_SECONDS, resources=resources).execute()
-    assert texts(notebook) == shown
-
-
-def texts(notebook: nbformat.NotebookNode) -> list[str]:
-    """The printed lines and plain-text results of every cell, without those of pictures."""
-    found = []
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if output.output_type == "stream":
-                found.append(output.text)
-            elif "image/png" not in output.data:
-                found.append(output.data["text/plain"])
-    return found
+def test_a_notebook_prints_what_it_shows(path: Path, tmp_path: Path) -> None:
+    """Its cells are plain Python, so that they run without Jupyter."""
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    (tmp_path / "cells.py").write_text("\n".join("".join(cell["source"]) for cell in cells))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    printed = ["".join(output["text"]) for output in outputs if output["output_type"] == "stream"]
+    assert run(["cells.py"], tmp_path) == "".join(printed)
+    assert any("image/png" in output.get("data", {}) for output in outputs)
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
