@@ -162,11 +162,10 @@ def score_ranking(ranking: pd.DataFrame, truth: Mapping[str, float]) -> dict[str
     >>> score_ranking(ranking, {"gpt2": 1.69, "opt": 1.25})["rel_acc"]
     1.0
     """
-    known = ranking["candidate"]
-    for name in truth:
-        if name not in set(known):
-            raise DataError(f"there is no candidate {name!r} in the ranking")
-    measured = np.array([truth.get(name, np.nan) for name in known])
+    known = ranking["candidate"].tolist()
+    if unknown := set(truth) - set(known):
+        raise DataError(f"there is no candidate {min(unknown)!r} in the ranking")
+    measured = np.array([truth.get(name, np.nan) for name in known], dtype=float)
     predicted, low, high, p_best = (
         ranking[name].to_numpy(dtype=np.float64) for name in ("predicted", "low", "high", "p_best")
     )

@@ -10,7 +10,7 @@ from lensllm.curves.curve import Curves
 from lensllm.predictors import PREDICTORS
 from lensllm.selection.answers import Question
 from lensllm.selection.backtest import Backtest
-from lensllm.selection.ranking import choice, rank, verdict
+from lensllm.selection.ranking import choice, rank, rank_curves, score_ranking, verdict
 from lensllm.store.schemas import schema
 
 NAN = float("nan")
@@ -350,3 +350,26 @@ def test_the_last_one_left_has_no_runner_up_among_the_dropped(curves):
     said = verdict(predictions, "stack", TARGET, "bits_per_byte")
 
     assert said.startswith("slow is the only candidate left at D = 12,800 (")
+
+
+def test_a_ranking_is_scored_by_name_whatever_the_order_of_the_truth() -> None:
+    sizes = 100 * 2.0 ** np.arange(6)
+    losses = np.stack([3 * sizes**-0.05, 4 * sizes**-0.1, 5 * sizes**-0.08])
+    curves = Curves(("a", "b", "c"), sizes, losses[:, :, None])
+    table = rank_curves(curves, 12_800, "ats")
+    truth = {"c": 2.4, "a": 1.9, "b": 1.6}
+    found = score_ranking(table, truth)
+    assert found == score_ranking(table, dict(sorted(truth.items())))
+    assert found["spearman"] == 1.0
+    assert found["regret"] == 0.0
+    with pytest.raises(DataError, match="no candidate 'd'"):
+        score_ranking(table, {"d": 1.0})
+
+
+def test_the_truth_at_a_size_is_a_mean_over_seeds() -> None:
+    losses = np.array([[[3.0, 3.2], [2.0, np.nan]], [[4.0, 4.0], [np.nan, np.nan]]])
+    curves = Curves(("a", "b"), np.array([100.0, 200.0]), losses)
+    assert curves.losses_at(100) == pytest.approx({"a": 3.1, "b": 4.0})
+    assert curves.losses_at(200) == {"a": 2.0}
+    with pytest.raises(DataError, match="no loss at 150 training examples: sizes are 100, 200"):
+        curves.losses_at(150)
