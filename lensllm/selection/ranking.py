@@ -125,7 +125,7 @@ def rank_curves(
     One row per candidate with the columns candidate, rank, predicted (loss, in the unit of the
     curves), low and high (80 % interval), cautious (predicted and half an own sd: choose the
     lowest), p_best and expected_regret. Raises ConfigError when there is no such predictor, and
-    DataError when it cannot answer.
+    DataError when it cannot answer or ``target`` is not above the largest size of the curves.
 
     >>> sizes = 100 * 2.0 ** np.arange(6)
     >>> losses = np.stack([3 * sizes**-0.05, 4 * sizes**-0.1])
@@ -135,6 +135,11 @@ def rank_curves(
     0       opt     1      1.262
     1      gpt2     2      1.685
     """
+    if target <= (largest := curves.sizes[-1]):
+        raise DataError(
+            f"the target {target:,.0f} is not above the largest size {largest:,.0f}: nothing is left "
+            "to predict; leave out what is to be predicted with curves.until(…)"
+        )
     question = Question(target, (curves.sizes[-1],), (predictor,), predictor, seed, draws, registry)
     table = rank(curves, question).predictions
     return table.drop(columns=["budget", "predictor", "measured", "measured_rank"])

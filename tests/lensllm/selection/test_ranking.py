@@ -362,6 +362,8 @@ def test_a_ranking_is_scored_by_name_whatever_the_order_of_the_truth() -> None:
     assert found == score_ranking(table, dict(sorted(truth.items())))
     assert found["spearman"] == 1.0
     assert found["regret"] == 0.0
+    with pytest.raises(DataError, match="target 800 is not above the largest size 3,200"):
+        rank_curves(curves, 800)
     with pytest.raises(DataError, match="no candidate 'd'"):
         score_ranking(table, {"d": 1.0})
 
