@@ -90,6 +90,8 @@ def plot_curves(
             ax.errorbar(target, row["predicted"], yerr=reach, fmt="D", color=color, capsize=3)
     ax.set_xscale("log")
     ax.set_yscale("log")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("{x:g}")
     ax.set_xlabel("training examples")
     ax.set_ylabel("loss")
     ax.legend(fontsize="small")

@@ -137,8 +137,8 @@ def rank_curves(
     """
     if target <= (largest := curves.sizes[-1]):
         raise DataError(
-            f"the target {target:,.0f} is not above the largest size {largest:,.0f}: nothing is left "
-            "to predict; leave out what is to be predicted with curves.until(…)"
+            f"the target {target:,.0f} is not above the largest size {largest:,.0f}: nothing is "
+            "left to predict; leave out what is to be predicted with curves.until(…)"
         )
     question = Question(target, (curves.sizes[-1],), (predictor,), predictor, seed, draws, registry)
     table = rank(curves, question).predictions
