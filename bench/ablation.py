@@ -79,7 +79,7 @@ def case(name: str) -> Case:
     store = Store(ARTIFACTS)
     plan = make_plan(configfile.load(Path("pipelines.yaml"), name), store)
     table = curve.step({cell: step.ref for cell, step in plan.cells.items()}, plan.models).ref
-    kernels = {candidate: step.ref for candidate, step in plan.kernels.items()}
+    kernels = {candidate: step.ref for candidate, step in plan["kernel"].items()}
     if not all(map(store.has, [table, *kernels.values()])):
         raise DataError(f"Pipeline {name} has not finished in {ARTIFACTS}/: `lensllm run {name}`.")
     spectra = {candidate: kernel.read_spectrum(store, ref) for candidate, ref in kernels.items()}

@@ -18,8 +18,8 @@ from lensllm.data.tokens import select
 from lensllm.models.load import load_model
 from lensllm.store.artifacts import Store
 from lensllm.training import evaluate, fine_tune, loop
+from tasks.base.training import split_rows
 from tasks.planning.plan import make_plan
-from tasks.stages import sample
 
 ARTIFACTS, PIPELINE = Path("artifacts"), "demo"
 MODELS = ("neo-micro-topics", "gpt2-nano-docs")
@@ -54,9 +54,9 @@ def _loss(name: str, seed: int, pool: int) -> float:
     store = Store(ARTIFACTS)
     plan = make_plan(configfile.load(Path("pipelines.yaml"), PIPELINE), store)
     model = load_model(next(m for m in plan.models if m.name == name).folder)
-    tokens = store.table(plan.tokens[name].ref, "examples")
+    tokens = store.table(plan["tokens"][name].ref, "examples")
     train, validation, test = (
-        select(tokens, sample.rows(store, plan.samples[0].ref, role))
+        select(tokens, split_rows(store, plan["sample"][0].ref, role))
         for role in ("train", "validation", "test")
     )
     with patch.object(loop, "_POOL_BATCHES", pool):

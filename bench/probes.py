@@ -22,8 +22,10 @@ from lensllm.ntk import residual_kernel
 from lensllm.ntk.overlap import Array, Indices, Overlap, alignment
 from lensllm.spectra.spectrum import by_probes, spectrum
 from lensllm.store.artifacts import Store
-from tasks.planning.plan import Plan, make_plan
-from tasks.stages import pretext, sample
+from tasks.base.plan import Plan
+from tasks.base.training import split_rows
+from tasks.planning.plan import make_plan
+from tasks.stages import pretext
 
 ARTIFACTS, PIPELINE = Path("artifacts"), "docstrings"
 MODELS = ("gpt2-nano-code", "gpt2-nano-docs", "neo-micro-topics", "t5-mini-docs")
@@ -67,12 +69,12 @@ class Probed:
 def probed(name: str, plan: Plan, store: Store) -> Probed:
     """Raises DataError when the pipeline has not finished."""
     model = next(model for model in plan.models if model.name == name)
-    needed = [plan.samples[0].ref, plan.tokens[name].ref, *(step.ref for step in model.steps)]
+    needed = [plan.samples[0].ref, plan["tokens"][name].ref, *(step.ref for step in model.steps)]
     if not all(map(store.has, needed)):
         run = f"`lensllm run {PIPELINE}`"
         raise DataError(f"Pipeline {PIPELINE} has not finished in {store.root}/: {run}.")
-    rows = sample.rows(store, plan.samples[0].ref, "train")[:PROBES]
-    probes = select(store.table(plan.tokens[name].ref, "examples"), rows)
+    rows = split_rows(store, plan["sample"][0].ref, "train")[:PROBES]
+    probes = select(store.table(plan["tokens"][name].ref, "examples"), rows)
     frame = store.table(pretext.step().ref, "texts")
     texts = {str(kind): found.tolist() for kind, found in frame.groupby("kind")["text"]}
     tokenizer = load_tokenizer(model.tokenizer_folder)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -35,10 +34,14 @@ from lensllm.selection.ablation import verdict
 from lensllm.store.artifacts import Ref, Store
 from lensllm.workers.local import Workers
 from lensllm.workers.ray_workers import RayWorkers
+from tasks.base.plan import Plan
 from tasks.execution.execute import run_steps
-from tasks.planning.plan import Plan, data_steps, make_plan
+from tasks.planning.plan import data_steps, make_plan
 from tasks.stages import ablation
-from tasks.stages.ablation import Tried
+from tasks.stages.ablation import PointResult
+
+# Stages of a point that are compared; its other diagnostics belong to the pipeline's own run.
+_COMPARED = ("curve", "law", "prediction", "ranking")
 
 
 @flow(name="ablate", flow_run_name="{pipeline}", persist_result=False)
@@ -49,7 +52,7 @@ def ablate(
     points = grid.read(Path(file), pipeline, over, overrides or [])
     store = Store(Path(artifacts))
     store.prepare()
-    lost: dict[Ref, tuple[str, str]] = {}  # what failed at one point is not tried at the next
+    lost: dict[Ref, tuple[str, str]] = {}  # what failed at one point is not results at the next
 
     @flow(
         name="point",
@@ -57,24 +60,24 @@ def ablate(
         persist_result=False,
         task_runner=task_runner(slots_of(points[0].config.engine)[0]),
     )
-    def point(place: int, label: str) -> Tried:
-        return _try(pipeline, points[place], store, workers, lost, whole=place == 0)
+    def point(place: int, label: str) -> PointResult:
+        return _run_point(pipeline, points[place], store, workers, lost, whole=place == 0)
 
-    tried = []
+    results = []
     with store.using(f"an ablation of {pipeline}"):
         _announce(points, store)
         with workers_of(points[0].config.engine, store) as workers:
             for place, here in enumerate(points):
                 tell([f"point {place + 1} of {len(points)}: {here.label}"])
                 try:
-                    tried.append(point(place, here.label))
+                    results.append(point(place, here.label))
                 except LensError as error:
                     tell([f"this point failed: {error}"])
-                    tried.append(Tried(here.settings, None, str(error)))
-        return _conclude(pipeline, points[0].config, tried, store)
+                    results.append(PointResult(here.settings, None, str(error)))
+        return _conclude(pipeline, points[0].config, results, store)
 
 
-def _try(
+def _run_point(
     name: str,
     point: Point,
     store: Store,
@@ -82,7 +85,7 @@ def _try(
     lost: dict[Ref, tuple[str, str]],
     *,
     whole: bool,
-) -> Tried:
+) -> PointResult:
     """Rank the candidates at one point; ``whole`` with the diagnostics that no ranking reads."""
     config, experiment = point.config, f"{name}-ablation"
     watched = running(experiment, config.tracking, settings(config), config.engine, store, workers)
@@ -92,13 +95,15 @@ def _try(
             stop_on_failure(run)
             plan = _plan(config, store, whole=whole)
             run.failures |= {step.ref: lost[step.ref] for step in plan.steps if step.ref in lost}
-            ending = play(run, name, plan, futures)
-            known = len(run.failures)
-            compared = {ending.curve, ending.law.ref, ending.ranking.ref}
-            run_steps(run, [step for step in ending.steps if step.ref in compared], futures)
-            stop_on_failure(run, after=known)
-            mlflow.conclude(ending, [])
-            return Tried(point.settings, ending, lacking=tuple(run.failures.values()))
+            ranking = play(run, name, plan, futures)
+            tolerated = len(run.failures)
+            compared = [s for s in ranking.steps if s.stage in _COMPARED]
+            run_steps(run, compared, futures)
+            stop_on_failure(run, after=tolerated)
+            rows = store.table(ranking.ref("ranking"), "predictions")
+            chosen = rows[rows["predictor"] == config.ranking.predictor]
+            mlflow.log_ranking(chosen, store.table(ranking.ref("ranking"), "scores"))
+            return PointResult(point.settings, ranking, lacking=tuple(run.failures.values()))
         finally:
             lost |= run.failures
 
@@ -108,14 +113,16 @@ def _plan(config: Pipeline, store: Store, *, whole: bool) -> Plan:
     if whole:
         return make_plan(config, store)
     bare = config.model_copy(update={"curvature": Curvature()})
-    return replace(make_plan(bare, store), probes={}, overlaps={})
+    return make_plan(bare, store).without("probe", "overlap")
 
 
-def _conclude(name: str, config: Pipeline, tried: Sequence[Tried], store: Store) -> Ablated:
+def _conclude(name: str, config: Pipeline, results: Sequence[PointResult], store: Store) -> Ablated:
     """Compare the points; ``config`` is the first's. Raises ``LensError`` when all have failed."""
-    if not any(point.conclusion for point in tried):
-        raise LensError(f"every point failed; {grid.label(tried[0].settings)}: {tried[0].failed}")
-    step = ablation.step(name, tried, public(config))
+    if not any(point.ranking for point in results):
+        raise LensError(
+            f"every point failed; {grid.label(results[0].settings)}: {results[0].failed}"
+        )
+    step = ablation.step(name, results, public(config))
     with running(f"{name}-ablation", Tracking(enabled=False), {}, Engine(slots=1), store) as (
         run,
         _,
@@ -123,7 +130,7 @@ def _conclude(name: str, config: Pipeline, tried: Sequence[Tried], store: Store)
         run_steps(run, [step], {})
         stop_on_failure(run)
     failures = []
-    for point in tried:
+    for point in results:
         where = grid.label(point.settings)
         failures += [(f"{where}: {label}", reason) for label, reason in point.lacking]
         failures += [(where, point.failed)] if point.failed else []

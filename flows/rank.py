@@ -22,13 +22,13 @@ from lensllm.config.sections import Pipeline
 from lensllm.core.errors import LensError
 from lensllm.core.secrets import mask
 from lensllm.store.artifacts import Ref, Store
-from tasks.base.models import pinned
+from tasks.base.plan import Plan, RankingPlan
 from tasks.execution.execute import Run, run_steps
-from tasks.planning import needs
-from tasks.planning.look import leading_to
-from tasks.planning.plan import Conclusion, Plan, conclude, data_steps, make_plan
+from tasks.planning import estimate
+from tasks.planning.models import pinned
+from tasks.planning.plan import data_steps, make_plan, plan_ranking
 from tasks.planning.rounds import Sweep, sweep
-from tasks.stages.inspection import findings
+from tasks.stages import inspection
 
 # sections and keys of the settings that change no result
 _NOT_SHOWN: Mapping[str, bool | set[str]] = {
@@ -61,11 +61,11 @@ def _inspect(
     run: Run, plan: Plan, futures: dict[Ref, PrefectFuture[Any]]
 ) -> dict[Ref, PrefectFuture[Any]]:
     """Tokenise the data and say what is found in it, before anything is trained."""
-    futures = run_steps(run, leading_to(plan, plan.tokens.values()), futures)
-    looked = plan.inspection(run.store)
-    futures = run_steps(run, [looked], futures)
-    if run.store.has(looked.ref):
-        tell([" ".join(row) for row in findings(run.store, looked.ref)])
+    futures = run_steps(run, plan.with_dependencies(plan["tokens"].values()), futures)
+    checked = inspection.step(plan)
+    futures = run_steps(run, [checked], futures)
+    if run.store.has(checked.ref):
+        tell([" ".join(row) for row in inspection.findings(run.store, checked.ref)])
     return futures
 
 
@@ -75,28 +75,28 @@ def settings(config: Pipeline) -> dict[str, Any]:
     return content
 
 
-def play(run: Run, name: str, plan: Plan, futures: dict[Ref, PrefectFuture[Any]]) -> Conclusion:
-    """Run the sweep of ``plan`` and name what concludes it; ``futures`` grows with it."""
-    run.peak_bytes = partial(needs.peak_bytes, plan, run.store)
+def play(run: Run, name: str, plan: Plan, futures: dict[Ref, PrefectFuture[Any]]) -> RankingPlan:
+    """Run the sweep of ``plan`` and plan its ranking; ``futures`` grows with it."""
+    run.peak_bytes = partial(estimate.peak_bytes, plan)
     played = _sweep(run, plan, futures)
     observed = [plan.cells[c].ref for c in played.cells if c.size in plan.observed]
     if not any(run.store.has(ref) for ref in observed):
         stop_on_failure(run)
     failures = list(run.failures.values())
-    return conclude(name, plan, run.store, failures, played.cells, played.decisions)
+    return plan_ranking(name, plan, failures, played.cells, played.decisions)
 
 
 def _sweep(run: Run, plan: Plan, futures: dict[Ref, PrefectFuture[Any]]) -> Sweep:
     """Run round after round until nothing is left to decide."""
     known = 0
     while True:
-        now = sweep(plan, run.store, run.is_lost)
+        now = sweep(plan, run.is_lost)
         if len(now.decisions) > known:
             known = len(now.decisions)
             show_decisions(run.store, now.decisions, over=now.over)
         steps = [
             step
-            for step in (*plan.groundwork, *now.steps)
+            for step in (*plan.preparation, *now.steps)
             if step.ref not in futures and not run.is_lost(step.ref)
         ]
         if not steps:

@@ -11,7 +11,7 @@ from flows.running.ending import Outcome, finish, running, stop_on_failure
 from lensllm.config.sections import Engine, Replay, public
 from lensllm.store.artifacts import Store
 from tasks.execution.execute import run_steps
-from tasks.planning.replay import conclude, goal, name_of
+from tasks.planning.replay import goal, name_of, plan_ranking
 from tasks.stages import losses
 
 
@@ -29,5 +29,5 @@ def replay(name: str, settings: dict[str, Any], artifacts: str) -> Outcome:
         table = losses.step(asked.table)
         futures = run_steps(run, [table], {})
         stop_on_failure(run)
-        conclusion = conclude(goal(asked, store, table.ref), store, table.ref)
-        return finish(run, conclusion, futures, mlflow)
+        ranking = plan_ranking(goal(asked, store, table.ref), store, table.ref)
+        return finish(run, ranking, futures, mlflow)

@@ -63,8 +63,8 @@ def run(
         return _run_flow(name, Path(file), overrides, config, store)
     with store.using(f"a run of {name}"):
         ranking = run_in_process(name, config, store)
-        publish(store, name, ranking.report.ref, ranking.ranking.ref)
-        return read_report(store, ranking.report.ref)
+        publish(store, name, ranking.ref("report"), ranking.ref("ranking"))
+        return read_report(store, ranking.ref("report"))
 
 
 def _run_flow(
@@ -81,4 +81,5 @@ def _run_flow(
     arguments = (name, str(file.absolute()), str(store.root), list(overrides))
     console = SafeConsole(stderr=True, highlight=False)
     outcome, _ = launch("rank", arguments, slots_of(config.engine)[0], store, console)
-    return read_report(store, outcome.conclusion.report.ref)
+    result: Result = outcome.result
+    return result

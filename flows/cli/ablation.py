@@ -23,7 +23,8 @@ from lensllm.core.errors import LensError
 from lensllm.report import text
 from lensllm.selection.ablation import verdict
 from lensllm.store.artifacts import Ref, Store
-from tasks.planning.plan import Plan, check, make_plan
+from tasks.base.plan import Plan
+from tasks.planning.plan import check, make_plan
 
 if TYPE_CHECKING:
     from flows.running.progress import Tally

@@ -118,21 +118,21 @@ def plan(
     from flows.cli import screens
     from flows.running.slots import slots_of
     from tasks.planning import estimate
-    from tasks.planning.look import look
     from tasks.planning.plan import make_plan
+    from tasks.planning.preflight import preflight
 
     settings, store = _open(file, name, overrides, artifacts)
     slots = slots_of(settings.engine)[0]
-    seen = look(make_plan(settings, store), store)
-    made = make_plan(settings, store)  # the data is at hand now: its sizes are checked
+    found = preflight(make_plan(settings, store))
+    made = make_plan(settings, store)  # the data is there now: its sizes are checked
     if probe:
         from flows.cli.probing import measure
 
         with interruptible(err):
-            measure(made, store, err)
-    forecast = estimate.forecast(made, store, slots)
-    machine = forecast.as_dict | seen.as_dict
-    _print(as_json, lambda: machine, lambda: screens.plan(name, forecast, seen))
+            measure(made, err)
+    forecast = estimate.forecast(made, slots)
+    machine = forecast.as_dict | found.as_dict
+    _print(as_json, lambda: machine, lambda: screens.plan(name, forecast, found))
 
 
 @app.command(rich_help_panel=_DECIDE)
@@ -156,9 +156,9 @@ def run(
         arguments = (name, str(file.absolute()), str(store.root), overrides)
         slots = slots_of(settings.engine)[0]
         outcome, tally = _launch("rank", arguments, slots, store, as_json)
-        summary = summarise(outcome, store, tally)
+        summary = summarise(outcome, tally)
         _print(as_json, lambda: summary.as_dict, lambda: screens.ranking(summary, out.width))
-    raise typer.Exit(1 if outcome.failures else 0)
+    raise typer.Exit(1 if summary.failures else 0)
 
 
 @app.command(rich_help_panel=_DECIDE)
@@ -190,7 +190,7 @@ def ablate(
     if dry_run:
         from tasks.planning import estimate
 
-        minutes = estimate.minutes(plans, store, slots)
+        minutes = estimate.minutes(plans, slots)
         machine = {**vars(effort), "expected_minutes": minutes, "slots": slots}
         _print(as_json, lambda: machine, lambda: f"{effort}, about {minutes:.1f} minutes")
         return
@@ -258,7 +258,7 @@ def replay(
 
         arguments = (name_of(settings), settings.model_dump(mode="json"), str(store.root))
         outcome, tally = _launch("replay", arguments, 1, store, as_json)
-        summary = summarise(outcome, store, tally)
+        summary = summarise(outcome, tally)
         _print(as_json, lambda: summary.as_replay, lambda: screens.ranking(summary, out.width))
 
 
@@ -279,8 +279,7 @@ def status(
     from tasks.planning.plan import make_plan
 
     settings, store = _open(file, name, overrides, artifacts)
-    told = journal.read(store, name)
-    cells = states.grid(make_plan(settings, store), store, told)
+    cells = states.grid(make_plan(settings, store), journal.read(store, name))
     _print(as_json, lambda: cells.as_dict, lambda: states.screen(name, cells, out.width))
 
 

@@ -12,20 +12,22 @@ from flows.running.slots import workers_for
 from lensllm.store.artifacts import Store
 from lensllm.workers.local import Workers
 from lensllm.workers.ray_workers import RayWorkers
-from tasks.base.stage import Step, make, remark
-from tasks.planning.plan import Plan
+from tasks.base.plan import Plan
+from tasks.base.stage import Step
+from tasks.planning.make import make, note
 
-# What is fetched or converted to be probed; embedded candidates take minutes of pretraining.
+# Stages that run before a probe; the pretraining of embedded candidates takes minutes.
 _FETCHED = ("download", "dequantise")
 
 
-def measure(plan: Plan, store: Store, console: Console) -> None:
+def measure(plan: Plan, console: Console) -> None:
     """Make the probes of ``plan`` that are not there, and the weights and tokens they need.
 
     Embedded candidates that are not pretrained yet are left out: ``lensllm run`` pretrains them.
     Raises ``LensError`` where a candidate cannot be probed.
     """
-    absent = {name: step for name, step in plan.probes.items() if not store.has(step.ref)}
+    store = plan.store
+    absent = {name: step for name, step in plan["probe"].items() if not store.has(step.ref)}
     lacking = {
         m.name: [s for s in m.steps if not store.has(s.ref)]
         for m in plan.models
@@ -40,14 +42,13 @@ def measure(plan: Plan, store: Store, console: Console) -> None:
     if not wanted:
         return
     fetched = {s.ref: s for name, steps in lacking.items() if name not in waiting for s in steps}
-    needs = {ref for step in wanted for ref in step.recipe.upstream.values()}
     workers = workers_for(plan.config.engine, store)
     try:
         with console.status("fetching the weights …"):
             _perform(workers, store, [*fetched.values()], console)
         with console.status("reading the data …"):
-            for step in (plan.dataset, *plan.samples, *plan.tokens.values()):
-                if step is plan.dataset or step.ref in needs:
+            for step in plan.with_dependencies(wanted):
+                if step.stage in ("dataset", "sample", "tokens"):
                     make(store.root, step.recipe, step.hints)
         with console.status("probing …"):
             _perform(workers, store, wanted, console)
@@ -73,5 +74,5 @@ def _perform(
 
     with ThreadPoolExecutor(max(len(steps), 1)) as threads:  # the workers' slots are the limit
         for step in threads.map(perform, steps):
-            if said := remark(store, step):
-                console.print(f"{step.label}: {said}", soft_wrap=True)
+            if found := note(store, step):
+                console.print(f"{step.label}: {found}", soft_wrap=True)

@@ -14,13 +14,13 @@ from rich.text import Text
 from flows.cli.summary import Garbage, Summary
 from flows.running.progress import clock
 from lensllm.diagnostics.checks import check
+from lensllm.report.result import Result
 from lensllm.report.text import memory
 
 if TYPE_CHECKING:
     from tasks.planning.estimate import Forecast
-    from tasks.planning.look import Look
+    from tasks.planning.preflight import Preflight
 
-_UNITS = {"bits_per_byte": "bits per byte", "nats_per_token": "nats per token"}
 _WIDE = 96  # columns, from which there is room for bars
 _NAMED = 3  # candidates in a finding about many
 _MOST_ROWS = 12  # of a ranking on a terminal; the report has all
@@ -28,19 +28,19 @@ _MOST_ROWS = 12  # of a ranking on a terminal; the report has all
 
 def ranking(summary: Summary, width: int) -> RenderableType:
     """The final screen of a run, for a terminal of ``width`` columns."""
-    goal, rows = summary.goal, summary.rows
+    result, rows = summary.result, summary.result.ranking
     measured = bool(rows["measured"].notna().any())
-    parts: list[RenderableType] = [Text(""), _table(summary, measured, width)]
+    parts: list[RenderableType] = [Text(""), _table(result, measured, width)]
     if len(rows) > _MOST_ROWS:
         parts.append(Text(f"… and {len(rows) - _MOST_ROWS} more in the report.\n", style="dim"))
-    parts.append(Text(summary.verdict))
+    parts.append(Text(result.verdict))
     if measured:
-        parts += [Text(_hindsight(rows, summary.choice)), Text("")]
-        budgets = len(goal.budgets) > 1
-        parts.append(_budgets(summary) if budgets else _predictors(summary))
-    parts += [Text(line) for line in _sweep(summary)]
-    if len(summary.findings):
-        parts.append(_checks(summary))
+        parts += [Text(_hindsight(rows, result.choice)), Text("")]
+        budgets = len(result.budgets) > 1
+        parts.append(_budgets(result) if budgets else _predictors(result))
+    parts += [Text(line) for line in _sweep(result)]
+    if len(result.findings):
+        parts.append(_checks(result))
     parts += [Text(line) for line in _money(summary)]
     parts += [Text(f"failed: {label}: {why}", style="red") for label, why in summary.failures]
     parts.append(Text(f"\nReport   {summary.folder / 'report.html'}", overflow="fold"))
@@ -48,15 +48,14 @@ def ranking(summary: Summary, width: int) -> RenderableType:
     return Group(*parts)
 
 
-def _table(summary: Summary, measured: bool, width: int) -> Table:
+def _table(result: Result, measured: bool, width: int) -> Table:
     """The candidates, best first."""
-    goal = summary.goal
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.title = (
-        f"[bold]{escape(goal.name)}[/bold]: predicted loss at D = {goal.target:,} "
-        f"({_UNITS[goal.ranking.metric]}), from D ≤ {summary.budget:,}, by {goal.ranking.predictor}"
+        f"[bold]{escape(result.pipeline)}[/bold]: predicted loss at D = {result.target:,} "
+        f"({result.unit}), from D ≤ {result.budget:,}, by {result.predictor}"
     )
-    known = any(weights > 0 for weights in summary.parameters.values())
+    known = any(weights > 0 for weights in result.parameters.values())
     table.add_column("", justify="right")
     table.add_column("candidate", overflow="fold")
     if known:
@@ -67,10 +66,10 @@ def _table(summary: Summary, measured: bool, width: int) -> Table:
     if measured:
         table.add_column("measured", justify="right", no_wrap=True)
         table.add_column("rank", justify="right", no_wrap=True)
-    chosen = summary.choice
+    chosen = result.choice
     row: Any
-    for place, row in enumerate(summary.rows.head(_MOST_ROWS).itertuples(index=False), 1):
-        weights = summary.parameters[row.candidate]
+    for place, row in enumerate(result.ranking.head(_MOST_ROWS).itertuples(index=False), 1):
+        weights = result.parameters[row.candidate]
         cells = [
             str(place),
             escape(row.candidate),
@@ -86,7 +85,7 @@ def _table(summary: Summary, measured: bool, width: int) -> Table:
     return table
 
 
-def _predictors(summary: Summary) -> Table:
+def _predictors(result: Result) -> Table:
     """What every predictor would have chosen, and how right it was."""
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.title = "Every predictor on the same cells, against the measured truth"
@@ -94,13 +93,13 @@ def _predictors(summary: Summary) -> Table:
         table.add_column(column, no_wrap=True)
     for column in ("RelAcc", "Pearson", "Spearman", "RMSE of log loss", "in 80 %"):
         table.add_column(column, justify="right")
-    last = summary.predictions["budget"] == summary.budget
-    firsts = summary.predictions[last & (summary.predictions["rank"] == 1)]
+    last = result.all_predictions["budget"] == result.budget
+    firsts = result.all_predictions[last & (result.all_predictions["rank"] == 1)]
     chosen = dict(zip(firsts["predictor"], firsts["candidate"], strict=True))
-    scores = summary.final_scores.sort_values("rel_acc", ascending=False, kind="stable")
+    scores = result.scores.sort_values("rel_acc", ascending=False, kind="stable")
     row: Any
     for row in scores.itertuples():
-        used = row.predictor == summary.goal.ranking.predictor
+        used = row.predictor == result.predictor
         table.add_row(
             row.predictor,
             escape(chosen[row.predictor]),
@@ -114,17 +113,17 @@ def _predictors(summary: Summary) -> Table:
     return table
 
 
-def _budgets(summary: Summary) -> Table:
+def _budgets(result: Result) -> Table:
     """Pearson correlation of every predictor at every budget, and the means of the scores."""
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.title = "Pearson correlation with the measured truth by budget, and means over budgets"
     table.add_column("predictor", no_wrap=True)
-    for budget in summary.goal.budgets:
+    for budget in result.budgets:
         table.add_column(count(budget), justify="right", no_wrap=True)
     for column in ("mean", "RelAcc", "RMSE log", "in 80 %"):
         table.add_column(column, justify="right", no_wrap=True)
-    for name, rows in summary.scores.groupby("predictor", sort=False):
-        pearson = rows.set_index("budget")["pearson"].reindex(summary.goal.budgets)
+    for name, rows in result.all_scores.groupby("predictor", sort=False):
+        pearson = rows.set_index("budget")["pearson"].reindex(result.budgets)
         means = [f"{rows['rel_acc'].mean():.3f}", f"{rows['rmse_log'].mean():.3f}"]
         table.add_row(
             str(name),
@@ -132,18 +131,18 @@ def _budgets(summary: Summary) -> Table:
             f"{pearson.mean():.3f}",
             *means,
             f"{rows['coverage_80'].mean():.0%}",
-            style="bold" if name == summary.goal.ranking.predictor else "",
+            style="bold" if name == result.predictor else "",
         )
     return table
 
 
-def _sweep(summary: Summary) -> list[str]:
+def _sweep(result: Result) -> list[str]:
     """What a policy dropped and why it stopped."""
-    rows = summary.decisions
+    rows = result.decisions
     lines = []
-    if summary.goal.policy != "all" and rows.empty:
+    if result.policy != "all" and rows.empty:
         lines.append(
-            f"The policy {summary.goal.policy} had nothing to decide: all sizes are within "
+            f"The policy {result.policy} had nothing to decide: all sizes are within "
             "16 times the smallest, where every candidate is trained."
         )
     for budget, dropped in rows[rows["dropped"] != ""].groupby("budget", sort=False):
@@ -154,13 +153,13 @@ def _sweep(summary: Summary) -> list[str]:
     return lines
 
 
-def _checks(summary: Summary) -> Table:
+def _checks(result: Result) -> Table:
     """Numbered findings; docs/checks.md explains them."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="yellow", no_wrap=True)
     table.add_column(overflow="fold")
     row: Any
-    for row in summary.findings.itertuples():
+    for row in result.findings.itertuples():
         table.add_row(row.code, escape(_short(check.fold(row.message))))
     return table
 
@@ -194,20 +193,22 @@ def _hindsight(rows: pd.DataFrame, choice: str) -> str:
 
 
 def _money(summary: Summary) -> list[str]:
-    lines, saved = [], summary.saved
+    result = summary.result
+    lines, saved = [], result.saved
     if saved is not None:
         compared = f"{saved:.1%} saved"
         if saved < 0:
             compared = f"{-saved:.0%} more, for a target so near the budget"
-        if len(summary.examples):
-            spent, full = (f"{value:,.0f} examples" for value in summary.examples.iloc[0])
+        if len(result.simulated_cost):
+            spent, full = (f"{value:,.0f} examples" for value in result.simulated_cost.iloc[0])
         else:
-            spent, full = (flops(summary.cost[c].sum()) for c in ("spent_flops", "full_flops"))
+            known = result.cost.dropna()
+            spent, full = (flops(known[c].sum()) for c in ("spent_flops", "full_flops"))
         lines.append(
             f"Cost: {spent} spent against {full} for fine-tuning every candidate on "
             f"the target: {compared}."
         )
-    if len(rows := summary.forecast):
+    if len(rows := result.forecast):
         predicted, seconds = rows["predicted_seconds"].sum(), rows["seconds"].sum()
         lines.append(
             f"Time in cells: {clock(seconds)} (min:s), {clock(predicted)} predicted by the probes, "
@@ -225,7 +226,7 @@ def _gigabytes(counts: pd.Series) -> str:
     return f"{counts.max() / 1e9:.2f} GB"
 
 
-def plan(name: str, forecast: Forecast, seen: Look) -> RenderableType:
+def plan(name: str, forecast: Forecast, found: Preflight) -> RenderableType:
     """What a run would do, and what is found in the data."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
     table.title = f"[bold]{escape(name)}[/bold]: cells to run, target D = {forecast.target:,}"
@@ -264,22 +265,24 @@ def plan(name: str, forecast: Forecast, seen: Look) -> RenderableType:
         f"The full answer (every candidate on the target) costs {flops(full)}; "
         f"{_paid(forecast)} that predict it {flops(sweep)}, {_less(1 - sweep / full)}.",
     ]
-    return Group(Text(""), table, *(Text(line) for line in lines), *_looked(seen))
+    return Group(Text(""), table, *(Text(line) for line in lines), *_data_findings(found))
 
 
-def _looked(seen: Look) -> list[RenderableType]:
+def _data_findings(found: Preflight) -> list[RenderableType]:
     """What was found in the data before training."""
     lines: list[RenderableType] = []
-    if seen.findings:
+    if found.findings:
         table = Table(box=None, pad_edge=False, show_header=False)
         table.add_column(style="yellow", no_wrap=True)
         table.add_column(overflow="fold")
-        for code, message in seen.findings:
+        for code, message in found.findings:
             table.add_row(code, escape(message))
         lines.append(table)
-    lines += [Text(f"{name} cannot read the data: {why}", style="red") for name, why in seen.failed]
-    if seen.unseen:
-        who = ", ".join(seen.unseen)
+    lines += [
+        Text(f"{name} cannot read the data: {why}", style="red") for name, why in found.failed
+    ]
+    if found.unchecked:
+        who = ", ".join(found.unchecked)
         lines.append(Text(f"Lengths are not checked for {who}: a run makes their tokenizer first."))
     return lines
 

@@ -16,9 +16,8 @@ from rich.text import Text
 
 from flows.running.journal import Progress
 from flows.running.progress import clock
-from lensllm.store.artifacts import Ref, Store
-from tasks.base.cell import Cell
-from tasks.planning.plan import Plan
+from lensllm.store.artifacts import Ref
+from tasks.base.plan import Cell, Plan
 from tasks.planning.rounds import sweep
 
 _MARKS = {  # in the order in which one of several repeats speaks for all
@@ -58,14 +57,14 @@ class Grid:
         }
 
 
-def grid(plan: Plan, store: Store, progress: Progress | None = None) -> Grid:
+def grid(plan: Plan, progress: Progress | None = None) -> Grid:
     """Look up every artefact of the plan; one that another process computes holds its lock."""
-    others: dict[str, tuple[int, int]] = {}
+    store, others = plan.store, dict[str, tuple[int, int]]()
     for step in plan.steps:
         if step.stage != "finetune":
             made, done = others.get(step.stage, (0, 0))
             others[step.stage] = (made + 1, done + store.has(step.ref))
-    now = sweep(plan, store, lost=lambda ref: False)
+    now = sweep(plan, lost=lambda ref: False)
     wanted = set(now.cells)
     reached = max(cell.size for cell in wanted if cell.size != plan.target)
     racing = {cell.candidate for cell in wanted if cell.size == reached}

@@ -1,4 +1,4 @@
-"""What the command line tells of a pipeline, as data; ``flows.cli.screens`` draws it."""
+"""The results that the command line tells, as data; ``flows.cli.screens`` draws them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pandas as pd
 from lensllm.config import configfile
 from lensllm.config.sections import Pipeline
 from lensllm.core.errors import LensError
-from lensllm.selection.ranking import choice
+from lensllm.report.reading import read_report, report_folder
+from lensllm.report.result import Result
 from lensllm.store.artifacts import Ref, Store
-from tasks.base.goal import Goal
-from tasks.planning.plan import Conclusion, Plan, conclude, make_plan
+from tasks.base.plan import Plan
+from tasks.planning.plan import make_plan, plan_ranking
 from tasks.planning.rounds import Sweep, sweep
-from tasks.stages import decision
 
 if TYPE_CHECKING:
     from flows.running.ending import Outcome
@@ -34,106 +34,65 @@ _CANDIDATES = ("candidate", "budget", "predictor", "predicted", "low", "high", "
 
 @dataclass(frozen=True)
 class Summary:
-    """A finished ranking."""
+    """A finished ranking, and what the command that shows it had to do."""
 
-    goal: Goal
-    verdict: str
-    predictions: pd.DataFrame  # ranking/predictions, at every budget
-    scores: pd.DataFrame  # ranking/scores, at every budget
-    weights: pd.DataFrame  # ranking/weights
-    cost: pd.DataFrame  # ranking/cost, of the candidates where it is known
-    examples: pd.DataFrame  # simulation/cost; no rows unless a policy was played on a table
-    decisions: pd.DataFrame  # sweep/decisions; no rows without a policy
-    findings: pd.DataFrame  # checks/findings
-    forecast: pd.DataFrame  # report/forecast; no rows unless candidates were probed
-    parameters: dict[str, float]  # weights by candidate; NaN where unknown
-    failures: tuple[tuple[str, str], ...]
+    result: Result
+    failures: Sequence[tuple[str, str]]  # label and reason
     folder: Path  # report.html, curves.png, predictions.csv
     computed: int | None = None  # artefacts of this run; None when it was only read again
     cached: int | None = None
 
     @property
-    def rows(self) -> pd.DataFrame:
-        """The answer: the goal's predictor at the largest budget, best first."""
-        table = self.predictions
-        mine = table["predictor"] == self.goal.ranking.predictor
-        rows = table[mine & (table["budget"] == self.budget)]
-        return rows.sort_values(["rank", "candidate"])
-
-    @property
-    def budget(self) -> int:
-        """The largest size that was paid for: less than allowed, where a policy stopped early."""
-        return int(self.predictions["budget"].max())
-
-    @property
-    def choice(self) -> str:
-        """The candidate to fine-tune."""
-        return choice(self.rows)
-
-    @property
-    def final_scores(self) -> pd.DataFrame:
-        """The scores at the largest budget."""
-        return self.scores[self.scores["budget"] == self.budget]
-
-    @property
-    def saved(self) -> float | None:
-        """Share of the cost of fine-tuning every candidate on the target that was not spent: in
-        FLOPs, or in examples where a policy was played on a table; None where neither is known."""
-        if len(self.examples):
-            spent, full = self.examples.iloc[0]
-            return 1.0 - float(spent / full)
-        if self.cost.empty:
-            return None
-        return 1.0 - float(self.cost["spent_flops"].sum() / self.cost["full_flops"].sum())
+    def _answer(self) -> dict[str, Any]:
+        """The part that every command gives."""
+        result = self.result
+        return {
+            "target": result.target,
+            "metric": result.metric,
+            "predictor": result.predictor,
+            "choice": result.choice,
+            "verdict": result.verdict,
+            "decisions": json_rows(result.decisions),
+            "checks": json_rows(result.findings),
+            "report": str(self.folder / "report.html"),
+        }
 
     @property
     def as_dict(self) -> dict[str, Any]:
-        """For ``run --json``: NaN becomes null."""
+        """The content of ``run --json``: NaN becomes null."""
+        result, known = self.result, self.result.cost.dropna()
+        totals = {c: float(known[c].sum()) for c in ("spent_flops", "full_flops")}
         return {
-            "pipeline": self.goal.name,
-            "target": self.goal.target,
-            "metric": self.goal.ranking.metric,
-            "predictor": self.goal.ranking.predictor,
-            "choice": self.choice,
-            "verdict": self.verdict,
-            "ranking": json_rows(self.rows.drop(columns="predictor")),
-            "scores": json_rows(self.scores),
-            "cost": json_rows(pd.DataFrame([{**_totals(self.cost), "saved": self.saved}]))[0],
-            "forecast": json_rows(self.forecast),
-            "decisions": json_rows(self.decisions),
-            "checks": json_rows(self.findings),
+            **self._answer,
+            "pipeline": result.pipeline,
+            "ranking": json_rows(result.ranking.drop(columns="predictor")),
+            "scores": json_rows(result.all_scores),
+            "cost": json_rows(pd.DataFrame([{**totals, "saved": result.saved}]))[0],
+            "forecast": json_rows(result.forecast),
             "computed": self.computed,
             "cached": self.cached,
             "failed": [{"step": label, "reason": reason} for label, reason in self.failures],
-            "report": str(self.folder / "report.html"),
         }
 
     @property
     def as_replay(self) -> dict[str, Any]:
-        """For ``replay --json``: every predictor at every budget."""
-        scores = self.scores.assign(target=self.goal.target)
+        """The content of ``replay --json``: every predictor at every budget."""
+        result = self.result
         return {
-            "scores": json_rows(scores[list(_SCORES)]),
-            "candidates": json_rows(self.predictions[list(_CANDIDATES)]),
-            "target": self.goal.target,
-            "budget": self.budget,
-            "metric": self.goal.ranking.metric,
-            "predictor": self.goal.ranking.predictor,
-            "choice": self.choice,
-            "verdict": self.verdict,
-            "saved": self.saved,
-            "decisions": json_rows(self.decisions),
-            "checks": json_rows(self.findings),
-            "report": str(self.folder / "report.html"),
+            **self._answer,
+            "scores": json_rows(result.all_scores.assign(target=result.target)[list(_SCORES)]),
+            "candidates": json_rows(result.all_predictions[list(_CANDIDATES)]),
+            "budget": result.budget,
+            "saved": result.saved,
         }
 
 
-def summarise(outcome: Outcome, store: Store, tally: Tally) -> Summary:
+def summarise(outcome: Outcome, tally: Tally) -> Summary:
     """The summary of a run that has just ended."""
-    return _summary(
-        outcome.conclusion,
-        store,
-        outcome.failures,
+    return Summary(
+        outcome.result,
+        outcome.result.failed,
+        outcome.folder,
         computed=tally.computed.total(),
         cached=tally.cached.total(),
     )
@@ -142,48 +101,19 @@ def summarise(outcome: Outcome, store: Store, tally: Tally) -> Summary:
 def reread(name: str, settings: Pipeline, store: Store) -> Summary:
     """The summary of an earlier run. Raises ``LensError`` when there was none."""
     plan = make_plan(settings, store)
-    if any(store.has(step.ref) for step in plan.cells.values()):
-        now = as_left(plan, store)
-        conclusion = conclude(name, plan, store, [], now.cells, now.decisions)
-        if now.over and store.has(conclusion.report.ref):
-            steps = (*plan.groundwork, *now.steps)
+    if plan.present("finetune"):
+        now = as_left(plan)
+        ranking = plan_ranking(name, plan, [], now.cells, now.decisions)
+        if now.over and store.has(report := ranking.ref("report")):
+            steps = (*plan.preparation, *now.steps)
             lost = {step.label: "not there; run again" for step in steps if not store.has(step.ref)}
-            return _summary(conclusion, store, tuple(lost.items()))
+            return Summary(read_report(store, report), [*lost.items()], report_folder(store, name))
     raise LensError(f"'{name}' has no ranking with these settings yet; lensllm run {name} makes it")
 
 
-def as_left(plan: Plan, store: Store) -> Sweep:
+def as_left(plan: Plan) -> Sweep:
     """The sweep as a run left it: what is not there is not to come."""
-    return sweep(plan, store, lost=lambda ref: not store.in_progress(ref))
-
-
-def _summary(
-    conclusion: Conclusion,
-    store: Store,
-    failures: tuple[tuple[str, str], ...],
-    computed: int | None = None,
-    cached: int | None = None,
-) -> Summary:
-    ranks, upstream = conclusion.ranking.ref, conclusion.report.recipe.upstream
-    cells = store.table(conclusion.curve, "cells")
-    played = upstream.get("simulation")
-    return Summary(
-        goal=conclusion.goal,
-        verdict=conclusion.verdict(store),
-        predictions=store.table(ranks, "predictions"),
-        scores=store.table(ranks, "scores"),
-        weights=store.table(ranks, "weights"),
-        cost=store.table(ranks, "cost").dropna(),
-        examples=store.table(played, "cost") if played else pd.DataFrame(),
-        decisions=decision.of(store, upstream),
-        findings=store.table(conclusion.checks.ref, "findings"),
-        forecast=store.table(conclusion.report.ref, "forecast"),
-        parameters=dict(zip(cells["candidate"], cells["parameters"].astype(float), strict=True)),
-        failures=failures,
-        folder=store.root / "reports" / conclusion.goal.name,
-        computed=computed,
-        cached=cached,
-    )
+    return sweep(plan, lost=lambda ref: not plan.store.in_progress(ref))
 
 
 def json_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -195,10 +125,6 @@ def json_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
         }
         for row in frame.to_dict("records")
     ]
-
-
-def _totals(cost: pd.DataFrame) -> dict[str, float]:
-    return {c: float(cost[c].sum()) for c in ("spent_flops", "full_flops")}
 
 
 # --- gc ----------------------------------------------------------------------------------------
@@ -222,7 +148,7 @@ class Garbage:
 
 
 def garbage(files: Sequence[Path], store: Store) -> Garbage:
-    """What ``gc`` may delete: everything that no pipeline of ``files`` is made of."""
+    """The artefacts that ``gc`` may delete: no pipeline of ``files`` is made of them."""
     wanted: set[Ref] = set()
     for file in files:
         for name in configfile.names(file):
@@ -232,15 +158,16 @@ def garbage(files: Sequence[Path], store: Store) -> Garbage:
 
 
 def _belonging(name: str, settings: Pipeline, store: Store) -> set[Ref]:
-    """All that a pipeline is made of, as far as it is."""
+    """The artefacts of a pipeline, planned or made."""
     plan = make_plan(settings, store)
-    now = as_left(plan, store)
-    ending = conclude(name, plan, store, [], now.cells, now.decisions)
-    wanted = {step.ref for step in (*plan.steps, *now.steps, *ending.steps)}
+    now = as_left(plan)
+    ranking = plan_ranking(name, plan, [], now.cells, now.decisions)
+    wanted = {step.ref for step in (*plan.steps, *now.steps, *ranking.steps)}
     # Pages name what failed, and probes of other machines, neither of which is in the plan.
     pages = {ref for ref in store.present() if ref.stage == "report"}
-    ranking = [ending.ranking.ref.stage, ending.ranking.ref.key]
-    mine = {ref for ref in pages if _upstream(store, ref).get("ranking") == ranking}
+    ranked = ranking.ref("ranking")
+    same = [ranked.stage, ranked.key]
+    mine = {ref for ref in pages if _upstream(store, ref).get("ranking") == same}
     return wanted | _ancestry(store, {*mine, *plan.past.values()})
 
 

@@ -17,17 +17,18 @@ from threadpoolctl import threadpool_limits
 from flows.running.journal import Journal
 from flows.running.progress import Terminal
 from flows.running.slots import slots_of, workers_for
-from flows.running.ui_artifacts import ProgressArtifact, show_conclusion
+from flows.running.ui_artifacts import ProgressArtifact, show_result
 from flows.server.runs import refuse_stored_results
 from lensllm.config.sections import Engine, Tracking
 from lensllm.core.errors import LensError
-from lensllm.report.reading import publish
+from lensllm.report.reading import publish, read_report
+from lensllm.report.result import Result
 from lensllm.store.artifacts import Ref, Store
 from lensllm.workers.local import Workers
 from lensllm.workers.ray_workers import RayWorkers
+from tasks.base.plan import RankingPlan
 from tasks.execution.execute import Observer, Run, run_steps
 from tasks.execution.projection import MlflowProjection
-from tasks.planning.plan import Conclusion
 
 refuse_stored_results()  # in every process that runs a flow, before it begins
 
@@ -44,8 +45,7 @@ def task_runner(slots: int) -> TaskRunner[PrefectFuture[Any]]:
 class Outcome:
     """The result of a run."""
 
-    conclusion: Conclusion
-    failures: tuple[tuple[str, str], ...]  # label and reason
+    result: Result
     folder: Path  # of the report and its figure, the same for every run of the pipeline
 
 
@@ -102,16 +102,19 @@ def stop_on_failure(run: Run, after: int = 0) -> None:
 
 def finish(
     run: Run,
-    conclusion: Conclusion,
+    ranking: RankingPlan,
     earlier: Mapping[Ref, PrefectFuture[Any]],
     mlflow: MlflowProjection,
 ) -> Outcome:
-    """Make what ``conclusion`` names and show it. Raises ``LensError`` if a step of it fails."""
-    failures = tuple(run.failures.values())
-    run_steps(run, conclusion.steps, earlier)
-    stop_on_failure(run, after=len(failures))
-    name, report, ranking = conclusion.goal.name, conclusion.report.ref, conclusion.ranking.ref
-    folder = publish(run.store, name, report, ranking)
-    mlflow.conclude(conclusion, [folder / "curves.png", folder / "report.html"])
-    show_conclusion(run.store, conclusion, folder, mlflow.page)
-    return Outcome(conclusion, failures, folder)
+    """Make the ranking and its report, and show them. Raises ``LensError`` if a step fails."""
+    tolerated = len(run.failures)
+    run_steps(run, ranking.steps, earlier)
+    stop_on_failure(run, after=tolerated)
+    report = ranking.ref("report")
+    folder = publish(run.store, ranking.goal.name, report, ranking.ref("ranking"))
+    result = read_report(run.store, report)
+    mlflow.log_ranking(
+        result.ranking, result.scores, [folder / "curves.png", folder / "report.html"]
+    )
+    show_result(run.store, result, folder, mlflow.page)
+    return Outcome(result, folder)

@@ -103,7 +103,7 @@ class Journal:
             self._tally.start(step)
             self._write_if_due()
 
-    def finished(self, step: Step, seconds: float, *, cached: bool, remark: str = "") -> None:
+    def finished(self, step: Step, seconds: float, *, cached: bool, note: str = "") -> None:
         with self._lock:
             self._tally.finish(step, seconds, cached=cached)
             self._write_if_due()

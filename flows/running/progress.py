@@ -114,11 +114,11 @@ class Terminal:
         with self._lock:
             self.tally.start(step)
 
-    def finished(self, step: Step, seconds: float, *, cached: bool, remark: str = "") -> None:
+    def finished(self, step: Step, seconds: float, *, cached: bool, note: str = "") -> None:
         with self._lock:
             self.tally.finish(step, seconds, cached=cached)
             if step.in_worker and not cached:
-                said = f" {remark}" if remark else ""
+                said = f" {note}" if note else ""
                 self._line(f"{self._place()} {step.label} ({seconds:.1f} s){said}")
 
     def failed(self, step: Step, reason: str) -> None:

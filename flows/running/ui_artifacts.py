@@ -22,9 +22,9 @@ from prefect.artifacts import (
 
 from flows.running.progress import Tally, clock
 from flows.server.prefect_server import reports_address
+from lensllm.report.result import Result
 from lensllm.store.artifacts import Ref, Store
 from tasks.base.stage import Step
-from tasks.planning.plan import Conclusion
 from tasks.stages import decision
 
 # Each update is a request to the server; a person does not look more often than this.
@@ -57,7 +57,7 @@ class ProgressArtifact:
             self._cells.move(step, "running")
             self._show()
 
-    def finished(self, step: Step, seconds: float, *, cached: bool, remark: str = "") -> None:
+    def finished(self, step: Step, seconds: float, *, cached: bool, note: str = "") -> None:
         with self._lock:
             self._tally.finish(step, seconds, cached=cached)
             self._cells.move(step, "cached" if cached else "done")
@@ -139,9 +139,9 @@ def plain(text: str) -> str:
     return html.escape(text)
 
 
-def ranking_rows(predictions: pd.DataFrame, predictor: str) -> list[dict[str, Any]]:
+def ranking_rows(result: Result) -> list[dict[str, Any]]:
     """The answer's rows for a table a person reads."""
-    rows = predictions[predictions["predictor"] == predictor].sort_values("rank")
+    rows = result.ranking
     return [
         {
             "rank": row.rank_,
@@ -178,15 +178,14 @@ def show_decisions(store: Store, decisions: Sequence[Ref], *, over: bool) -> Non
     )
 
 
-def show_conclusion(store: Store, conclusion: Conclusion, folder: Path, page: str | None) -> None:
-    """Ranking, and verdict with links to the report and to MLflow's ``page``. Their keys have the
-    pipeline's name, so that the pages show one after the other of a schedule."""
-    name = conclusion.goal.name
-    sentence = plain(conclusion.verdict(store))
+def show_result(store: Store, result: Result, folder: Path, page: str | None) -> None:
+    """Show the ranking, and the verdict with links to the report and to MLflow's ``page``.
+
+    Keys have the pipeline's name, so that the pages show the runs of a schedule in sequence.
+    """
+    name, sentence = result.pipeline, plain(result.verdict)
     create_table_artifact(
-        key=_key("ranking", name),
-        table=ranking_rows(conclusion.predictions(store), conclusion.goal.ranking.predictor),
-        description=sentence,
+        key=_key("ranking", name), table=ranking_rows(result), description=sentence
     )
     report = folder / "report.html"
     served = reports_address(store.root, report)

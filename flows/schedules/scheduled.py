@@ -88,8 +88,8 @@ def ended(
 
     A report that was made long ago is new all the same if another one was shown meanwhile.
     """
-    if outcome.failures:
-        failed = "; ".join(f"{label}: {reason}" for label, reason in outcome.failures)
+    if failures := outcome.result.failed:
+        failed = "; ".join(f"{label}: {reason}" for label, reason in failures)
         return Completed(name="Incomplete", message=f"{_made_again(tally)}; failed: {failed}")
     if not tally.computed and shown and shown == before:
         since = f"nothing changed since {shown:%Y-%m-%d %H:%M} UTC: everything cached"

@@ -96,7 +96,7 @@ def result_of(
 ) -> Result:
     """The result that a report of these parameters and upstream artefacts shows."""
     read = _Reader(store, upstream)
-    predictions, cells = read.table("ranking", "predictions"), read.each("cell", "cell")
+    predictions, cells = read.table("ranking", "predictions"), read.each("finetune", "cell")
     budget, predictor = int(predictions["budget"].max()), params["predictor"]
     final = predictions[predictions["budget"] == budget]
     density = read.of_cells("density")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -11,18 +11,20 @@ from lensllm.curves.curve import Metric, curves_from_cells
 from lensllm.predictors import hrb
 from lensllm.predictors.hrb import DEFAULT_PRIOR, Prior
 from lensllm.store.artifacts import Ref, Store
-from tasks.base.stage import module
 
 _ROOTS = ("dataset", "losses")
 
 
-def find(store: Store, today: Ref) -> dict[str, Ref]:
-    """The largest finished curves of every data set but that of ``today``, by data set."""
+def find(store: Store, today: Ref, versions: Mapping[str, int]) -> dict[str, Ref]:
+    """The largest finished curves of every data set but that of ``today``, by data set.
+
+    ``versions`` are those of the stages with such curves: others are out of date.
+    """
     mine = _root(store, today)
     largest: dict[Ref, tuple[int, Ref]] = {}
-    for stage in ("curve", "losses"):
+    for stage, version in versions.items():
         for ref in store.refs(stage):
-            if store.manifest(ref)["version"] != module(stage).VERSION:
+            if store.manifest(ref)["version"] != version:
                 continue
             root = _root(store, ref)
             if root is None or root == mine:

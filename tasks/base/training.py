@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from lensllm.config.sections import Engine, FineTune
 from lensllm.core.meter import versions
-from lensllm.store.artifacts import Ref
-from tasks.base.models import Model
-from tasks.base.stage import Work
-from tasks.stages import rate, sample
+from lensllm.store.artifacts import Ref, Store
+from tasks.base.model import Model
+from tasks.base.stage import BuildContext
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from lensllm.training.memory import BatchSizeTuner
     from lensllm.training.ranks import Ranks
 
-ROLES = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 FITS = ".fits"  # folder of the store: what fits where, by candidate; hints, not artefacts
 
 
@@ -36,14 +35,14 @@ class Trained:
     model: Any
     result: TrainingResult | None  # None for the pretrained model, D = 0
     diverged: bool
-    recipe: FineTune
+    settings: FineTune  # with the learning rate that was chosen for the candidate
     device: torch.device
     dtype: torch.dtype
     precision: str
     attention: str
     tokens: pd.DataFrame  # tokens/examples
-    rows: dict[str, list[int]]  # of ``tokens``, by role
-    examples: dict[str, list[Example]]  # by role
+    rows: dict[str, list[int]]  # of ``tokens``, by split
+    examples: dict[str, list[Example]]  # by split
     tuner: BatchSizeTuner
     ranks: Ranks
     seconds_before: float  # of attempts that were interrupted
@@ -62,8 +61,8 @@ class Trained:
         )
 
 
-def hints(model: Model, engine: Engine, longest: int) -> dict[str, Any]:
-    """What training needs and its result does not depend on; ``longest`` example in tokens."""
+def training_hints(model: Model, engine: Engine, longest: int) -> dict[str, Any]:
+    """Hints of a step that trains ``model`` on examples of at most ``longest`` tokens."""
     identity = {
         "model": dict(model.params),
         "upstream": {role: ref.key for role, ref in model.upstream.items()},
@@ -84,9 +83,9 @@ def hints(model: Model, engine: Engine, longest: int) -> dict[str, Any]:
 
 
 def train(
-    work: Work, params: Mapping[str, Any], upstream: Mapping[str, Ref], ranks: Ranks
+    context: BuildContext, params: Mapping[str, Any], upstream: Mapping[str, Ref], ranks: Ranks
 ) -> Trained:
-    """Fine-tune as the recipe of a cell says; the same bits at every call on one CPU."""
+    """Fine-tune with the parameters of a cell; the same bits at every call on one CPU."""
     from lensllm.core import seeds
     from lensllm.data.tokens import select
     from lensllm.models import load
@@ -94,28 +93,30 @@ def train(
     from lensllm.training import Diverged, fine_tune, memory, resume
     from lensllm.training.ranks import shard
 
-    store, told = work.store, work.hints
-    recipe = recipe_of(work, params, upstream)
-    device = load.choose_device(told["device"])
+    store, hints = context.store, context.hints
+    settings = cell_settings(store, params, upstream)
+    device = load.choose_device(hints["device"])
     tuner = memory.BatchSizeTuner(
-        store.root / FITS / f"{told['fits']}-{memory.device_name(device, told['memory_gib'])}.json"
+        store.root
+        / FITS
+        / f"{hints['fits']}-{memory.device_name(device, hints['memory_gib'])}.json"
     )
     tokens = store.table(upstream["tokens"], "examples")
-    rows = {role: sample.rows(store, upstream["sample"], role) for role in ROLES}
+    rows = {split: split_rows(store, upstream["sample"], split) for split in SPLITS}
     rows["train"] = rows["train"][: params["size"]]
-    examples = {role: select(tokens, chosen) for role, chosen in rows.items()}
-    folder, seed = Path(told["model"]), seeds.integer(params["seed"], "cell", params["repeat"])
-    ready = prepare(folder, recipe, seeds.integer(seed, "adapters"), device)
-    seen = (*examples["train"], *examples["test"])
-    largest = max(max((*e.prompt, *e.completion)) for e in seen)
+    examples = {split: select(tokens, chosen) for split, chosen in rows.items()}
+    folder, seed = Path(hints["model"]), seeds.integer(params["seed"], "cell", params["repeat"])
+    ready = prepare(folder, settings, seeds.integer(seed, "adapters"), device)
+    used = (*examples["train"], *examples["test"])
+    largest = max(max((*e.prompt, *e.completion)) for e in used)
     load.check_vocabulary(ready.model, largest, folder)
     with memory.explain_out_of_memory(ready.model, examples["train"] or examples["test"], device):
         model = shard(ready.model, ranks, device)
     result, before, diverged = None, 0.0, False
     if examples["train"]:
         checkpoints = resume.Checkpoints(
-            store.partial(work.ref),
-            60 * told["checkpoint_minutes"],
+            store.partial(context.ref),
+            60 * hints["checkpoint_minutes"],
             {**versions(), "device": device.type, "dtype": str(ready.dtype)},
             ranks,
         )
@@ -125,7 +126,7 @@ def train(
                 model,
                 examples["train"],
                 examples["validation"],
-                recipe,
+                settings,
                 seed=seed,
                 device=device,
                 dtype=ready.dtype,
@@ -136,17 +137,29 @@ def train(
         except Diverged as error:
             if not params.get("trial"):
                 raise
-            # that this learning rate is too high is what was to be found out
             result, diverged = error.result, True
     return Trained(
-        model, result, diverged, recipe, device, ready.dtype, ready.precision, ready.attention,
+        model, result, diverged, settings, device, ready.dtype, ready.precision, ready.attention,
         tokens, rows, examples, tuner, ranks, before,
     )  # fmt: skip
 
 
-def recipe_of(work: Work, params: Mapping[str, Any], upstream: Mapping[str, Ref]) -> FineTune:
-    """The recipe of a cell, with the learning rate that was chosen for its candidate."""
-    recipe = FineTune.model_validate(params["recipe"])
+def cell_settings(store: Store, params: Mapping[str, Any], upstream: Mapping[str, Ref]) -> FineTune:
+    """The fine-tuning settings of a cell, with the learning rate chosen for its candidate."""
+    settings = FineTune.model_validate(params["recipe"])
     if "rate" not in upstream:
-        return recipe
-    return recipe.with_learning_rate(rate.chosen(work.store, upstream["rate"]))
+        return settings
+    return settings.with_learning_rate(chosen_rate(store, upstream["rate"]))
+
+
+def chosen_rate(store: Store, rate: Ref) -> float:
+    """The learning rate that the artefact ``rate`` chose."""
+    table = store.table(rate, "rates")
+    return float(table.loc[table["chosen"], "learning_rate"].iloc[0])
+
+
+def split_rows(store: Store, sample: Ref, split: str) -> list[int]:
+    """(n,) indices into the data set of one split, in subset order."""
+    table = store.table(sample, "roles")
+    chosen = table[table["role"] == split].sort_values("rank")
+    return [int(row) for row in chosen["row"]]

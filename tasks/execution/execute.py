@@ -11,19 +11,22 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Protocol
 
 from prefect import Task, tags, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 
 from lensllm.core.errors import DiskFullError, LensError
 from lensllm.core.secrets import mask
 from lensllm.store.artifacts import Ref, Store
 from lensllm.workers.local import Stopped, WorkerError, Workers
 from lensllm.workers.ray_workers import RayWorkers
-from tasks.base.stage import Step, make, remark
+from tasks.base.stage import Step
+from tasks.planning.make import make, note
 
 log = logging.getLogger("lensllm.run")
 
@@ -35,7 +38,7 @@ class Observer(Protocol):
 
     def planned(self, steps: Sequence[Step]) -> None: ...
     def started(self, step: Step) -> None: ...
-    def finished(self, step: Step, seconds: float, *, cached: bool, remark: str = "") -> None: ...
+    def finished(self, step: Step, seconds: float, *, cached: bool, note: str = "") -> None: ...
     def failed(self, step: Step, reason: str) -> None: ...
     def skipped(self, step: Step) -> None: ...
 
@@ -131,8 +134,8 @@ def _perform(run: Run, batch: Batch) -> State[Any]:
         notes = "\n".join(getattr(error, "__notes__", ()))
         run.fail(step, mask(f"{type(error).__name__}: {error}"))
         return Failed(message=mask(f"{traceback.format_exc()}\n{notes}"))
-    said = "" if cached else remark(run.store, step)
-    run.tell("finished", step, time.perf_counter() - begin, cached=cached, remark=said)
+    said = "" if cached else note(run.store, step)
+    run.tell("finished", step, time.perf_counter() - begin, cached=cached, note=said)
     return Completed(
         message=" · ".join(filter(None, [f"artefact {step.ref}", said])), data=step.ref
     )
@@ -159,13 +162,13 @@ def _make(run: Run, step: Step) -> bool:
 
 def stage_task(stage: str) -> Task[..., Any]:
     """The Prefect task of a stage. Prefect's own result cache stays off: the store is the cache."""
-    return task(
-        _perform,
+    decorate = task(
         name=stage,
         task_run_name="{batch.label}",
         cache_policy=NO_CACHE,
         persist_result=False,
     )
+    return decorate(_perform)
 
 
 def run_steps(
@@ -195,7 +198,7 @@ def run_steps(
             with tags(*filter(None, [batch.stage, batch.candidate])):
                 future = tasks[batch.stage].submit(run, batch, wait_for=parents)
             futures |= dict.fromkeys((step.ref for step in batch.steps), future)
-            future.add_done_callback(lambda _, batch=batch: done.put(batch))
+            future.add_done_callback(partial(_report, done, batch))
             pending += 1
         if pending:
             finished |= {step.ref for step in done.get().steps}
@@ -203,6 +206,10 @@ def run_steps(
     if run.halted:
         raise LensError(run.halted)
     return futures
+
+
+def _report(done: queue.SimpleQueue[Batch], batch: Batch, _: PrefectFuture[Any]) -> None:
+    done.put(batch)
 
 
 def _ready(run: Run, waiting: dict[Ref, Step], under_way: Set[Ref]) -> list[Step]:

@@ -8,14 +8,16 @@ from collections.abc import Iterable
 from lensllm.config.sections import Pipeline
 from lensllm.core.errors import LensError
 from lensllm.store.artifacts import Ref, Store
-from tasks.base.stage import Step, make
-from tasks.planning.plan import Conclusion, check, conclude, make_plan
+from tasks.base.plan import RankingPlan
+from tasks.base.stage import Step
+from tasks.planning.make import make
+from tasks.planning.plan import check, make_plan, plan_ranking
 from tasks.planning.rounds import sweep
 
 log = logging.getLogger("lensllm.run")
 
 
-def run_in_process(name: str, config: Pipeline, store: Store) -> Conclusion:
+def run_in_process(name: str, config: Pipeline, store: Store) -> RankingPlan:
     """Make every artefact of a pipeline that the store does not have, down to the report.
 
     A cell that fails is named in the report, as in a run of the command line, and the ranking is
@@ -27,20 +29,19 @@ def run_in_process(name: str, config: Pipeline, store: Store) -> Conclusion:
     check(config, store)
     plan = make_plan(config, store)
     made = _Made(store)
-    made.make(plan.groundwork)
+    made.make(plan.preparation)
     while True:
-        rounds = sweep(plan, store, made.is_lost)
+        rounds = sweep(plan, made.is_lost)
         if not made.make(rounds.steps):
             break
     if not any(
         cell.size in plan.observed and store.has(plan.cells[cell].ref) for cell in rounds.cells
     ):
         made.stop_on_failure()
-    failed = len(made.failures)
     reasons = list(made.failures.values())
-    ranking = conclude(name, plan, store, reasons, rounds.cells, rounds.decisions)
+    ranking = plan_ranking(name, plan, reasons, rounds.cells, rounds.decisions)
     made.make(ranking.steps)
-    made.stop_on_failure(after=failed)
+    made.stop_on_failure(after=len(reasons))
     return ranking
 
 

@@ -10,11 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from lensllm.config.sections import Tracking
 from lensllm.store.artifacts import Ref, Store
-from tasks.base.stage import Step, module
+from tasks.base.stage import Step
 from tasks.execution.tracking import Row, Tracker
-from tasks.planning.plan import Conclusion
+from tasks.stages import STAGES
 
 # Columns of a stage's table that describe it; the other numbers are its metrics.
 _DESCRIBES = {"candidate", "size", "seed", "precision", "attention", "versions", "method", "passes",
@@ -24,7 +26,7 @@ _DESCRIBES = {"candidate", "size", "seed", "precision", "attention", "versions",
 class MlflowProjection:
     """Observer that logs each finished artefact of a tracked stage, once.
 
-    A stage is tracked when its module has a ``tracked(store, ref)`` that returns one flat row.
+    A stage is tracked when its ``mlflow`` gives one flat row of an artefact.
     """
 
     def __init__(
@@ -68,26 +70,24 @@ class MlflowProjection:
     def skipped(self, step: Step) -> None:
         """Nothing to log."""
 
-    def finished(self, step: Step, seconds: float, *, cached: bool, remark: str = "") -> None:
-        tracked = getattr(module(step.stage), "tracked", None)
+    def finished(self, step: Step, seconds: float, *, cached: bool, note: str = "") -> None:
+        tracked = STAGES[step.stage].mlflow
         if self._tracker and tracked:
             read = partial(_row, tracked, self._store, step)
             self._tracker.child_of_store(self._parent, step.ref.key, step.label, read)
 
-    def conclude(self, conclusion: Conclusion, files: Sequence[Path]) -> None:
-        """Ranking and scores as metrics of the parent, and its ``files``."""
+    def log_ranking(
+        self, ranking: pd.DataFrame, scores: pd.DataFrame, files: Sequence[Path] = ()
+    ) -> None:
+        """Log rows of ranking/predictions and ranking/scores, and ``files``, in the parent run."""
         if not self._tracker:
             return
-        goal = conclusion.goal
-        predictions = conclusion.predictions(self._store)
-        chosen = predictions[predictions["predictor"] == goal.ranking.predictor]
         metrics = {
-            f"{column}/{row.candidate}": float(getattr(row, column))
-            for row in chosen.itertuples()
+            f"{column}/{row['candidate']}": float(row[column])
+            for row in ranking.to_dict("records")
             for column in ("predicted", "p_best", "measured")
         }
-        scores = self._store.table(conclusion.ranking.ref, "scores")
-        for row in scores[scores["budget"] == scores["budget"].max()].to_dict("records"):
+        for row in scores.to_dict("records"):
             metrics |= {
                 f"{score}/{row['predictor']}": float(value)
                 for score, value in row.items()

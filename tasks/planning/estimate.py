@@ -1,4 +1,4 @@
-"""What a run will compute and cost, told before a second of training."""
+"""The forecast of a run: what it will compute and cost, before a second of training."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from lensllm.core.errors import ModelError
 from lensllm.models import adapters, checkpoint, cost, load, memory, prepare
 from lensllm.models.batch import Example
 from lensllm.models.zoo.pretrain import model_config
-from lensllm.store.artifacts import Ref, Store
+from lensllm.store.artifacts import Ref
 from lensllm.training.throughput import Throughput
-from tasks.base.cell import Cell
-from tasks.base.models import Model
+from tasks.base.model import Model
+from tasks.base.plan import Cell, Label, Plan, Trial
 from tasks.base.stage import Step
-from tasks.planning.plan import Plan
 from tasks.stages import download, finetune, probe
 
 # Before any cell was measured: what the demo reaches on one CPU core, rounded down.
@@ -85,16 +84,15 @@ class Forecast:
         }
 
 
-def forecast(plan: Plan, store: Store, slots: int) -> Forecast:
-    """Forecast a run of ``plan`` from probes; without one, from shapes, token lengths and the pace
-    of finished cells."""
+def forecast(plan: Plan, slots: int) -> Forecast:
+    """Forecast a run from probes; without one, from shapes, token lengths and finished cells."""
+    store = plan.store
     steps: dict[str, tuple[int, int]] = {}
     for step in plan.steps:
         made, cached = steps.get(step.stage, (0, 0))
         steps[step.stage] = (made + 1, cached + store.has(step.ref))
-    usual = _pace(plan, store)
-    outlooks = [_Outlook(plan, store, model, usual) for model in plan.models]
-    candidates = tuple(outlook.forecast() for outlook in outlooks)
+    usual = _flops_per_second(plan)
+    candidates = tuple(_Outlook(plan, model, usual).forecast() for model in plan.models)
     to_run = [c for c in candidates if c.cached < c.cells]
     at_once = min(slots, sum(c.cells - c.cached for c in to_run))
     return Forecast(
@@ -103,47 +101,54 @@ def forecast(plan: Plan, store: Store, slots: int) -> Forecast:
         candidates=candidates,
         slots=slots,
         peak_bytes=at_once * max((c.peak_bytes for c in to_run), default=0.0),
-        to_pretrain=len(_to_make("pretrain", plan, store)),
+        to_pretrain=len(_to_make("pretrain", plan)),
         to_download_bytes=sum(
-            s.weight for s in _to_make("download", plan, store) if s.weight > download.THERE
+            s.weight for s in _to_make("download", plan) if s.weight > download.THERE
         ),
         at_most=plan.config.sweep.policy != "all",
-        uncounted=sum(not store.has(step.ref) for step in plan.curvatures.values()),
+        uncounted=sum(not store.has(step.ref) for step in plan["curvature"].values()),
     )
 
 
-def _to_make(stage: str, plan: Plan, store: Store) -> list[Step]:
-    """The steps of ``stage`` that make a candidate and are still to run."""
-    steps = [step for model in plan.models for step in model.steps if step.stage == stage]
-    return [step for step in steps if not store.has(step.ref)]
+def _to_make(stage: str, plan: Plan) -> list[Step]:
+    """The steps of ``stage`` that are still to run."""
+    return [step for step in plan[stage].values() if not plan.store.has(step.ref)]
 
 
-def minutes(plans: Sequence[Plan], store: Store, slots: int) -> float:
-    """Of the cells of all ``plans`` that are still to run, each counted once; the plans have the
-    same candidates."""
-    usual = next(filter(None, (_pace(plan, store) for plan in plans)), None)
+def minutes(plans: Sequence[Plan], slots: int) -> float:
+    """Minutes of the cells still to run in ``plans`` of the same candidates, each counted once."""
+    usual = next(filter(None, map(_flops_per_second, plans)), None)
     seconds: dict[Ref, float] = {}
     for plan in plans:
         for model in plan.models:
-            outlook = _Outlook(plan, store, model, usual)
+            outlook = _Outlook(plan, model, usual)
             seconds |= {ref: outlook.seconds(size) for ref, size in outlook.to_train.items()}
     return sum(seconds.values()) / slots / 60
 
 
-class _Outlook:
-    """What the cells of one candidate take, in units of the examples they see."""
+def peak_bytes(plan: Plan, step: Step) -> float | None:
+    """Memory of a step that trains, as its candidate's probe measured it; None without a probe."""
+    wanted = plan["probe"].get(str(step.hints.get("candidate")))
+    if step.stage not in ("finetune", "delta") or wanted is None:
+        return None
+    found = probe.find_finished(plan.store, wanted)
+    return probe.read(plan.store, found.ref).peak_memory_bytes if found else None
 
-    def __init__(self, plan: Plan, store: Store, model: Model, usual: float | None) -> None:
-        self.plan, self.store, self.model = plan, store, model
-        wanted = plan.probes.get(model.name)
-        probed = probe.at_hand(store, wanted) if wanted else None
-        self.pace = probe.read(store, probed.ref) if probed else self._assumed(usual)
+
+class _Outlook:
+    """The cost of one candidate's cells, by the examples that they read."""
+
+    def __init__(self, plan: Plan, model: Model, usual: float | None) -> None:
+        self.plan, self.store, self.model = plan, plan.store, model
+        wanted = plan["probe"].get(model.name)
+        probed = probe.find_finished(self.store, wanted) if wanted else None
+        self.throughput = probe.read(self.store, probed.ref) if probed else self._assumed(usual)
         self.source: Source = "probe" if probed else "cells" if usual else "assumed"
 
     def forecast(self) -> CandidateForecast:
         cells = {c: s for c, s in self.plan.cells.items() if c.candidate == self.model.name}
         paid = sum(self.flops(c.size) for c in cells if c.size <= self.plan.config.sweep.max)
-        trials = self.plan.trials.get(self.model.name, {})
+        trials = self.plan.trials(self.model.name)
         paid += max(len(trials) - 1, 0) * self.flops(self.plan.observed[0])
         return CandidateForecast(
             name=self.model.name,
@@ -151,33 +156,36 @@ class _Outlook:
             cells=len(cells),
             cached=sum(self.store.has(step.ref) for step in cells.values()),
             flops_to_run=sum(map(self.flops, self.to_train.values())),
-            flops_sweep=paid + self._beside(),
+            flops_sweep=paid + self._diagnostics(),
             flops_full=self.flops(self.plan.target),
             runs_with=self._runs_with(),
             seconds_to_run=sum(map(self.seconds, self.to_train.values())),
-            peak_bytes=self.pace.peak_memory_bytes,
+            peak_bytes=self.throughput.peak_memory_bytes,
             pace=self.source,
         )
 
     def flops(self, size: int) -> float:
-        """Of one cell."""
-        return self.pace.flops(*self._seen(size))
+        """FLOPs of one cell."""
+        return self.throughput.flops(*self._example_counts(size))
 
     def seconds(self, size: int) -> float:
-        """Of one cell."""
-        return self.pace.seconds(*self._seen(size))
+        """Seconds of one cell."""
+        return self.throughput.seconds(*self._example_counts(size))
 
-    def _seen(self, size: int) -> tuple[int, int]:
+    def _example_counts(self, size: int) -> tuple[int, int]:
         return finetune.example_counts(self.plan.config.data, self.model.settings.epochs, size)
 
     @cached_property
     def to_train(self) -> dict[Ref, int]:
-        """Sizes of what is not there: cells, those that choose a learning rate, and those whose
-        weights nobody kept for their curvature."""
+        """Sizes of the runs still to make: cells, learning-rate trials, and lost weights."""
         plan, name = self.plan, self.model.name
-        deltas = {cell: step for cell, step in plan.deltas.items() if not self.store.has(step.ref)}
-        steps = {c: s for c, s in (plan.cells | deltas).items() if c.candidate == name}
-        trials = plan.trials.get(name, {})
+        deltas = {
+            cell: step
+            for cell, step in plan["delta"].items()
+            if isinstance(cell, Cell) and not self.store.has(step.ref)
+        }
+        steps = {c: s for c, s in {**plan.cells, **deltas}.items() if c.candidate == name}
+        trials = plan.trials(name)
         smallest = plan.observed[0]
         if trials and Cell(name, smallest, 0) not in deltas:
             del steps[Cell(name, smallest, 0)]  # is the chosen one of the trials
@@ -195,10 +203,10 @@ class _Outlook:
     @cached_property
     def empty(self) -> Any:
         """The candidate on the meta device, without weights, with adapters if it gets some."""
-        recipe = self.model.settings
+        settings = self.model.settings
         with torch.device("meta"):
             model = load.from_config(self._settings)
-            return adapters.add(model, recipe.lora, 0) if recipe.method == "lora" else model
+            return adapters.add(model, settings.lora, 0) if settings.method == "lora" else model
 
     @cached_property
     def parameters(self) -> int:
@@ -211,13 +219,13 @@ class _Outlook:
 
     def _runs_with(self) -> str:
         """Method, precision and attention, with reasons."""
-        recipe = self.model.settings
+        settings = self.model.settings
         try:
             device = load.choose_device(self.plan.config.engine.device)
-            chosen = prepare.choose_settings(self._settings, self.parameters, recipe, device)
+            chosen = prepare.choose_settings(self._settings, self.parameters, settings, device)
         except ModelError as error:  # the run may be meant for another machine
             return str(error)
-        return f"{recipe.method}, {chosen.precision}; {chosen.attention}"
+        return f"{settings.method}, {chosen.precision}; {chosen.attention}"
 
     def _assumed(self, usual: float | None) -> Throughput:
         """From shapes, where nothing was measured; ``usual`` is the FLOPs per second of others."""
@@ -234,7 +242,7 @@ class _Outlook:
 
     def _usual_example(self) -> Example:
         """An example of the mean prompt and completion length."""
-        step = self.plan.tokens[self.model.name]
+        step = self.plan["tokens"][self.model.name]
         prompt, completion = _USUAL_TOKENS
         if self.store.has(step.ref):
             table = self.store.table(step.ref, "examples")
@@ -242,19 +250,27 @@ class _Outlook:
             completion = round(table["completion_ids"].map(len).mean())
         return Example([0] * prompt, [0] * completion)
 
-    def _beside(self) -> float:
-        """FLOPs of the kernel, and of those cells' curvature that is measured: how many products it
-        takes is known only then."""
-        plan, store, name = self.plan, self.store, self.model.name
-        kernel = plan.config.kernel.probes * self.pace.train_flops_per_example
-        done = [s.ref for c, s in plan.curvatures.items() if c.candidate == name]
-        bounds = [store.table(ref, "bound") for ref in done if store.has(ref)]
-        return kernel * (name in plan.kernels) + sum(float(b["flops"].sum()) for b in bounds)
+    def _diagnostics(self) -> float:
+        """FLOPs of the stages that train no cell, foreseen or, of what is finished, counted."""
+        plan, name, total = self.plan, self.model.name, 0.0
+        for stage in plan.stages.values():
+            if stage.flops is None or stage.name == "rate":  # its trials are counted as cells
+                continue
+            mine = [s for label, s in plan[stage.name].items() if _candidate(label) == name]
+            if stage.expected_flops and mine:
+                total += stage.expected_flops(plan, self.model, self.throughput)
+            else:
+                total += sum(stage.flops(self.store, s.ref) for s in mine if self.store.has(s.ref))
+        return total
 
 
-def _pace(plan: Plan, store: Store) -> float | None:
+def _candidate(label: Label) -> str:
+    return label.candidate if isinstance(label, Cell | Trial) else str(label)
+
+
+def _flops_per_second(plan: Plan) -> float | None:
     """FLOPs per second of the finished cells; None when there are none."""
-    cells = [store.table(s.ref, "cell") for s in plan.cells.values() if store.has(s.ref)]
+    cells = [plan.store.table(ref, "cell") for ref in plan.present("finetune").values()]
     flops = sum(float((c["train_flops"] + c["evaluation_flops"]).iloc[0]) for c in cells)
     seconds = sum(float(c["seconds"].iloc[0]) for c in cells)
     return flops / seconds if seconds else None

@@ -1,8 +1,4 @@
-"""The artefacts of a replay: what ``tasks.planning.plan`` is to a pipeline.
-
-A replay has no sweep. Its table stands where a pipeline's curves stand, and the same laws, ranking,
-checks and report follow.
-"""
+"""The ranking of a replay: its table stands where a pipeline's curves stand."""
 
 from __future__ import annotations
 
@@ -16,12 +12,12 @@ from lensllm.core.errors import DataError
 from lensllm.curves.curve import thin_sizes
 from lensllm.predictors import check_name, needed_sizes
 from lensllm.store.artifacts import Ref, Store
-from tasks.base import past
 from tasks.base.goal import Goal, configured
-from tasks.base.roles import roles
-from tasks.base.stage import Step, make
-from tasks.planning.plan import Conclusion, close
-from tasks.stages import law, losses, prediction, ranking, simulation
+from tasks.base.plan import RankingPlan
+from tasks.base.stage import Step, roles
+from tasks.planning.make import make
+from tasks.planning.plan import find_past
+from tasks.stages import STAGES, losses, simulation
 
 _FEWEST_SIZES = 3  # the least that anything is extrapolated from
 _BACKTESTED_SIZES = 5  # the least of which some can be predicted from the others
@@ -29,7 +25,7 @@ _SAVING = 8  # a budget is to be this much smaller than the target, unless the u
 
 
 def name_of(settings: Replay) -> str:
-    """How reports, MLflow and the Prefect pages call the replay of a table."""
+    """The name of a table's replay in reports, MLflow and the Prefect pages."""
     return "replay-" + re.sub(r"[^\w.\-]+", "-", Path(settings.table).stem)
 
 
@@ -42,7 +38,7 @@ def check(settings: Replay, store: Store) -> None:
 
 
 def goal(settings: Replay, store: Store, table: Ref) -> Goal:
-    """What is asked of the table. Raises ``DataError`` where it cannot answer."""
+    """The goal of a replay. Raises ``DataError`` where it cannot answer."""
     cells = store.table(table, "cells")
     notes = store.table(table, "notes").set_index("kind")["text"]
     sizes = sorted(int(size) for size in cells["size"].unique() if size > 0)
@@ -69,20 +65,20 @@ def goal(settings: Replay, store: Store, table: Ref) -> Goal:
     )
 
 
-def conclude(goal: Goal, store: Store, table: Ref) -> Conclusion:
-    """A policy's play if there is one, laws, ranking, checks and report."""
-    before: tuple[Step, ...] = ()
-    curves, decided = table, dict[str, Ref]()
-    told = roles("past", past.find(store, table)) if goal.ranking.prior == "store" else {}
+def plan_ranking(goal: Goal, store: Store, table: Ref) -> RankingPlan:
+    """The ranking of a ``table``; with a policy, of what its play would have trained."""
+    earlier = find_past(store, table) if goal.ranking.prior == "store" else {}
+    given: dict[str, dict[str, Ref]] = {
+        "curve": {"": table},
+        "losses": {"": table},
+        "past": earlier,
+    }
+    first: tuple[Step, ...] = ()
     if goal.policy != "all":
-        played = simulation.step(goal, {"curve": table, **told})
-        before, curves, decided = (played,), played.ref, {"simulation": played.ref}
-    laws = law.step(goal, {"curve": curves})
-    upstream = {"curve": curves, **told, **decided}
-    answers = prediction.steps(goal, upstream)
-    ranks = ranking.step(goal, upstream, answers)
-    before = (*before, *answers.values())
-    return close(goal, curves, laws, ranks, decided, {"losses": table}, [], before)
+        played = simulation.step(goal, {"curve": table, **roles("past", earlier)})
+        given |= {"curve": {"": played.ref}, "simulation": {"": played.ref}}
+        first = (played,)
+    return RankingPlan(STAGES, goal, given, first=first)
 
 
 def _budget(settings: Replay, sizes: list[int], target: int) -> int:

@@ -13,11 +13,10 @@ import numpy as np
 
 from lensllm.selection import policy as policies
 from lensllm.selection.policy import Decision
-from lensllm.store.artifacts import Ref, Store
-from tasks.base.cell import Cell
+from lensllm.store.artifacts import Ref
 from tasks.base.goal import Goal
+from tasks.base.plan import Cell, Plan
 from tasks.base.stage import Step
-from tasks.planning.plan import Plan
 from tasks.stages import curve, decision
 
 
@@ -31,22 +30,22 @@ class Sweep:
     over: bool  # whether nothing is left to decide
 
 
-def sweep(plan: Plan, store: Store, lost: Callable[[Ref], bool]) -> Sweep:
+def sweep(plan: Plan, lost: Callable[[Ref], bool]) -> Sweep:
     """The sweep as far as the store tells; a cell that is ``lost`` will not come any more."""
-    return _Rounds(plan, store, lost).play()
+    return _Rounds(plan, lost).play()
 
 
 class _Rounds:
-    def __init__(self, plan: Plan, store: Store, lost: Callable[[Ref], bool]) -> None:
-        self.plan, self.store, self.lost = plan, store, lost
+    def __init__(self, plan: Plan, lost: Callable[[Ref], bool]) -> None:
+        self.plan, self.store, self.lost = plan, plan.store, lost
         self.goal = Goal.of("", plan.config, plan.target)
         self.cells: list[Cell] = []
         self.steps: list[Step] = []
         self.decisions: list[Ref] = []
-        self.over = True  # unless a decision is wanting
+        self.over = True  # unless a decision is still to be taken
 
     def play(self) -> Sweep:
-        policy, everybody = self.goal.policy, tuple(model.name for model in self.plan.models)
+        policy, everybody = self.goal.policy, tuple(self.plan.by_name)
         sizes = self.plan.observed
         self._choose((0,), everybody)
         for places, racing in policies.play(
@@ -62,21 +61,22 @@ class _Rounds:
             if cell.size in sizes and cell.candidate in candidates:
                 self.cells.append(cell)
                 self.steps.append(step)
-                if cell in self.plan.curvatures:
-                    self._examine(cell)
+                self._measure(cell)
 
-    def _examine(self, cell: Cell) -> None:
-        measured = self.plan.curvatures[cell]
-        if cell in self.plan.deltas and not self.store.has(measured.ref):
-            self.steps.append(self.plan.deltas[cell])  # afterwards nobody needs it
-        self.steps.append(measured)
+    def _measure(self, cell: Cell) -> None:
+        """Add what is measured of a cell; its weights are not needed once the curvature is."""
+        for name, stage in self.plan.stages.items():
+            if stage.plan.per == "cell" and name != "finetune" and cell in self.plan[name]:
+                step = self.plan[name][cell]
+                if name != "delta" or not self.store.has(self.plan["curvature"][cell].ref):
+                    self.steps.append(step)
 
     def _decide(self, known: int, racing: tuple[str, ...]) -> Decision | None:
         """The decision once the first ``known`` sizes are trained; None while it is not taken."""
         self.over = False
         cells = {cell: self.plan.cells[cell].ref for cell in self.cells}
-        told = self.plan.told
-        awaited = (*cells.values(), *told.values())
+        inputs = self.plan.predictor_inputs
+        awaited = (*cells.values(), *inputs.values())
         if not all(self.store.has(ref) or self.lost(ref) for ref in awaited):
             return None
         cells = {cell: ref for cell, ref in cells.items() if self.store.has(ref)}
@@ -87,7 +87,7 @@ class _Rounds:
         taken = decision.step(
             self.goal,
             self.plan.observed[known - 1],
-            {"curve": curves.ref, **{role: r for role, r in told.items() if self.store.has(r)}},
+            {"curve": curves.ref, **{role: r for role, r in inputs.items() if self.store.has(r)}},
             [name for name in racing if name in trained],
             self.decisions,
         )

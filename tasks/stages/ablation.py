@@ -14,87 +14,80 @@ from lensllm.curves.curve import curves_from_cells
 from lensllm.predictors import AtS
 from lensllm.selection.ablation import Outcome, Point, compare, verdict
 from lensllm.selection.transitions import Transitions
-from lensllm.store.artifacts import Recipe, write_table
-from tasks.base.roles import labelled, roles
-from tasks.base.stage import Step, Work
-from tasks.planning.plan import Conclusion
-
-VERSION = 1
+from lensllm.store.artifacts import Ref
+from tasks.base.plan import RankingPlan
+from tasks.base.stage import BuildContext, Planner, Stage, Step, roles
 
 
 @dataclass(frozen=True)
-class Tried:
-    """A point of the grid, and what came of it."""
+class PointResult:
+    """A point of the grid and its ranking."""
 
     settings: Mapping[str, Any]  # value of every key of the grid
-    conclusion: Conclusion | None
-    failed: str = ""  # why there is no conclusion
+    ranking: RankingPlan | None
+    failed: str = ""  # why there is no ranking
     lacking: tuple[tuple[str, str], ...] = ()  # label and reason of what it had to do without
 
 
-def step(name: str, points: Sequence[Tried], config: Mapping[str, Any]) -> Step:
-    """Of pipeline ``name``, whose own settings are the first point's and, in full, ``config``."""
+def step(name: str, points: Sequence[PointResult], config: Mapping[str, Any]) -> Step:
+    """The comparison of a pipeline's ``points``; ``config`` is the first one's, in full."""
     params = {
         "pipeline": name,
         "points": [_params(point) for point in points],
         "config": dict(config),
     }
-    made = {str(i): point.conclusion for i, point in enumerate(points) if point.conclusion}
-    upstream = {
-        **roles("curve", {place: done.curve for place, done in made.items()}),
-        **roles("law", {place: done.law.ref for place, done in made.items()}),
-        **roles("ranking", {place: done.ranking.ref for place, done in made.items()}),
-    }
-    return Step("ablation", Recipe("ablation", VERSION, params, upstream), in_worker=False)
+    made = {place: point.ranking for place, point in enumerate(points) if point.ranking}
+    upstream: dict[str, Ref] = {}
+    for stage in ("curve", "law", "ranking"):
+        upstream |= roles(stage, {place: plan.ref(stage) for place, plan in made.items()})
+    return STAGE.step("ablation", params, upstream)
 
 
-def _params(point: Tried) -> dict[str, Any]:
-    params = {
+def _params(point: PointResult) -> dict[str, Any]:
+    params: dict[str, Any] = {
         "settings": dict(point.settings),
         "failed": point.failed,
         "lacking": [list(entry) for entry in point.lacking],
     }
-    if point.conclusion:
-        goal = point.conclusion.goal
+    if point.ranking:
+        goal = point.ranking.goal
         params |= goal.curve_params
         params |= {"target": goal.target, "predictor": goal.ranking.predictor}
         params |= {"gamma": goal.law.gamma, "tau": goal.law.tau}
     return params
 
 
-def build(work: Work) -> None:
+def build(context: BuildContext) -> None:
     from lensllm.report import ablation, style
 
-    asked = work.params["points"]
-    found = compare([_point(work, place, params) for place, params in enumerate(asked)])
+    asked = context.params["points"]
+    found = compare([_point(context, place, params) for place, params in enumerate(asked)])
     for table, rows in vars(found).items():
-        write_table(work.folder, f"ablation/{table}", rows)
+        context.write(f"ablation/{table}", rows)
     result = ablation.AblationResult(
-        pipeline=work.params["pipeline"],
+        pipeline=context.params["pipeline"],
         verdict=verdict(found.points),
         lacking=[
             (place, label, reason)
             for place, params in enumerate(asked)
             for label, reason in params["lacking"]
         ],
-        config=work.params["config"],
+        config=context.params["config"],
         **vars(found),
     )
     page = ablation.render(result)
-    (work.folder / "ablation.html").write_text(page, encoding="utf-8")
-    style.save_png(ablation.figure(result), work.folder / "ablation.png")
+    (context.folder / "ablation.html").write_text(page, encoding="utf-8")
+    style.save_png(ablation.figure(result), context.folder / "ablation.png")
 
 
-def _point(work: Work, place: int, params: Mapping[str, Any]) -> Point:
+def _point(context: BuildContext, place: int, params: Mapping[str, Any]) -> Point:
     if params["failed"]:
         return Point(params["settings"], None, params["failed"])
-    curve, law, ranking = (
-        labelled(work.upstream, kind)[str(place)] for kind in ("curve", "law", "ranking")
-    )
-    predictions = work.store.table(ranking, "predictions")
+    curve, law, ranking = (context.each(kind)[str(place)] for kind in ("curve", "law", "ranking"))
+    predictions = context.store.table(ranking, "predictions")
     mine = predictions[predictions["predictor"] == params["predictor"]]
     budget, target = int(mine["budget"].max()), params["target"]
-    cells = work.store.table(curve, "cells")
+    cells = context.store.table(curve, "cells")
     curves = curves_from_cells(cells, params["metric"], params["budget"])
     outcome = Outcome(
         predictor=params["predictor"],
@@ -102,7 +95,17 @@ def _point(work: Work, place: int, params: Mapping[str, Any]) -> Point:
         budget=budget,
         target=target,
         predictions=mine[mine["budget"] == budget],
-        transition=Transitions.of_law(work.store.table(law, "fits"), curves, target),
+        transition=Transitions.of_law(context.store.table(law, "fits"), curves, target),
         ats=Transitions.of_ats(curves, AtS(params["gamma"], params["tau"])),
     )
     return Point(params["settings"], outcome)
+
+
+STAGE = Stage(
+    name="ablation",
+    version=1,
+    tables=("ablation/points", "ablation/candidates", "ablation/keys"),
+    plan=Planner("ablation"),
+    build=build,
+    in_worker=False,
+)

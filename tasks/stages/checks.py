@@ -5,8 +5,6 @@ the version of every check: a changed check needs no higher version of the stage
 Tables: ``findings``, ``outcomes``.
 """
 
-from collections.abc import Mapping
-
 import pandas as pd
 
 from lensllm.diagnostics.checks import (
@@ -17,60 +15,67 @@ from lensllm.diagnostics.checks import (
     versions,
     with_examples,
 )
-from lensllm.store.artifacts import Recipe, Ref, write_table
-from tasks.base.goal import Goal
-from tasks.base.stage import Step, Work
+from tasks.base.plan import RankingPlan
+from tasks.base.stage import BuildContext, Stage, Step, per_ranking
 from tasks.stages import curvature, curve, decision
 
-VERSION = 3
-READS = ("curvature", "crossing", "inspection")  # stages of which it takes all there is
 
-
-def step(goal: Goal, upstream: Mapping[str, Ref]) -> Step:
-    """``upstream`` has curve, law, ranking and, where there are, decision:… or simulation,
-    curvature:…, crossing and inspection."""
+def step(plan: RankingPlan) -> Step:
+    """The step of the findings about one ranking."""
+    goal = plan.goal
     params = {
         **goal.curve_params,
         "target": goal.target,
         "predictor": goal.ranking.predictor,
         "checks": versions(RANKING_CHECKS),
     }
-    return Step("checks", Recipe("checks", VERSION, params, upstream), in_worker=False)
+    evidence = ("curve", "law", "ranking", "curvature", "crossing", "inspection")
+    return STAGE.step("checks", params, {**plan.refs(*evidence), **plan.decisions})
 
 
-def build(work: Work) -> None:
-    params = work.params
-    predictions = work.store.table(work.upstream["ranking"], "predictions")
+def build(context: BuildContext) -> None:
+    params = context.params
+    predictions = context.table("ranking", "predictions")
     mine = predictions["predictor"] == params["predictor"]
     last = predictions["budget"] == predictions["budget"].max()
-    cells = work.store.table(work.upstream["curve"], "cells")
-    tokenizers = dict(cells[["candidate", "tokenizer"]].drop_duplicates().itertuples(index=False))
-    decisions = decision.of(work.store, work.upstream)
+    cells = context.table("curve", "cells")
+    tokenizers = dict(zip(cells["candidate"], cells["tokenizer"], strict=True))
+    decisions = decision.of(context.store, context.upstream)
     evidence = RankingEvidence(
-        curves=curve.read(work),
+        curves=curve.read(context),
         target=params["target"],
         metric=params["metric"],
         predictions=predictions[mine & last],
-        fits=work.store.table(work.upstream["law"], "fits"),
+        fits=context.table("law", "fits"),
         tokenizers=tokenizers if any(tokenizers.values()) else None,
         dropped=frozenset(decisions.loc[decisions["dropped"] != "", "candidate"]),
         budget=params["budget"],
-        **_curvature(work),
+        **_curvature(context),
     )
     found, asked = check_ranking(evidence), outcomes(RANKING_CHECKS, evidence)
-    if inspection := work.upstream.get("inspection"):
-        found = pd.concat([with_examples(work.store.table(inspection, "findings")), found])
-        asked = pd.concat([work.store.table(inspection, "outcomes"), asked])
-    write_table(work.folder, "checks/findings", found)
-    write_table(work.folder, "checks/outcomes", asked)
+    if inspection := context.upstream.get("inspection"):
+        found = pd.concat([with_examples(context.store.table(inspection, "findings")), found])
+        asked = pd.concat([context.store.table(inspection, "outcomes"), asked])
+    context.write("checks/findings", found)
+    context.write("checks/outcomes", asked)
 
 
-def _curvature(work: Work) -> dict[str, pd.DataFrame]:
+def _curvature(context: BuildContext) -> dict[str, pd.DataFrame]:
     """The tables about the curvature, where it was measured."""
-    if "crossing" not in work.upstream:
+    if "crossing" not in context.upstream:
         return {}
     return {
-        "bounds": curvature.read(work, "bound"),
-        "layers": curvature.read(work, "layers"),
-        "crossings": work.store.table(work.upstream["crossing"], "candidates"),
+        "bounds": curvature.read(context, "bound"),
+        "layers": curvature.read(context, "layers"),
+        "crossings": context.table("crossing", "candidates"),
     }
+
+
+STAGE = Stage(
+    name="checks",
+    version=3,
+    tables=("checks/findings", "checks/outcomes"),
+    plan=per_ranking(step),
+    build=build,
+    in_worker=False,
+)

@@ -4,31 +4,41 @@ Key: the curvature of all cells, laws, budget, target and seed. Tables: ``candid
 ``agreement``.
 """
 
-from collections.abc import Mapping
-
 from lensllm.hessian.bound import agreement_table, crossing_table
-from lensllm.store.artifacts import Recipe, Ref, write_table
-from tasks.base.goal import Goal
-from tasks.base.stage import Step, Work
+from tasks.base.plan import RankingPlan
+from tasks.base.stage import BuildContext, Stage, Step, per_ranking
 from tasks.stages import curvature
 
-VERSION = 1
 
-
-def step(goal: Goal, upstream: Mapping[str, Ref]) -> Step:
-    """``upstream`` has law, and curvature:… by label."""
+def step(plan: RankingPlan) -> Step | None:
+    """The step of one ranking; None where no curvature was measured."""
+    bounds, goal = plan.refs("curvature"), plan.goal
+    if not bounds:
+        return None
     params = {"budget": goal.budget, "target": goal.target, "seed": goal.seed}
-    return Step("crossings", Recipe("crossing", VERSION, params, upstream), in_worker=False)
+    return STAGE.step("crossings", params, {**plan.refs("law"), **bounds})
 
 
-def build(work: Work) -> None:
-    bounds = curvature.read(work, "bound")
-    fits = work.store.table(work.upstream["law"], "fits")
-    rectified = fits[fits["law"] == "rectified"].set_index("candidate")["transition_size"]
+def build(context: BuildContext) -> None:
+    bounds = curvature.read(context, "bound")
+    fits = context.table("law", "fits")
+    rectified = fits[fits["law"] == "rectified"]
+    transitions = dict(zip(rectified["candidate"], rectified["transition_size"], strict=True))
     candidates = crossing_table(
-        bounds, rectified.to_dict(), work.params["budget"], work.params["seed"]
+        bounds, transitions, context.params["budget"], context.params["seed"]
     )
     smallest = int(bounds["size"].min())
-    write_table(work.folder, "crossing/candidates", candidates.to_dict("records"))
-    found = agreement_table(candidates, smallest, work.params["target"])
-    write_table(work.folder, "crossing/agreement", found.to_dict("records"))
+    context.write("crossing/candidates", candidates.to_dict("records"))
+    found = agreement_table(candidates, smallest, context.params["target"])
+    context.write("crossing/agreement", found.to_dict("records"))
+
+
+STAGE = Stage(
+    name="crossing",
+    version=1,
+    tables=("crossing/candidates", "crossing/agreement"),
+    plan=per_ranking(step),
+    build=build,
+    in_worker=False,
+    in_report=True,
+)

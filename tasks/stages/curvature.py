@@ -6,62 +6,58 @@ Tables: ``layers``, ``bound``, ``density``.
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from lensllm.config.sections import Pipeline
 from lensllm.core.meter import Meter
-from lensllm.store.artifacts import Recipe, Ref, Store, write_table
-from tasks.base.cell import Cell
-from tasks.base.models import Model
-from tasks.base.roles import labelled
-from tasks.base.stage import Step, Work
-from tasks.stages import delta, sample
+from tasks.base.plan import Cell, Plan
+from tasks.base.stage import BuildContext, Stage, Step, first_row, per_cell
+from tasks.base.training import split_rows
+from tasks.stages import delta
 
-VERSION = 2
-SPENT = ("delta",)  # upstream that nobody needs once this is made
 EPSILON = 0.1  # of the bound
 
 
-def step(
-    config: Pipeline, model: Model, size: int, repeat: int, moved: Step, tokens: Ref, roles: Ref
-) -> Step:
-    """``moved`` is the cell's step of ``delta``."""
-    settings = config.curvature
+def step(plan: Plan, cell: Cell) -> Step | None:
+    """The step of ``cell``; None for a size that was not asked for."""
+    config, settings, model = plan.config, plan.config.curvature, plan.by_name[cell.candidate]
+    if cell.size not in settings.sizes:
+        return None
+    moved = delta.step(plan.cells[cell])
     params = {
         **settings.model_dump(exclude={"sizes"}),
-        "density": repeat == 0 and size == max(settings.sizes),
+        "density": cell.repeat == 0 and cell.size == max(settings.sizes),
         "batch_size": config.finetune.batch_size,
-        "size": size,
+        "size": cell.size,
         "seed": config.seed,
         **model.params,
     }
-    upstream = {**moved.recipe.upstream, "delta": moved.ref, "tokens": tokens, "sample": roles}
-    return Step(
-        f"curvature {model.name} · D={size} · seed {repeat}",
-        Recipe("curvature", VERSION, params, {**upstream, **model.upstream}),
+    upstream = {"cell": plan.cells[cell].ref, "delta": moved.ref}
+    return STAGE.step(
+        f"curvature {model.name} · D={cell.size} · seed {cell.repeat}",
+        params,
+        upstream | plan.training_inputs(model, cell.repeat),
         {"candidate": model.name, "model": str(model.folder), "device": config.engine.device},
         timeout_seconds=60 * config.engine.cell_timeout_minutes,
         weight=model.work,
     )
 
 
-def build(work: Work) -> None:
+def build(context: BuildContext) -> None:
     from lensllm.data.tokens import select
     from lensllm.hessian.bound import bound_terms
     from lensllm.hessian.curvature import layers_of, measure_curvature
     from lensllm.models import load
     from lensllm.models.delta import apply
 
-    params, cell = work.params, work.store.table(work.upstream["cell"], "cell").iloc[0]
-    device = load.choose_device(work.hints["device"])
+    params, cell = context.params, context.table("cell", "cell").iloc[0]
+    device = load.choose_device(context.hints["device"])
     meter = Meter(device)
-    model = load.load_model(Path(work.hints["model"])).to(device)
-    kept = work.store.file(work.upstream["delta"], delta.FILE)
+    model = load.load_model(Path(context.hints["model"])).to(device)
+    kept = context.store.file(context.upstream["delta"], delta.FILE)
     moved = apply(model, kept, layers_of(model))
-    tokens = work.store.table(work.upstream["tokens"], "examples")
-    rows = sample.rows(work.store, work.upstream["sample"], "train")
+    tokens = context.table("tokens", "examples")
+    rows = split_rows(context.store, context.upstream["sample"], "train")
     examples = select(tokens, rows[: min(params["size"], params["examples"])])
     found = measure_curvature(
         model,
@@ -75,18 +71,16 @@ def build(work: Work) -> None:
         density=params["density"],
         seed=params["seed"],
     )
-    write_table(work.folder, "curvature/layers", [vars(layer) for layer in found.layers])
+    context.write("curvature/layers", [vars(layer) for layer in found.layers])
     rule = found.density
     pairs = zip(rule.nodes, rule.weights, strict=True) if rule else ()
-    write_table(
-        work.folder, "curvature/density", [{"eigenvalue": e, "weight": w} for e, w in pairs]
-    )
+    context.write("curvature/density", [{"eigenvalue": e, "weight": w} for e, w in pairs])
     train, test = (float(cell[f"{role}_example_nats_per_token"]) for role in ("train", "test"))
     largest = float(cell["largest_example_nats_per_token"])
     h = [layer.vhv_positive_max for layer in found.layers]
     terms = bound_terms(train, largest, h, params["size"], EPSILON)
     bound = {
-        "candidate": work.hints["candidate"],
+        "candidate": context.hints["candidate"],
         "size": params["size"],
         "seed": int(cell["seed"]),
         "loss_bound": largest,
@@ -103,21 +97,30 @@ def build(work: Work) -> None:
         "seconds": meter.seconds(),
         "peak_memory_bytes": meter.peak_memory_bytes(),
     }
-    write_table(work.folder, "curvature/bound", [bound])
+    context.write("curvature/bound", [bound])
 
 
-def read(work: Work, table: str) -> pd.DataFrame:
-    """``table`` of every cell upstream, one under another, each row with its cell's candidate, by
-    its name in this pipeline, size and seed; no columns where there is no row."""
+def read(context: BuildContext, table: str) -> pd.DataFrame:
+    """``table`` of every cell upstream, each row with its cell's candidate, size and seed.
+
+    Candidates have their names in this pipeline. A frame without rows has no columns.
+    """
     frames = []
-    for label, ref in labelled(work.upstream, "curvature").items():
-        cell, rows = Cell.parse(label), work.store.table(ref, table)
+    for label, ref in context.each("curvature").items():
+        cell, rows = Cell.parse(label), context.store.table(ref, table)
         if len(rows):  # pandas cannot tell what a column without rows holds
             frames.append(rows.assign(candidate=cell.candidate, size=cell.size, seed=cell.repeat))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def tracked(store: Store, ref: Ref) -> dict[str, Any]:
-    """What MLflow shows of a cell's curvature."""
-    row: dict[str, Any] = store.table(ref, "bound").iloc[0].to_dict()
-    return row
+STAGE = Stage(
+    name="curvature",
+    version=2,
+    tables=("curvature/layers", "curvature/bound", "curvature/density"),
+    plan=per_cell(step),
+    build=build,
+    discards=("delta",),
+    mlflow=first_row("bound"),
+    flops=lambda store, ref: float(store.table(ref, "bound")["flops"].sum()),
+    in_report=True,
+)

@@ -4,80 +4,78 @@ Key: the cells, and each candidate's family and tokenizer. Table: ``cells``. A c
 contain its candidate's name, so names are given here.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lensllm.curves.curve import Array, Curves, curves_from_cells
-from lensllm.predictors import Registry, reads
+from lensllm.predictors import Registry
 from lensllm.store import schemas
-from lensllm.store.artifacts import Recipe, Ref, write_table
+from lensllm.store.artifacts import Ref
 from tasks.base import past
-from tasks.base.cell import Cell
 from tasks.base.goal import read_registry
-from tasks.base.models import Model
-from tasks.base.roles import labelled
-from tasks.base.stage import Step, Work
+from tasks.base.model import Model
+from tasks.base.plan import Cell, RankingPlan
+from tasks.base.stage import BuildContext, Stage, Step, per_ranking
 from tasks.stages import heavy_tails, kernel
 
-VERSION = 2
 
-
-def step(cells: Mapping[Cell, Ref], models: Sequence[Model]) -> Step:
+def step(cells: Mapping[Any, Ref], models: Sequence[Model]) -> Step:
+    """The step of these ``cells``, whatever they are called elsewhere."""
     facts = {m.name: {"family": m.family, "tokenizer": str(m.tokenizer)} for m in models}
-    upstream = {str(cell): ref for cell, ref in cells.items()}
-    recipe = Recipe("curve", VERSION, {"candidates": facts}, upstream)
-    return Step("curves", recipe, in_worker=False)
+    return STAGE.step("curves", {"candidates": facts}, {str(c): ref for c, ref in cells.items()})
 
 
-def build(work: Work) -> None:
+def planned(ranking: RankingPlan) -> Step | None:
+    """The step of a sweep's finished cells; None in a replay, whose table is given."""
+    if ranking.sweep is None:
+        return None
+    return step(ranking.given["finetune"], ranking.sweep.models)
+
+
+def build(context: BuildContext) -> None:
     frames = []
-    for label, ref in work.upstream.items():
+    for label, ref in context.upstream.items():
         candidate = Cell.parse(label).candidate
-        facts = work.params["candidates"][candidate]
-        frames.append(work.store.table(ref, "cell").assign(candidate=candidate, **facts))
+        facts = context.params["candidates"][candidate]
+        frames.append(context.store.table(ref, "cell").assign(candidate=candidate, **facts))
     cells = pd.concat(frames).sort_values(["candidate", "size", "seed"], kind="stable")
-    write_table(work.folder, "curve/cells", cells[schemas.schema("curve/cells").names])
+    context.write("curve/cells", cells[schemas.schema("curve/cells").names])
 
 
-def read(work: Work) -> Curves:
+def read(context: BuildContext) -> Curves:
     """The curves up to the budget of a stage that has them upstream.
 
     They come with the kernels and the weight metrics that the stage has upstream too.
     """
-    cells = work.store.table(work.upstream["curve"], "cells")
-    kernels = labelled(work.upstream, "kernel")
-    spectra = {name: kernel.read_spectrum(work.store, ref) for name, ref in kernels.items()}
-    curves = curves_from_cells(cells, work.params["metric"], work.params["budget"], spectra or None)
-    tails = labelled(work.upstream, "heavy_tails")
-    measured = {name: heavy_tails.read(work.store, ref) for name, ref in tails.items()}
+    cells = context.table("curve", "cells")
+    kernels = context.each("kernel")
+    spectra = {name: kernel.read_spectrum(context.store, ref) for name, ref in kernels.items()}
+    curves = curves_from_cells(
+        cells, context.params["metric"], context.params["budget"], spectra or None
+    )
+    tails = context.each("heavy_tails")
+    measured = {name: heavy_tails.read(context.store, ref) for name, ref in tails.items()}
     return replace(curves, weight_metrics=_by_metric(measured, curves.candidates))
 
 
-def read_truth(work: Work, curves: Curves) -> Array | None:
+def read_truth(context: BuildContext, curves: Curves) -> Array | None:
     """(M,) mean loss measured at the target, NaN where it was not; None where nobody's was."""
-    cells = work.store.table(work.upstream["curve"], "cells")
-    at_target = cells[cells["size"] == work.params["target"]]
-    measured = at_target.groupby("candidate")[work.params["metric"]].mean()
+    cells = context.table("curve", "cells")
+    at_target = cells[cells["size"] == context.params["target"]]
+    measured = at_target.groupby("candidate")[context.params["metric"]].mean()
     return measured.reindex(list(curves.candidates)).to_numpy() if len(measured) else None
 
 
-def read_predictors(work: Work) -> Registry:
+def read_predictors(context: BuildContext) -> Registry:
     """The predictors with the settings and the prior of a stage that has the curves upstream."""
-    earlier = labelled(work.upstream, "past").values()
-    cells = work.store.table(work.upstream["curve"], "cells")
-    prior = past.prior(work.store, earlier, work.params["metric"], cells)
-    return read_registry(work.params, prior)
-
-
-def predictor_inputs(
-    upstream: Mapping[str, Ref], names: Iterable[str], kinds: Collection[str] = ()
-) -> dict[str, Ref]:
-    """The part of ``upstream`` that the predictors ``names`` read, and all roles of ``kinds``."""
-    read = {"curve", *kinds, *(source for name in names for source in reads(name))}
-    return {role: ref for role, ref in upstream.items() if role.partition(":")[0] in read}
+    earlier = context.each("past").values()
+    cells = context.table("curve", "cells")
+    prior = past.prior(context.store, earlier, context.params["metric"], cells)
+    return read_registry(context.params, prior)
 
 
 def _by_metric(
@@ -87,3 +85,13 @@ def _by_metric(
     names = {metric for row in found.values() for metric in row}
     rows = [found.get(candidate, {}) for candidate in candidates]
     return {n: np.array([row.get(n, np.nan) for row in rows]) for n in sorted(names)} or None
+
+
+STAGE = Stage(
+    name="curve",
+    version=2,
+    tables=("curve/cells",),
+    plan=per_ranking(planned),
+    build=build,
+    in_worker=False,
+)

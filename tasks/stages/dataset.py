@@ -6,21 +6,20 @@ Key: package versions, or the files' checksums and how they are read. Tables: ``
 
 from lensllm.config.sections import Data
 from lensllm.data import sources
-from lensllm.store.artifacts import Recipe, Ref, Store, write_table
-from tasks.base.stage import Step, Work
-
-VERSION = 2
+from lensllm.store.artifacts import Ref, Store
+from tasks.base.stage import BuildContext, Stage, Step, once
 
 
 def step(data: Data) -> Step:
-    recipe = Recipe("dataset", VERSION, sources.fingerprint(data))
-    return Step("dataset", recipe, {"data": data.model_dump(mode="json")})
+    """The step of the data set."""
+    fingerprint = sources.fingerprint(data)
+    return STAGE.step("dataset", fingerprint, hints={"data": data.model_dump(mode="json")})
 
 
-def build(work: Work) -> None:
-    loaded = sources.load(Data.model_validate(work.hints["data"]))
-    write_table(work.folder, "dataset/examples", loaded.examples)
-    write_table(work.folder, "dataset/summary", loaded.summary)
+def build(context: BuildContext) -> None:
+    loaded = sources.load(Data.model_validate(context.hints["data"]))
+    context.write("dataset/examples", loaded.examples)
+    context.write("dataset/summary", loaded.summary)
 
 
 def form(store: Store, dataset: Ref) -> str:
@@ -35,8 +34,18 @@ def unkept(store: Store, dataset: Ref) -> int:
     return int(row["distinct"] - row["kept"])
 
 
-def remark(store: Store, ref: Ref) -> str:
+def note(store: Store, ref: Ref) -> str:
     """What was read, where not all of it was kept."""
     rows = store.table(ref, "summary")
     kept, distinct = rows["kept"].sum(), rows["distinct"].sum()
     return f"a sample of {kept:,} of {distinct:,} distinct examples" if kept < distinct else ""
+
+
+STAGE = Stage(
+    name="dataset",
+    version=2,
+    tables=("dataset/examples", "dataset/summary"),
+    plan=once(lambda plan: step(plan.config.data)),
+    build=build,
+    note=note,
+)

@@ -9,15 +9,13 @@ from typing import Any
 
 import pandas as pd
 
+from lensllm.predictors import reads
 from lensllm.selection.backtest import asked_predictors
 from lensllm.selection.policy import decide, deciding_predictor, no_decisions
-from lensllm.store.artifacts import Recipe, Ref, Store, write_table
+from lensllm.store.artifacts import Ref, Store
 from tasks.base.goal import Goal, read_question
-from tasks.base.roles import labelled, roles
-from tasks.base.stage import Step, Work
+from tasks.base.stage import BuildContext, Planner, Stage, Step, labelled, roles
 from tasks.stages import curve
-
-VERSION = 1
 
 
 def step(
@@ -27,19 +25,15 @@ def step(
     racing: Sequence[str],
     earlier: Sequence[Ref],
 ) -> Step:
-    """``upstream`` has curve, and kernel:…, heavy_tails:…, past:… by label."""
-    decided, inputs = by_policy(goal, upstream)
-    params = {**decided, "budget": budget, "budgets": [budget], "racing": list(racing)}
-    before = roles("decision", {str(i): ref for i, ref in enumerate(earlier)})
-    recipe = Recipe("decision", VERSION, params, {**inputs, **before})
-    return Step(f"decision at D = {budget:,}", recipe, in_worker=False)
+    """The decision at ``budget``, by the curves and predictor inputs in ``upstream``."""
+    policy_params, inputs = by_policy(goal, upstream)
+    params = {**policy_params, "budget": budget, "budgets": [budget], "racing": list(racing)}
+    before = roles("decision", dict(enumerate(earlier)))
+    return STAGE.step(f"decision at D = {budget:,}", params, {**inputs, **before})
 
 
 def by_policy(goal: Goal, upstream: Mapping[str, Ref]) -> tuple[dict[str, Any], dict[str, Ref]]:
-    """The parameters of a policy's decisions, and the part of ``upstream`` that they read.
-
-    Both name the one predictor that decides, and those that it asks.
-    """
+    """The parameters of a policy's decisions, and the part of ``upstream`` that they read."""
     name = deciding_predictor(goal.policy, goal.ranking.predictor)
     asked = asked_predictors(name, goal.registry)
     params = {
@@ -49,16 +43,17 @@ def by_policy(goal: Goal, upstream: Mapping[str, Ref]) -> tuple[dict[str, Any], 
         "predictors": goal.predictor_params(dict.fromkeys((name, *asked))),
         "policy": goal.policy,
     }
-    return params, curve.predictor_inputs(upstream, asked)
+    kinds = {"curve", *(source for name in asked for source in reads(name))}
+    return params, {role: r for role, r in upstream.items() if role.partition(":")[0] in kinds}
 
 
-def build(work: Work) -> None:
-    params = work.params
-    curves = curve.read(work).only(params["racing"])
-    earlier = read(work.store, list(labelled(work.upstream, "decision").values()))
-    question = read_question(params, curve.read_predictors(work))
+def build(context: BuildContext) -> None:
+    params = context.params
+    curves = curve.read(context).only(params["racing"])
+    earlier = read(context.store, list(context.each("decision").values()))
+    question = read_question(params, curve.read_predictors(context))
     decision = decide(params["policy"], curves, earlier, question)
-    write_table(work.folder, "sweep/decisions", decision.candidates)
+    context.write("sweep/decisions", decision.candidates)
 
 
 def read(store: Store, refs: Sequence[Ref]) -> pd.DataFrame:
@@ -78,3 +73,14 @@ def dropped(store: Store, upstream: Mapping[str, Ref]) -> set[str]:
     """The candidates that a policy has dropped."""
     decisions = of(store, upstream)
     return set(decisions.loc[decisions["dropped"] != "", "candidate"])
+
+
+STAGE = Stage(
+    name="decision",
+    version=1,
+    tables=("sweep/decisions",),
+    plan=Planner("round of the sweep"),
+    build=build,
+    in_worker=False,
+    in_report=True,
+)

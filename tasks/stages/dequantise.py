@@ -6,17 +6,18 @@ Key: the file's checksum. Files: ``model/``.
 from pathlib import Path
 
 from lensllm.models import gguf
-from lensllm.store.artifacts import Recipe
-from tasks.base.stage import Step, Work
-
-VERSION = 1
+from tasks.base.stage import BuildContext, Stage, Step, of_models
 
 
 def step(name: str, path: Path, checksum: str) -> Step:
-    recipe = Recipe("dequantise", VERSION, {"file": checksum})
+    """The step of the candidate ``name`` in the file ``path``."""
     hints = {"candidate": name, "file": str(path)}
-    return Step(f"dequantise {name}", recipe, hints, weight=float(path.stat().st_size))
+    weight = float(path.stat().st_size)
+    return STAGE.step(f"dequantise {name}", {"file": checksum}, hints=hints, weight=weight)
 
 
-def build(work: Work) -> None:
-    gguf.convert(Path(work.hints["file"]), work.folder / "model")
+def build(context: BuildContext) -> None:
+    gguf.convert(Path(context.hints["file"]), context.folder / "model")
+
+
+STAGE = Stage(name="dequantise", version=1, plan=of_models("dequantise"), build=build)

@@ -3,28 +3,35 @@
 Key: data set, sample and sizes. Table: ``sizes``.
 """
 
-from collections.abc import Sequence
-
 from lensllm.data import sampling
-from lensllm.store.artifacts import Recipe, Ref, write_table
-from tasks.base.stage import Step, Work
-from tasks.stages import sample
+from tasks.base.plan import Plan
+from tasks.base.stage import BuildContext, Stage, Step, once
+from tasks.base.training import split_rows
 
-VERSION = 1
 # The full training set, or as many of a large one: its own shares are then known to a percent.
 _REFERENCE = 100_000
 
 
-def step(sizes: Sequence[int], dataset: Ref, sample: Ref) -> Step:
-    recipe = Recipe(
-        "drift", VERSION, {"sizes": list(sizes)}, {"dataset": dataset, "sample": sample}
-    )
-    return Step("drift of the subsets", recipe, in_worker=False)
+def step(plan: Plan) -> Step:
+    """The step of the first sample's subsets."""
+    upstream = {"dataset": plan["dataset"][""].ref, "sample": plan["sample"][0].ref}
+    return STAGE.step("drift of the subsets", {"sizes": list(plan.config.sweep.sizes)}, upstream)
 
 
-def build(work: Work) -> None:
-    train = sample.rows(work.store, work.upstream["sample"], "train")
-    train = train[: max(_REFERENCE, *work.params["sizes"])]
-    texts = work.store.table(work.upstream["dataset"], "examples", ["completion"])["completion"]
+def build(context: BuildContext) -> None:
+    train = split_rows(context.store, context.upstream["sample"], "train")
+    train = train[: max(_REFERENCE, *context.params["sizes"])]
+    texts = context.table("dataset", "examples", ["completion"])["completion"]
     targets = texts.iloc[train]
-    write_table(work.folder, "drift/sizes", sampling.drift(targets.tolist(), work.params["sizes"]))
+    context.write("drift/sizes", sampling.drift(targets.tolist(), context.params["sizes"]))
+
+
+STAGE = Stage(
+    name="drift",
+    version=1,
+    tables=("drift/sizes",),
+    plan=once(step),
+    build=build,
+    in_worker=False,
+    in_report=True,
+)

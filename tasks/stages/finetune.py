@@ -8,87 +8,87 @@ curvature is measured the weights become an artefact of their own, ``delta``.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lensllm.config.sections import Data, FineTune, Pipeline
 from lensllm.core.meter import Meter, versions_json
-from lensllm.store.artifacts import Recipe, Ref, Store, write_table
-from tasks.base import spread, training
-from tasks.base.models import Model
-from tasks.base.stage import Step, Work
-from tasks.stages import delta, rate
+from lensllm.store.artifacts import Ref, Store
+from tasks.base import processes
+from tasks.base.model import Model
+from tasks.base.plan import Cell, Label, Plan, Trial
+from tasks.base.stage import BuildContext, Planner, Stage, Step, first_row
+from tasks.base.training import cell_settings, train, training_hints
+from tasks.stages import delta
 
 if TYPE_CHECKING:
     from lensllm.training.ranks import Ranks
 
-VERSION = 3
 # The training loss of the final weights is measured on at most this many examples of the subset.
 TRAIN_SAMPLE = 200
 
 
-def step(
-    config: Pipeline,
-    model: Model,
-    size: int,
-    repeat: int,
-    tokens: Ref,
-    roles: Ref,
-    choice: Ref | None = None,
-) -> Step:
-    """``choice`` is the candidate's artefact of ``rate``, where it has one."""
-    content = model.settings.content
-    upstream = {"tokens": tokens, "sample": roles, **model.upstream}
-    if choice:
-        content, upstream = _without_rate(content), {**upstream, "rate": choice}
-    recipe = _recipe(config, model, size, repeat, content, upstream)
-    return _step(config, model, size, recipe, f"finetune {model.name} · D={size} · seed {repeat}")
+def planned(plan: Plan) -> Iterator[tuple[Label, Step]]:
+    """The trials that choose learning rates, and every cell."""
+    for model in plan.heaviest_first:
+        for value, trial in trials(plan, model).items():
+            yield Trial(model.name, value), trial
+    for cell in plan.grid:
+        yield cell, step(plan, cell)
 
 
-def trials(config: Pipeline, model: Model, tokens: Ref, roles: Ref) -> dict[float, Step]:
-    """The cells that choose the learning rate, by rate: of the smallest size, the first repeat."""
-    size = config.sweep.sizes[0]
-    steps = {}
-    for value in model.settings.learning_rates:
-        upstream = {"tokens": tokens, "sample": roles, **model.upstream}
-        content = model.settings.with_learning_rate(value).content
-        recipe = _recipe(config, model, size, 0, content, upstream, trial=True)
-        label = f"finetune {model.name} · D={size} · learning rate {value:g}"
-        steps[value] = _step(config, model, size, recipe, label)
-    return steps
+def step(plan: Plan, cell: Cell) -> Step:
+    """The step of one cell."""
+    model = plan.by_name[cell.candidate]
+    content, upstream = model.settings.content, plan.training_inputs(model, cell.repeat)
+    if cell.size and (rate := plan["rate"].get(model.name)):
+        content, upstream = _without_rate(content), {**upstream, "rate": rate.ref}
+    label = f"finetune {model.name} · D={cell.size} · seed {cell.repeat}"
+    return _step(plan, cell, label, content, upstream)
 
 
-def _recipe(
-    config: Pipeline,
-    model: Model,
-    size: int,
-    repeat: int,
+def trials(plan: Plan, model: Model) -> dict[float, Step]:
+    """The steps that choose the learning rate, by rate: of the smallest size, the first repeat."""
+    cell, upstream = Cell(model.name, plan.observed[0], 0), plan.training_inputs(model)
+    return {
+        value: _step(
+            plan,
+            cell,
+            f"finetune {model.name} · D={cell.size} · learning rate {value:g}",
+            model.settings.with_learning_rate(value).content,
+            upstream,
+            trial=True,
+        )
+        for value in model.settings.learning_rates
+    }
+
+
+def _step(
+    plan: Plan,
+    cell: Cell,
+    label: str,
     content: Mapping[str, Any],
     upstream: Mapping[str, Ref],
+    *,
     trial: bool = False,
-) -> Recipe:
+) -> Step:
+    config, model = plan.config, plan.by_name[cell.candidate]
     params = {
         "recipe": dict(content),
-        "size": size,
+        "size": cell.size,
         "seed": config.seed,
-        "repeat": repeat,
+        "repeat": cell.repeat,
         **model.params,
         **({"trial": True} if trial else {}),  # then a loss that diverges is a result
     }
-    return Recipe("finetune", VERSION, params, upstream)
-
-
-def _step(config: Pipeline, model: Model, size: int, recipe: Recipe, label: str) -> Step:
-    keep = size in config.curvature.sizes and "trial" not in recipe.params
-    return Step(
+    hints = training_hints(model, config.engine, config.data.max_tokens)
+    return STAGE.step(
         label,
-        recipe,
-        {
-            **training.hints(model, config.engine, config.data.max_tokens),
-            "keep_delta": keep,
-        },
+        params,
+        upstream,
+        {**hints, "keep_delta": cell.size in config.curvature.sizes and not trial},
         timeout_seconds=60 * config.engine.cell_timeout_minutes,
-        weight=forward_equivalents(config, model.settings, size) * model.work,
+        weight=forward_equivalents(config, model.settings, cell.size) * model.work,
     )
 
 
@@ -106,27 +106,27 @@ def example_counts(data: Data, epochs: int, size: int) -> tuple[int, int]:
     return epochs * size, validation + data.test_examples + min(size, TRAIN_SAMPLE)
 
 
-def forward_equivalents(config: Pipeline, recipe: FineTune, size: int) -> float:
+def forward_equivalents(config: Pipeline, settings: FineTune, size: int) -> float:
     """Forward passes of one example that a cell costs; training on one counts as three."""
-    trained, read = example_counts(config.data, recipe.epochs, size)
+    trained, read = example_counts(config.data, settings.epochs, size)
     return 3.0 * trained + read
 
 
-def build(work: Work) -> None:
-    if not _tried_already(work):
-        spread.run(work, measure_cell)
+def build(context: BuildContext) -> None:
+    if not _copied_from_trial(context):
+        processes.run(context, measure_cell)
 
 
-def measure_cell(work: Work, ranks: Ranks) -> None:
+def measure_cell(context: BuildContext, ranks: Ranks) -> None:
     """Train and measure, on each of the ranks; the first writes."""
     from lensllm.models import cost, load
     from lensllm.training import require_finite
 
-    meter = Meter(load.choose_device(work.hints["device"]))
-    trained = training.train(work, work.params, work.upstream, ranks)
+    meter = Meter(load.choose_device(context.hints["device"]))
+    trained = train(context, context.params, context.upstream, ranks)
     model, result, tokens = trained.model, trained.result, trained.tokens
-    if result and work.hints["keep_delta"]:
-        delta.keep(work.store, work.ref, model, work.hints)
+    if result and context.hints["keep_delta"]:
+        delta.keep(context.store, context.ref, model, context.hints)
     examples = {**trained.examples, "train": trained.examples["train"][:TRAIN_SAMPLE]}
     test, train_evaluation = (trained.evaluate(examples[role]) for role in ("test", "train"))
     if not trained.diverged:
@@ -135,15 +135,15 @@ def measure_cell(work: Work, ranks: Ranks) -> None:
         return
     kept = tokens.iloc[trained.rows["test"]]
     shape = cost.shape_of(model)
-    recipe = trained.recipe
-    epochs = recipe.epochs if result else 0
+    settings = trained.settings
+    epochs = settings.epochs if result else 0
     validated = examples["validation"] * (epochs + 1) if result else []
     best = result.best if result else None
-    plan = trained.tuner.plan
+    plan = trained.tuner.plan  # of micro-batches
     row: dict[str, Any] = {
-        "candidate": work.hints["candidate"],
-        "size": work.params["size"],
-        "seed": work.params["repeat"],
+        "candidate": context.hints["candidate"],
+        "size": context.params["size"],
+        "seed": context.params["repeat"],
         "nats_per_token": test.nats_per_token,
         "bits_per_byte": test.nats / math.log(2) / int(kept["target_bytes"].sum()),
         "train_nats_per_token": train_evaluation.nats_per_token if result else math.nan,
@@ -160,8 +160,8 @@ def measure_cell(work: Work, ranks: Ranks) -> None:
         ),
         "steps": result.epochs[-1].step if result else 0,
         "epochs": epochs,
-        "batch_size": recipe.batch_size if result else 0,
-        "learning_rate": recipe.peak if result else 0.0,
+        "batch_size": settings.batch_size if result else 0,
+        "learning_rate": settings.peak if result else 0.0,
         "best_epoch": best.epoch if best else 0,
         "learning_rate_integral": best.learning_rate_integral if best else 0.0,
         "parameters": load.count_parameters(model),
@@ -172,7 +172,7 @@ def measure_cell(work: Work, ranks: Ranks) -> None:
         ),
         "seconds": trained.seconds_before + meter.seconds(),
         "peak_memory_bytes": meter.peak_memory_bytes(),
-        "micro_batch": min(plan.micro_batch or recipe.batch_size, recipe.batch_size)
+        "micro_batch": min(plan.micro_batch or settings.batch_size, settings.batch_size)
         if result
         else 0,
         "gradient_checkpointing": bool(result) and plan.checkpointing,
@@ -181,30 +181,28 @@ def measure_cell(work: Work, ranks: Ranks) -> None:
         "attention": trained.attention,
         "versions": versions_json(),
     }
-    write_table(work.folder, "finetune/cell", [row])
+    context.write("finetune/cell", [row])
     if result:
-        write_table(work.folder, "finetune/epochs", [vars(epoch) for epoch in result.epochs])
+        context.write("finetune/epochs", [vars(epoch) for epoch in result.epochs])
 
 
-def _tried_already(work: Work) -> bool:
-    """Whether this cell was the one chosen among its candidate's trials: then its tables are."""
-    if "rate" not in work.upstream or work.hints["keep_delta"]:
+def _copied_from_trial(context: BuildContext) -> bool:
+    """Copy the tables of the trial with the chosen rate, where this cell is the same run."""
+    if "rate" not in context.upstream or context.hints["keep_delta"]:
         return False
-    recipe = FineTune.model_validate(work.params["recipe"])
-    recipe = recipe.with_learning_rate(rate.chosen(work.store, work.upstream["rate"]))
-    params = {**work.params, "recipe": recipe.content, "trial": True}
-    upstream = {role: ref for role, ref in work.upstream.items() if role != "rate"}
-    same = Recipe("finetune", VERSION, params, upstream).ref
-    if not work.store.has(same):
+    settings = cell_settings(context.store, context.params, context.upstream)
+    params = {**context.params, "recipe": settings.content, "trial": True}
+    upstream = {role: ref for role, ref in context.upstream.items() if role != "rate"}
+    same = STAGE.step("", params, upstream).ref
+    if not context.store.has(same):
         return False
     for table in ("cell", "epochs"):
-        write_table(work.folder, f"finetune/{table}", work.store.table(same, table))
+        context.write(f"finetune/{table}", context.store.table(same, table))
     return True
 
 
-def remark(store: Store, ref: Ref) -> str:
-    """How a cell was trained, where that is not as everywhere; of D = 0 what a candidate runs with,
-    so said once of each."""
+def note(store: Store, ref: Ref) -> str:
+    """Precision and attention for D = 0, so once per candidate; else how a cell was made to fit."""
     row = store.table(ref, "cell").iloc[0]
     if not row["size"]:
         return f"{row['precision']}; {row['attention']}"
@@ -216,7 +214,13 @@ def remark(store: Store, ref: Ref) -> str:
     return f"{row['micro_batch']} of {row['batch_size']} examples at a time, to fit{again}"
 
 
-def tracked(store: Store, ref: Ref) -> dict[str, Any]:
-    """What MLflow shows of a cell."""
-    row: dict[str, Any] = store.table(ref, "cell").iloc[0].to_dict()
-    return row
+STAGE = Stage(
+    name="finetune",
+    version=3,
+    tables=("finetune/cell", "finetune/epochs"),
+    plan=Planner("cell", planned),
+    build=build,
+    note=note,
+    mlflow=first_row("cell"),
+    in_report=True,
+)

@@ -4,12 +4,10 @@ Key: data set, first sample, the candidates' tokens, the budget, and the version
 Tables: ``findings``, ``outcomes``.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from lensllm.config.sections import Pipeline
 from lensllm.diagnostics.checks import (
     DATA_CHECKS,
     DataEvidence,
@@ -18,43 +16,42 @@ from lensllm.diagnostics.checks import (
     versions,
     with_examples,
 )
-from lensllm.store.artifacts import Recipe, Ref, Store, write_table
-from tasks.base.roles import labelled, roles
-from tasks.base.stage import Step, Work
+from lensllm.store.artifacts import Ref, Store
+from tasks.base.plan import Plan
+from tasks.base.stage import BuildContext, Stage, Step, per_ranking, roles
 
-VERSION = 1
 _SIZES = ["target_bytes", "truncated", "target_truncated"]
 _TEXTS = ["prompt", "completion", "messages", "file", "number"]
 
 
-def step(config: Pipeline, dataset: Ref, sample: Ref, tokens: Mapping[str, Ref]) -> Step:
-    """The inspection of the data by the ``tokens`` that exist, by candidate."""
+def step(plan: Plan) -> Step:
+    """The step of the data under those tokenizers whose tokens are in the store."""
     params = {
-        "budget": config.sweep.max,
-        "max_tokens": config.data.max_tokens,
+        "budget": plan.config.sweep.max,
+        "max_tokens": plan.config.data.max_tokens,
         "checks": versions(DATA_CHECKS),
     }
-    upstream = {"dataset": dataset, "sample": sample, **roles("tokens", tokens)}
-    recipe = Recipe("inspection", VERSION, params, upstream)
-    return Step("inspection of the data", recipe, in_worker=False)
+    upstream = {"dataset": plan["dataset"][""].ref, "sample": plan["sample"][0].ref}
+    upstream |= roles("tokens", plan.present("tokens"))
+    return STAGE.step("inspection of the data", params, upstream)
 
 
-def build(work: Work) -> None:
-    store, dataset = work.store, work.upstream["dataset"]
-    roles = store.table(work.upstream["sample"], "roles").set_index("row")[["role", "rank"]]
-    examples = store.table(dataset, "examples", _TEXTS).join(roles)
-    tokens = labelled(work.upstream, "tokens")
+def build(context: BuildContext) -> None:
+    store, dataset = context.store, context.upstream["dataset"]
+    splits = context.table("sample", "roles").set_index("row")[["role", "rank"]]
+    examples = store.table(dataset, "examples", _TEXTS).join(splits)
+    tokens = context.each("tokens")
     sizes = {ref: store.table(ref, "examples", _SIZES) for ref in set(tokens.values())}
     evidence = DataEvidence(
         examples=examples.fillna({"role": "", "rank": -1}),
         summary=store.table(dataset, "summary"),
         tokens={name: sizes[ref] for name, ref in tokens.items()},
         readings={name: _reading(store, ref) for name, ref in tokens.items()},
-        budget=work.params["budget"],
-        max_tokens=work.params["max_tokens"],
+        budget=context.params["budget"],
+        max_tokens=context.params["max_tokens"],
     )
-    write_table(work.folder, "inspection/findings", check_data(evidence))
-    write_table(work.folder, "inspection/outcomes", outcomes(DATA_CHECKS, evidence))
+    context.write("inspection/findings", check_data(evidence))
+    context.write("inspection/outcomes", outcomes(DATA_CHECKS, evidence))
 
 
 def _reading(store: Store, ref: Ref) -> dict[Any, Any]:
@@ -62,7 +59,7 @@ def _reading(store: Store, ref: Ref) -> dict[Any, Any]:
     return row.to_dict()
 
 
-def remark(store: Store, ref: Ref) -> str:
+def note(store: Store, ref: Ref) -> str:
     """The codes of the checks that found something."""
     return ", ".join(dict.fromkeys(store.table(ref, "findings")["code"]))
 
@@ -71,3 +68,15 @@ def findings(store: Store, ref: Ref) -> list[tuple[str, str]]:
     """Codes and sentences for people, each with its example."""
     table = with_examples(store.table(ref, "findings"))
     return list(zip(table["code"], table["message"], strict=True))
+
+
+STAGE = Stage(
+    name="inspection",
+    version=1,
+    tables=("inspection/findings", "inspection/outcomes"),
+    plan=per_ranking(lambda ranking: step(ranking.sweep) if ranking.sweep else None),
+    build=build,
+    in_worker=False,
+    note=note,
+    in_report=True,
+)

@@ -10,16 +10,18 @@ from typing import Any
 from lensllm.config.sections import Lora, Pipeline
 from lensllm.core.meter import Meter
 from lensllm.spectra.spectrum import Spectrum
-from lensllm.store.artifacts import Recipe, Ref, Store, write_table
-from tasks.base.models import Model
-from tasks.base.stage import Step, Work
-from tasks.stages import sample
+from lensllm.store.artifacts import Ref, Store
+from tasks.base.model import Model
+from tasks.base.plan import Plan
+from tasks.base.stage import BuildContext, Stage, Step, first_row, per_candidate
+from tasks.base.training import split_rows
 
-VERSION = 2
 
-
-def step(config: Pipeline, model: Model, tokens: Ref, roles: Ref) -> Step:
-    settings = config.kernel
+def step(plan: Plan, model: Model) -> Step | None:
+    """The step of ``model``; None where the section is switched off."""
+    config, settings = plan.config, plan.config.kernel
+    if not settings.enabled:
+        return None
     params = {
         "probes": settings.probes,
         "method": settings.method,
@@ -27,53 +29,52 @@ def step(config: Pipeline, model: Model, tokens: Ref, roles: Ref) -> Step:
         **adapted(config, model),
         **model.params,
     }
-    recipe = Recipe(
-        "kernel", VERSION, params, {"tokens": tokens, "sample": roles, **model.upstream}
-    )
     hints = {"candidate": model.name, "model": str(model.folder), "device": config.engine.device}
-    return Step(f"kernel {model.name}", recipe, hints, weight=model.work)
+    upstream = plan.training_inputs(model)
+    return STAGE.step(f"kernel {model.name}", params, upstream, hints, weight=model.work)
 
 
 def adapted(config: Pipeline, model: Model) -> dict[str, Any]:
-    """What the key of a kernel has of adapters: nothing where all weights are trained."""
+    """Parameters of a kernel's adapters; none where all weights are trained."""
     if model.settings.method == "full":
         return {}
     lora = {"rank": model.settings.lora.rank, "alpha": model.settings.lora.alpha}
     return {"lora": lora, "seed": config.seed}
 
 
-def load_trainable(work: Work, device: Any) -> Any:
+def load_trainable(context: BuildContext, device: Any) -> Any:
     """The pretrained model; with adapters, as they are before the first step, where it has any."""
     from lensllm.core import seeds
     from lensllm.models import adapters, load
 
-    model = load.load_model(Path(work.hints["model"]))
-    if "lora" in work.params:
-        cell = seeds.integer(work.params["seed"], "cell", 0)  # the kernel is that of repeat 0
-        settings = Lora(**work.params["lora"])
+    model = load.load_model(Path(context.hints["model"]))
+    if "lora" in context.params:
+        cell = seeds.integer(context.params["seed"], "cell", 0)  # the kernel is that of repeat 0
+        settings = Lora(**context.params["lora"])
         model = adapters.add(model, settings, seeds.integer(cell, "adapters"))
     return model.to(device)
 
 
-def build(work: Work) -> None:
+def build(context: BuildContext) -> None:
     from lensllm.data.tokens import select
     from lensllm.models import cost, load
     from lensllm.ntk import residual_kernel
 
-    device = load.choose_device(work.hints["device"])
+    device = load.choose_device(context.hints["device"])
     meter = Meter(device)
-    model = load_trainable(work, device)
-    tokens = work.store.table(work.upstream["tokens"], "examples")
-    rows = sample.rows(work.store, work.upstream["sample"], "train")[: work.params["probes"]]
+    model = load_trainable(context, device)
+    tokens = context.table("tokens", "examples")
+    rows = split_rows(context.store, context.upstream["sample"], "train")[
+        : context.params["probes"]
+    ]
     probes = select(tokens, rows)
     kernel = residual_kernel(
         model,
         probes,
-        method=work.params["method"],
-        memory_bytes=int(work.params["memory_gib"] * 2**30),
+        method=context.params["method"],
+        memory_bytes=int(context.params["memory_gib"] * 2**30),
     )
-    write_table(
-        work.folder,
+    context.write(
         "kernel/spectrum",
         [
             {"index": k, "eigenvalue": value, "projection_squared": projection}
@@ -82,8 +83,7 @@ def build(work: Work) -> None:
             )
         ],
     )
-    write_table(
-        work.folder,
+    context.write(
         "kernel/matrix",
         [
             {"row": i, "residual_norm": norm, "kernel": line.tolist()}
@@ -91,7 +91,7 @@ def build(work: Work) -> None:
         ],
     )
     summary = {
-        "candidate": work.hints["candidate"],
+        "candidate": context.hints["candidate"],
         "probes": len(probes),
         "parameters": load.count_parameters(model),
         "flops": cost.train_flops(cost.shape_of(model), probes, epochs=1),
@@ -102,11 +102,11 @@ def build(work: Work) -> None:
         "seconds": meter.seconds(),
         "peak_memory_bytes": meter.peak_memory_bytes(),
     }
-    write_table(work.folder, "kernel/summary", [summary])
+    context.write("kernel/summary", [summary])
 
 
-def remark(store: Store, ref: Ref) -> str:
-    """How the kernel was computed, and why so."""
+def note(store: Store, ref: Ref) -> str:
+    """The method, its passes and the reason for it."""
     row = store.table(ref, "summary").iloc[0]
     return f"{row['method']}, {row['passes']} passes: {row['reason']}"
 
@@ -117,13 +117,28 @@ def read_spectrum(store: Store, ref: Ref) -> Spectrum:
     return Spectrum(table["eigenvalue"].to_numpy(), table["projection_squared"].to_numpy())
 
 
-def tracked(store: Store, ref: Ref) -> dict[str, Any]:
-    """What MLflow shows of a kernel."""
+def mlflow_row(store: Store, ref: Ref) -> dict[str, Any]:
+    """The summary with the spectrum's largest eigenvalue, trace and residual."""
     spectrum = read_spectrum(store, ref)
-    row: dict[str, Any] = store.table(ref, "summary").iloc[0].to_dict()
     return {
-        **row,
+        **first_row("summary")(store, ref),
         "largest_eigenvalue": float(spectrum.eigenvalues[0]),
         "trace": float(spectrum.eigenvalues.sum()),
         "initial_residual": float(spectrum.residual(0.0)),
     }
+
+
+STAGE = Stage(
+    name="kernel",
+    version=2,
+    tables=("kernel/spectrum", "kernel/matrix", "kernel/summary"),
+    plan=per_candidate(step),
+    build=build,
+    note=note,
+    mlflow=mlflow_row,
+    flops=lambda store, ref: float(store.table(ref, "summary")["flops"].sum()),
+    expected_flops=lambda plan, model, throughput: (
+        plan.config.kernel.probes * throughput.train_flops_per_example
+    ),
+    in_report=True,
+)

@@ -4,21 +4,28 @@ Key: the file's checksum. Tables: ``cells`` (schema curve/cells), ``notes``.
 """
 
 from lensllm.curves import tables
-from lensllm.store.artifacts import Recipe, write_table
-from tasks.base.stage import Step, Work
-
-VERSION = 1
+from tasks.base.stage import BuildContext, Planner, Stage, Step
 
 
 def step(source: str) -> Step:
-    """Raises ``DataError`` when ``source`` is not there."""
-    recipe = Recipe("losses", VERSION, tables.fingerprint(source))
-    return Step(f"losses {source}", recipe, {"source": source}, in_worker=False)
+    """The step of the table ``source``. Raises ``DataError`` when it is not there."""
+    return STAGE.step(f"losses {source}", tables.fingerprint(source), hints={"source": source})
 
 
-def build(work: Work) -> None:
-    table = tables.read(work.hints["source"])
-    write_table(work.folder, "curve/cells", table.cells)
+def build(context: BuildContext) -> None:
+    table = tables.read(context.hints["source"])
+    context.write("curve/cells", table.cells)
     notes = [("metric", table.metric), ("citation", table.citation)]
     notes += [("note", text) for text in table.notes]
-    write_table(work.folder, "losses/notes", [{"kind": k, "text": t} for k, t in notes if t])
+    context.write("losses/notes", [{"kind": k, "text": t} for k, t in notes if t])
+
+
+STAGE = Stage(
+    name="losses",
+    version=1,
+    tables=("curve/cells", "losses/notes"),
+    plan=Planner("replay"),
+    build=build,
+    in_worker=False,
+    in_report=True,
+)

@@ -15,20 +15,22 @@ import numpy as np
 from lensllm.config.sections import Pipeline
 from lensllm.core.meter import Meter
 from lensllm.data.builtin import pretraining_text
-from lensllm.store.artifacts import Recipe, Ref, Store, write_table
-from tasks.base.models import Model
-from tasks.base.stage import Step, Work
-from tasks.stages import kernel, pretext, sample
+from tasks.base.model import Model
+from tasks.base.plan import Plan
+from tasks.base.stage import BuildContext, Stage, Step, first_row, per_candidate
+from tasks.base.training import split_rows
+from tasks.stages import kernel, pretext
 
-VERSION = 2
 # As many settle the alignment to about a tenth, for twice the price of such a kernel.
 _MOST_PROBES = 64
 _FILE = "file"  # what windows call the texts of a user's file, all of one kind
 
 
-def step(config: Pipeline, model: Model, tokens: Ref, roles: Ref) -> Step | None:
-    """None where there is no text like the candidate's pretraining data."""
-    source = config.kernel.pretraining_text
+def step(plan: Plan, model: Model) -> Step | None:
+    """The step of ``model``; None where there is no text like its pretraining data."""
+    config, source = plan.config, plan.config.kernel.pretraining_text
+    if not config.kernel.enabled:
+        return None
     params: dict[str, Any] = {
         "probes": _probes(config),
         "method": config.kernel.method,
@@ -37,7 +39,7 @@ def step(config: Pipeline, model: Model, tokens: Ref, roles: Ref) -> Step | None
         "seed": config.seed,
         **model.params,
     }
-    upstream = {"tokens": tokens, "sample": roles, **model.upstream}
+    upstream = plan.training_inputs(model)
     if model.specification:
         params["shares"] = dict(model.specification.mix)
         upstream["pretext"] = pretext.step().ref
@@ -52,9 +54,10 @@ def step(config: Pipeline, model: Model, tokens: Ref, roles: Ref) -> Step | None
         "text": source,
         "device": config.engine.device,
     }
-    return Step(
+    return STAGE.step(
         f"overlap {model.name}",
-        Recipe("overlap", VERSION, params, upstream),
+        params,
+        upstream,
         hints,
         timeout_seconds=60 * config.engine.cell_timeout_minutes,
         weight=model.work,
@@ -72,25 +75,25 @@ def _probes(config: Pipeline) -> int:
     return min(config.kernel.probes, _MOST_PROBES)
 
 
-def build(work: Work) -> None:
+def build(context: BuildContext) -> None:
     from lensllm.data.tokens import select
     from lensllm.data.windows import windows
     from lensllm.models import cost, load
     from lensllm.ntk import residual_kernel
     from lensllm.ntk.overlap import alignment
 
-    params = work.params
-    device = load.choose_device(work.hints["device"])
+    params = context.params
+    device = load.choose_device(context.hints["device"])
     meter = Meter(device)
-    model = kernel.load_trainable(work, device)
-    tokens = work.store.table(work.upstream["tokens"], "examples")
-    rows = sample.rows(work.store, work.upstream["sample"], "train")[: params["probes"]]
+    model = kernel.load_trainable(context, device)
+    tokens = context.table("tokens", "examples")
+    rows = split_rows(context.store, context.upstream["sample"], "train")[: params["probes"]]
     probes = select(tokens, rows)
     length = max(2, int(np.median([len(probe) for probe in probes])))
     others = windows(
-        _texts(work),
+        _texts(context),
         params["shares"],
-        load.load_tokenizer(Path(work.hints["tokenizer"])),
+        load.load_tokenizer(Path(context.hints["tokenizer"])),
         length,
         len(probes),
         params["seed"],
@@ -100,7 +103,7 @@ def build(work: Work) -> None:
     spanned = residual_kernel(model, both, method=params["method"], memory_bytes=memory_bytes)
     found = alignment(spanned.matrix, spanned.residual_norms, len(probes))
     summary = {
-        "candidate": work.hints["candidate"],
+        "candidate": context.hints["candidate"],
         "probes": len(probes),
         "window_tokens": length,
         **vars(found),
@@ -109,18 +112,23 @@ def build(work: Work) -> None:
         "flops": cost.train_flops(cost.shape_of(model), both, epochs=1),
         "seconds": meter.seconds(),
     }
-    write_table(work.folder, "overlap/summary", [summary])
+    context.write("overlap/summary", [summary])
 
 
-def _texts(work: Work) -> Mapping[str, Sequence[str]]:
-    """By kind."""
-    if "pretext" not in work.upstream:
-        return {_FILE: pretraining_text.read(work.hints["text"])}
-    table = work.store.table(work.upstream["pretext"], "texts")
+def _texts(context: BuildContext) -> Mapping[str, Sequence[str]]:
+    """The pretraining texts by kind."""
+    if "pretext" not in context.upstream:
+        return {_FILE: pretraining_text.read(context.hints["text"])}
+    table = context.table("pretext", "texts")
     return {str(kind): texts.tolist() for kind, texts in table.groupby("kind")["text"]}
 
 
-def tracked(store: Store, ref: Ref) -> dict[str, Any]:
-    """What MLflow shows of an overlap."""
-    row: dict[str, Any] = store.table(ref, "summary").iloc[0].to_dict()
-    return row
+STAGE = Stage(
+    name="overlap",
+    version=2,
+    tables=("overlap/summary",),
+    plan=per_candidate(step),
+    build=build,
+    mlflow=first_row("summary"),
+    in_report=True,
+)

@@ -5,30 +5,19 @@ curves of the past), its name, version and settings, target, budgets and seed. T
 ``skipped``. A mixture has none: the ranking forms it from its parts.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from lensllm.predictors import PREDICTORS, parts
+from lensllm.predictors import reads
 from lensllm.selection.answers import Answers, Question, answer
-from lensllm.store.artifacts import Recipe, Ref, Store, write_table
-from tasks.base.goal import Goal
-from tasks.base.stage import Step, Work
+from lensllm.store.artifacts import Ref, Store
+from tasks.base.plan import RankingPlan
+from tasks.base.stage import BuildContext, Stage, Step, per_predictor
 from tasks.stages import curve, decision
 
-VERSION = 1
 
-
-def steps(goal: Goal, upstream: Mapping[str, Ref]) -> dict[str, Step]:
-    """The step of every predictor that is no mixture.
-
-    ``upstream`` has curve and, by label, kernel:…, heavy_tails:…, past:… and decision:…; or
-    simulation in place of the last.
-    """
-    return {name: _step(goal, name, upstream) for name in PREDICTORS if parts(name) == (name,)}
-
-
-def _step(goal: Goal, name: str, upstream: Mapping[str, Ref]) -> Step:
+def step(plan: RankingPlan, name: str) -> Step:
+    """The step of the predictor ``name``."""
+    goal = plan.goal
     params = {
         **goal.curve_params,
         "target": goal.target,
@@ -36,24 +25,33 @@ def _step(goal: Goal, name: str, upstream: Mapping[str, Ref]) -> Step:
         "seed": goal.seed,
         "predictors": goal.predictor_params([name]),
     }
-    inputs = curve.predictor_inputs(upstream, [name], ("decision", "simulation"))
-    recipe = Recipe("prediction", VERSION, params, inputs)
-    return Step(f"prediction {name}", recipe, in_worker=False)
+    upstream = {**plan.refs("curve", *reads(name)), **plan.decisions}
+    return STAGE.step(f"prediction {name}", params, upstream)
 
 
-def build(work: Work) -> None:
-    params = work.params
+def build(context: BuildContext) -> None:
+    params = context.params
     (name,) = params["predictors"]
-    curves, registry = curve.read(work), curve.read_predictors(work)
+    curves, registry = curve.read(context), curve.read_predictors(context)
     target, budgets = params["target"], tuple(params["budgets"])
     question = Question(target, budgets, (name,), name, params["seed"], registry=registry)
-    truth = curve.read_truth(work, curves)
+    truth = curve.read_truth(context, curves)
     scored = truth is not None and bool(np.isfinite(truth).any())
-    dropped = decision.dropped(work.store, work.upstream)
+    dropped = decision.dropped(context.store, context.upstream)
     for table, rows in vars(answer(name, curves, question, scored, dropped)).items():
-        write_table(work.folder, f"prediction/{table}", rows)
+        context.write(f"prediction/{table}", rows)
 
 
 def read(store: Store, ref: Ref) -> Answers:
     """The answers of one predictor."""
     return Answers(store.table(ref, "answers"), store.table(ref, "skipped"))
+
+
+STAGE = Stage(
+    name="prediction",
+    version=1,
+    tables=("prediction/answers", "prediction/skipped"),
+    plan=per_predictor(step),
+    build=build,
+    in_worker=False,
+)

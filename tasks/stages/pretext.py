@@ -4,16 +4,23 @@ Key: the packages' versions. Table: ``texts``.
 """
 
 from lensllm.data.builtin import docstrings, python_files
-from lensllm.store.artifacts import Recipe, write_table
-from tasks.base.stage import Step, Work
-
-VERSION = 1
+from tasks.base.stage import BuildContext, Stage, Step, of_models
 
 
 def step() -> Step:
+    """The step of the text, whatever the pipeline."""
     packages = python_files.fingerprint((*docstrings.TEXT_PACKAGES, *docstrings.METADATA_OF))
-    return Step("pretraining text", Recipe("pretext", VERSION, {"packages": packages}))
+    return STAGE.step("pretraining text", {"packages": packages})
 
 
-def build(work: Work) -> None:
-    write_table(work.folder, "pretext/texts", docstrings.texts())
+def build(context: BuildContext) -> None:
+    context.write("pretext/texts", docstrings.texts())
+
+
+STAGE = Stage(
+    name="pretext",
+    version=1,
+    tables=("pretext/texts",),
+    plan=of_models("pretext"),
+    build=build,
+)

@@ -4,33 +4,36 @@ Key: its specification, text and tokenizer. Files: ``model/``. Table: ``curve``.
 """
 
 from lensllm.models.zoo.specs import ZooSpec
-from lensllm.store.artifacts import Recipe, Ref, write_table
-from tasks.base.stage import Step, Work
-
-VERSION = 1
+from lensllm.store.artifacts import Ref
+from tasks.base.stage import BuildContext, Stage, Step, of_models
 
 
 def step(specification: ZooSpec, pretext: Ref, tokenizer: Ref) -> Step:
-    recipe = Recipe(
-        "pretrain",
-        VERSION,
+    """The step of one embedded candidate."""
+    return STAGE.step(
+        f"pretrain {specification.name}",
         {"specification": specification.describe()},
         {"pretext": pretext, "tokenizer": tokenizer},
-    )
-    return Step(
-        f"pretrain {specification.name}",
-        recipe,
         weight=specification.work * specification.tokens,
     )
 
 
-def build(work: Work) -> None:
+def build(context: BuildContext) -> None:
     from lensllm.models.load import load_tokenizer
     from lensllm.models.zoo import pretrain
 
-    texts = work.store.table(work.upstream["pretext"], "texts")
-    tokenizer = load_tokenizer(work.store.path(work.upstream["tokenizer"]) / "tokenizer")
+    texts = context.table("pretext", "texts")
+    tokenizer = load_tokenizer(context.store.path(context.upstream["tokenizer"]) / "tokenizer")
     curve = pretrain.pretrain(
-        ZooSpec(**work.params["specification"]), tokenizer, texts, work.folder / "model"
+        ZooSpec(**context.params["specification"]), tokenizer, texts, context.folder / "model"
     )
-    write_table(work.folder, "pretrain/curve", curve)
+    context.write("pretrain/curve", curve)
+
+
+STAGE = Stage(
+    name="pretrain",
+    version=1,
+    tables=("pretrain/curve",),
+    plan=of_models("pretrain"),
+    build=build,
+)

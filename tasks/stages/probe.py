@@ -11,14 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensllm.config.sections import FineTune, Pipeline
+from lensllm.config.sections import FineTune
 from lensllm.core.meter import Meter
-from lensllm.store.artifacts import Recipe, Ref, Store, write_table
+from lensllm.store.artifacts import Ref, Store
 from lensllm.training import throughput
 from lensllm.training.throughput import Throughput
-from tasks.base.models import Model
-from tasks.base.stage import Step, Work
-from tasks.stages import sample
+from tasks.base.model import Model
+from tasks.base.plan import Plan
+from tasks.base.stage import BuildContext, Stage, Step, first_row, per_candidate
+from tasks.base.training import split_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,36 +29,45 @@ if TYPE_CHECKING:
     from lensllm.models.batch import Example
     from lensllm.models.prepare import Prepared
 
-VERSION = 1
 # What a step costs does not depend on these.
 _INDIFFERENT = {"learning_rate", "learning_rates", "weight_decay", "epochs", "warmup", "clip"}
 # The first load in a process takes longer than later ones: worth a second one where it is short.
 _QUICK_LOAD_SECONDS = 5.0
 
 
-def step(config: Pipeline, model: Model, tokens: Ref, roles: Ref) -> Step:
-    content = model.settings.content
+def planned(plan: Plan, model: Model) -> Step | None:
+    """The step of ``model``; a finished sweep is not probed on yet another machine."""
+    here = step(plan, model)
+    cells = (s for cell, s in plan.cells.items() if cell.candidate == model.name)
+    if all(plan.store.has(cell.ref) for cell in cells):
+        return find_finished(plan.store, here)
+    return here
+
+
+def step(plan: Plan, model: Model) -> Step:
+    """The step of ``model`` on this machine."""
+    config, content = plan.config, model.settings.content
     recipe = {name: value for name, value in content.items() if name not in _INDIFFERENT}
     recipe["lora"] = {"rank": model.settings.lora.rank} if model.settings.method == "lora" else {}
     machine = {**throughput.machine(), "device": config.engine.device, "slots": config.engine.slots}
     params = {"recipe": recipe, "machine": machine, **model.params}
-    upstream = {"tokens": tokens, "sample": roles, **model.upstream}
-    return Step(
+    return STAGE.step(
         f"probe {model.name}",
-        Recipe("probe", VERSION, params, upstream),
+        params,
+        plan.training_inputs(model),
         {"candidate": model.name, "model": str(model.folder), "device": config.engine.device},
         timeout_seconds=60 * config.engine.cell_timeout_minutes,
         weight=model.work,
     )
 
 
-def build(work: Work) -> None:
+def build(context: BuildContext) -> None:
     from lensllm.models import cost, load
 
-    device = load.choose_device(work.hints["device"])
+    device = load.choose_device(context.hints["device"])
     meter = Meter(device)
-    recipe = FineTune.model_validate(work.params["recipe"])
-    ready, examples, load_seconds = _load(work, recipe, device)
+    recipe = FineTune.model_validate(context.params["recipe"])
+    ready, examples, load_seconds = _load(context, recipe, device)
     shape = cost.shape_of(ready.model)
 
     def train_flops(some: Sequence[Example]) -> float:
@@ -76,7 +86,7 @@ def build(work: Work) -> None:
         forward_flops=forward_flops,
     )
     row = {
-        "candidate": work.hints["candidate"],
+        "candidate": context.hints["candidate"],
         "device": str(device),
         "precision": ready.precision,
         "parameters": load.count_parameters(ready.model),
@@ -87,18 +97,18 @@ def build(work: Work) -> None:
         "seconds": meter.seconds(),
         "peak_memory_bytes": meter.peak_memory_bytes(),
     }
-    write_table(work.folder, "probe/pace", [row])
+    context.write("probe/pace", [row])
 
 
 def _load(
-    work: Work, recipe: FineTune, device: torch.device
+    context: BuildContext, recipe: FineTune, device: torch.device
 ) -> tuple[Prepared, list[Example], float]:
     """As a cell does it: the model, its training examples, and the seconds that both take."""
-    _import_code(Path(work.hints["model"]))
-    ready, examples, seconds = _load_once(work, recipe, device)
+    _import_code(Path(context.hints["model"]))
+    ready, examples, seconds = _load_once(context, recipe, device)
     if seconds < _QUICK_LOAD_SECONDS:
         del ready
-        ready, examples, again = _load_once(work, recipe, device)
+        ready, examples, again = _load_once(context, recipe, device)
         seconds = min(seconds, again)
     return ready, examples, seconds
 
@@ -114,32 +124,32 @@ def _import_code(folder: Path) -> None:
 
 
 def _load_once(
-    work: Work, recipe: FineTune, device: torch.device
+    context: BuildContext, recipe: FineTune, device: torch.device
 ) -> tuple[Prepared, list[Example], float]:
     from lensllm.data.tokens import select
     from lensllm.models.prepare import prepare
 
     begin = time.perf_counter()
-    ready = prepare(Path(work.hints["model"]), recipe, 0, device)
+    ready = prepare(Path(context.hints["model"]), recipe, 0, device)
     ready.model.to(device)
-    tokens = work.store.table(work.upstream["tokens"], "examples")
-    examples = select(tokens, sample.rows(work.store, work.upstream["sample"], "train"))
+    tokens = context.table("tokens", "examples")
+    examples = select(tokens, split_rows(context.store, context.upstream["sample"], "train"))
     return ready, examples, time.perf_counter() - begin
 
 
 def read(store: Store, ref: Ref) -> Throughput:
     """The throughput that a finished probe measured."""
-    return Throughput.from_row(store.table(ref, "pace").iloc[0].to_dict())
+    return Throughput.from_row(first_row("pace")(store, ref))
 
 
-def at_hand(store: Store, wanted: Step) -> Step | None:
+def find_finished(store: Store, wanted: Step) -> Step | None:
     """The step ``wanted`` if it is made, or else the same as it was made on another machine."""
     if store.has(wanted.ref):
         return wanted
     upstream = {role: [ref.stage, ref.key] for role, ref in wanted.recipe.upstream.items()}
     for ref in store.refs("probe"):
         found = store.manifest(ref)
-        same = found["version"] == VERSION and found["upstream"] == upstream
+        same = found["version"] == STAGE.version and found["upstream"] == upstream
         if same and _anywhere(found["params"]) == _anywhere(wanted.recipe.params):
             return replace(wanted, recipe=replace(wanted.recipe, params=found["params"]))
     return None
@@ -149,7 +159,18 @@ def _anywhere(params: Any) -> dict[str, Any]:
     return {name: value for name, value in params.items() if name != "machine"}
 
 
-def remark(store: Store, ref: Ref) -> str:
-    """What was found, for the terminal and the UI."""
+def note(store: Store, ref: Ref) -> str:
+    """Seconds per step and FLOPs per second."""
     row = store.table(ref, "pace").iloc[0]
     return f"{row['step_seconds']:.3g} s a step, {row['train_flops_per_second']:.2g} FLOP/s"
+
+
+STAGE = Stage(
+    name="probe",
+    version=1,
+    tables=("probe/pace",),
+    plan=per_candidate(planned),
+    build=build,
+    note=note,
+    in_report=True,
+)

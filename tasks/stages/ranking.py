@@ -6,7 +6,7 @@ kernels, curvatures and learning-rate trials whose cost is counted. Tables: ``pr
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,31 +17,22 @@ from lensllm.predictors import DEFAULT_PRIOR, PREDICTORS, check_name, needed_siz
 from lensllm.selection.answers import stored_answers
 from lensllm.selection.policy import deciding_predictor, first_round
 from lensllm.selection.ranking import rank
-from lensllm.store.artifacts import Recipe, Ref, write_table
-from tasks.base.cell import Cell
-from tasks.base.goal import Goal, configured, read_question, read_registry
-from tasks.base.roles import labelled, roles
-from tasks.base.stage import Step, Work
+from tasks.base.goal import configured, read_question, read_registry
+from tasks.base.plan import RankingPlan
+from tasks.base.stage import BuildContext, Stage, Step, per_ranking
 from tasks.stages import curve, decision, prediction
 
-VERSION = 2
 
-
-def step(goal: Goal, upstream: Mapping[str, Ref], predictions: Mapping[str, Step]) -> Step:
-    """``upstream`` has curve and, by label, kernel:…, curvature:…, rate:… and decision:….
-
-    A replay with a policy has simulation in place of the last. ``predictions`` are the steps of
-    ``tasks.stages.prediction``.
-    """
+def step(plan: RankingPlan) -> Step:
+    """The step of the ranking by every predictor's answers."""
     params = {
-        **goal.curve_params,
-        **goal.question_params,
-        "predictors": goal.predictor_params(PREDICTORS),
+        **plan.goal.curve_params,
+        **plan.goal.question_params,
+        "predictors": plan.goal.predictor_params(PREDICTORS),
     }
-    kinds = ("kernel", "curvature", "rate", "decision", "simulation")
-    read = curve.predictor_inputs(upstream, [], kinds)
-    answers = roles("prediction", {name: step.ref for name, step in predictions.items()})
-    return Step("ranking", Recipe("ranking", VERSION, params, {**read, **answers}), in_worker=False)
+    counted = [name for name, stage in plan.stages.items() if stage.flops]
+    upstream = {**plan.refs("curve", *counted, "prediction"), **plan.decisions}
+    return STAGE.step("ranking", params, upstream)
 
 
 def check(config: Pipeline) -> None:
@@ -66,15 +57,15 @@ def check(config: Pipeline) -> None:
         )
 
 
-def build(work: Work) -> None:
-    params = work.params
-    cells = work.store.table(work.upstream["curve"], "cells")
-    curves = curve.read(work)
+def build(context: BuildContext) -> None:
+    params = context.params
+    cells = context.table("curve", "cells")
+    curves = curve.read(context)
     question = read_question(params, read_registry(params, DEFAULT_PRIOR))
-    found = labelled(work.upstream, "prediction").items()
-    answers = stored_answers((name, prediction.read(work.store, ref)) for name, ref in found)
-    dropped = decision.dropped(work.store, work.upstream)
-    ranking = rank(curves, question, curve.read_truth(work, curves), dropped, answers)
+    found = context.each("prediction").items()
+    answers = stored_answers((name, prediction.read(context.store, ref)) for name, ref in found)
+    dropped = decision.dropped(context.store, context.upstream)
+    ranking = rank(curves, question, curve.read_truth(context, curves), dropped, answers)
     lacking = ranking.skipped[
         (ranking.skipped["predictor"] == question.reference)
         & (ranking.skipped["budget"] == curves.sizes[-1])
@@ -82,41 +73,40 @@ def build(work: Work) -> None:
     for reason in lacking["reason"]:
         raise DataError(f"ranking.predictor: {question.reference} cannot answer. {reason}")
     for table, rows in vars(ranking).items():
-        write_table(work.folder, f"ranking/{table}", rows)
-    write_table(work.folder, "ranking/cost", _cost(work, curves.candidates, cells))
+        context.write(f"ranking/{table}", rows)
+    context.write("ranking/cost", _cost(context, curves.candidates, cells))
 
 
-def _cost(work: Work, candidates: Sequence[str], cells: pd.DataFrame) -> pd.DataFrame:
+def _cost(context: BuildContext, candidates: Sequence[str], cells: pd.DataFrame) -> pd.DataFrame:
     """FLOPs spent up to the budget against fine-tuning on the target once, per candidate."""
     total = cells["train_flops"] + cells["evaluation_flops"]
     costs = cells[["candidate", "size"]].assign(flops=total)
     means = costs[costs["size"] > 0].groupby(["candidate", "size"])["flops"].mean()
     of = {name: flops.droplevel(0) for name, flops in means.groupby(level=0)}
-    paid = costs["flops"].where(costs["size"] <= work.params["budget"], 0.0)
+    paid = costs["flops"].where(costs["size"] <= context.params["budget"], 0.0)
     spent = paid.groupby(costs["candidate"]).sum(skipna=False).to_dict()
-    for name, flops in _beside_cells(work):
+    for name, flops in _other_flops(context):
         if name in spent:  # a candidate without any cell is not ranked
             spent[name] += flops
     rows = [
         {
             "candidate": name,
             "spent_flops": spent[name],
-            "full_flops": _full_flops(of.get(name), work.params["target"]),
+            "full_flops": _full_flops(of.get(name), context.params["target"]),
         }
         for name in candidates
     ]
     return pd.DataFrame(rows)
 
 
-def _beside_cells(work: Work) -> Iterator[tuple[str, float]]:
-    """FLOPs of kernels, learning-rate trials and curvatures, each with its candidate."""
-    for name, ref in labelled(work.upstream, "kernel").items():
-        yield name, float(work.store.table(ref, "summary")["flops"].sum())
-    for name, ref in labelled(work.upstream, "rate").items():
-        tried = work.store.table(ref, "rates")
-        yield name, float(tried.loc[~tried["chosen"], "flops"].sum())  # that one is a cell
-    for label, ref in labelled(work.upstream, "curvature").items():
-        yield Cell.parse(label).candidate, float(work.store.table(ref, "bound")["flops"].sum())
+def _other_flops(context: BuildContext) -> Iterator[tuple[str, float]]:
+    """FLOPs of the stages that count theirs and train no cell, each with its candidate."""
+    from tasks.stages import STAGES  # not at the top: this module is one of them
+
+    for name, stage in STAGES.items():
+        if stage.flops:
+            for label, ref in context.each(name).items():
+                yield label.partition("|")[0], stage.flops(context.store, ref)
 
 
 def _full_flops(flops: pd.Series | None, target: int) -> float:
@@ -130,3 +120,20 @@ def _full_flops(flops: pd.Series | None, target: int) -> float:
         return float(flops[largest] * target / largest)
     slope = (flops[largest] - flops[smallest]) / (largest - smallest)
     return float(flops[largest] + slope * (target - largest))
+
+
+STAGE = Stage(
+    name="ranking",
+    version=2,
+    tables=(
+        "ranking/predictions",
+        "ranking/scores",
+        "ranking/comparison",
+        "ranking/weights",
+        "ranking/skipped",
+        "ranking/cost",
+    ),
+    plan=per_ranking(step),
+    build=build,
+    in_worker=False,
+)

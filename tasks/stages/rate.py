@@ -8,34 +8,31 @@ upstream.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from lensllm.core.errors import ModelError
-from lensllm.store.artifacts import Recipe, Ref, Store, write_table
-from tasks.base.models import Model
-from tasks.base.stage import Step, Work
-
-VERSION = 2
-
-
-def step(model: Model, trials: Mapping[float, Step]) -> Step:
-    """``trials`` are the candidate's cells of the smallest size by learning rate."""
-    upstream = {f"{value:.17g}": trial.ref for value, trial in trials.items()}
-    return Step(
-        f"learning rate {model.name}",
-        Recipe("rate", VERSION, {}, upstream),
-        {"candidate": model.name},
-        in_worker=False,
-    )
+from lensllm.store.artifacts import Ref, Store
+from tasks.base.model import Model
+from tasks.base.plan import Plan
+from tasks.base.stage import BuildContext, Stage, Step, per_candidate
+from tasks.base.training import chosen_rate
+from tasks.stages import finetune
 
 
-def build(work: Work) -> None:
+def step(plan: Plan, model: Model) -> Step | None:
+    """The step of ``model``; None where its learning rate is given."""
+    upstream = {f"{value:.17g}": s.ref for value, s in finetune.trials(plan, model).items()}
+    if not upstream:
+        return None
+    return STAGE.step(f"learning rate {model.name}", {}, upstream, {"candidate": model.name})
+
+
+def build(context: BuildContext) -> None:
     rows = []
-    for value, ref in sorted(work.upstream.items(), key=lambda item: float(item[0])):
-        cell = work.store.table(ref, "cell").iloc[0]
+    for value, ref in sorted(context.upstream.items(), key=lambda item: float(item[0])):
+        cell = context.store.table(ref, "cell").iloc[0]
         rows.append(
             {
                 "learning_rate": float(value),
@@ -52,17 +49,13 @@ def build(work: Work) -> None:
         raise ModelError(f"all of {tried} diverge; add smaller ones to finetune.learning_rates")
     best = table["validation_nats_per_token"].idxmin()
     table["chosen"] = table.index == best
-    write_table(work.folder, "rate/rates", table)
+    context.write("rate/rates", table)
 
 
-def chosen(store: Store, ref: Ref) -> float:
-    """The learning rate chosen."""
-    return float(_chosen(store.table(ref, "rates"))["learning_rate"])
-
-
-def remark(store: Store, ref: Ref) -> str:
+def note(store: Store, ref: Ref) -> str:
+    """The rate chosen, the others, and whether a wider grid may pay."""
     table = store.table(ref, "rates")
-    rate, others = chosen(store, ref), table["learning_rate"]
+    rate, others = chosen_rate(store, ref), table["learning_rate"]
     said = f"learning rate {rate:g} of {', '.join(f'{o:g}' for o in others)}"
     if rate == others.max():
         return f"{said}: the largest tried, a larger one may be better"
@@ -71,12 +64,29 @@ def remark(store: Store, ref: Ref) -> str:
     return said
 
 
-def tracked(store: Store, ref: Ref) -> dict[str, Any]:
-    """What MLflow shows of a choice."""
-    row = _chosen(store.table(ref, "rates"))
+def mlflow_row(store: Store, ref: Ref) -> dict[str, Any]:
+    """The trial with the chosen rate."""
+    table = store.table(ref, "rates")
+    row = table[table["chosen"]].iloc[0]
     names = ("size", "learning_rate", "validation_nats_per_token", "best_epoch")
     return {name: row[name] for name in names}
 
 
-def _chosen(table: pd.DataFrame) -> pd.Series[Any]:
-    return table[table["chosen"]].iloc[0]
+def flops(store: Store, ref: Ref) -> float:
+    """FLOPs of the trials, without the chosen one: that is a cell."""
+    tried = store.table(ref, "rates")
+    return float(tried.loc[~tried["chosen"], "flops"].sum())
+
+
+STAGE = Stage(
+    name="rate",
+    version=2,
+    tables=("rate/rates",),
+    plan=per_candidate(step),
+    build=build,
+    in_worker=False,
+    note=note,
+    mlflow=mlflow_row,
+    flops=flops,
+    in_report=True,
+)

@@ -4,26 +4,19 @@ Key: everything it shows. Files: ``report.html``, ``curves.png``.
 Tables: ``forecast``, ``measurements``.
 """
 
-from collections.abc import Mapping, Sequence
-
 import pandas as pd
 
 from lensllm.config.sections import Data
-from lensllm.store.artifacts import Recipe, Ref, write_table
 from lensllm.store.schemas import empty
 from lensllm.training.throughput import compare_with_cells
-from tasks.base.cell import Cell
-from tasks.base.goal import Goal
-from tasks.base.roles import labelled
-from tasks.base.stage import Step, Work
+from tasks.base.plan import Cell, RankingPlan
+from tasks.base.stage import BuildContext, Stage, Step, per_ranking, roles_of
 from tasks.stages import finetune, probe
 
-VERSION = 6
 
-
-def step(goal: Goal, upstream: Mapping[str, Ref], failed: Sequence[tuple[str, str]]) -> Step:
-    """``upstream`` has curve, law, ranking, checks and, where there are, drift, losses, simulation,
-    crossing, and rate:…, cell:…, probe:…, kernel:…, overlap:…, curvature:…, decision:… by label."""
+def step(plan: RankingPlan) -> Step:
+    """The step of the page about one ranking, with all that other stages let it show."""
+    goal = plan.goal
     params = {
         "pipeline": goal.name,
         "target": goal.target,
@@ -31,37 +24,62 @@ def step(goal: Goal, upstream: Mapping[str, Ref], failed: Sequence[tuple[str, st
         "budget": goal.budget,
         "predictor": goal.ranking.predictor,
         "config": dict(goal.settings),
-        "failed": [list(entry) for entry in failed],
+        "failed": [list(entry) for entry in plan.failed],
     }
-    return Step("report", Recipe("report", VERSION, params, upstream), in_worker=False)
+    shown = [name for name, s in plan.stages.items() if s.in_report or s.report_title]
+    upstream = plan.refs("curve", "law", "ranking", "checks", *shown)
+    return STAGE.step("report", params, upstream)
 
 
-def build(work: Work) -> None:
+def build(context: BuildContext) -> None:
     from lensllm.report import page
     from lensllm.report.curve_figure import curves
     from lensllm.report.reading import long_form, result_of
     from lensllm.report.style import save_png
 
-    forecast = _forecast(work)
-    write_table(work.folder, "report/forecast", forecast)
-    tables = dict[str, pd.DataFrame]()
-    write_table(work.folder, "report/measurements", long_form(tables))
-    result = result_of(work.store, work.params, work.upstream, forecast, tables)
-    (work.folder / "report.html").write_text(page.render(result), encoding="utf-8")
-    save_png(curves(result), work.folder / "curves.png")
+    forecast = _forecast(context)
+    context.write("report/forecast", forecast)
+    tables = _titled(context)
+    context.write("report/measurements", long_form(tables))
+    result = result_of(context.store, context.params, context.upstream, forecast, tables)
+    (context.folder / "report.html").write_text(page.render(result), encoding="utf-8")
+    save_png(curves(result), context.folder / "curves.png")
 
 
-def _forecast(work: Work) -> pd.DataFrame:
+def _titled(context: BuildContext) -> dict[str, pd.DataFrame]:
+    """The first table of every stage with a title in the report, by title, a row per artefact."""
+    from tasks.stages import STAGES  # not at the top: this module is one of them
+
+    found = {}
+    for stage in (s for s in STAGES.values() if s.report_title):
+        refs = roles_of(context.upstream, stage.name)
+        name = stage.tables[0].partition("/")[2]
+        if rows := [context.store.table(ref, name) for ref in refs]:
+            found[stage.report_title] = pd.concat(rows, ignore_index=True)
+    return found
+
+
+def _forecast(context: BuildContext) -> pd.DataFrame:
     """The seconds, FLOPs and memory that probes predict of the cells, and what the cells took."""
-    cells = {n: work.store.table(r, "cell") for n, r in labelled(work.upstream, "cell").items()}
-    probes = labelled(work.upstream, "probe")
-    paces = {name: probe.read(work.store, ref) for name, ref in probes.items()}
-    if not (paces and cells):
+    cells = {n: context.store.table(r, "cell") for n, r in context.each("finetune").items()}
+    probes = context.each("probe")
+    throughputs = {name: probe.read(context.store, ref) for name, ref in probes.items()}
+    if not (throughputs and cells):
         return empty("report/forecast")
-    data = Data.model_validate(work.params["config"]["data"])
+    data = Data.model_validate(context.params["config"]["data"])
     named = [t.assign(candidate=Cell.parse(label).candidate) for label, t in cells.items()]
 
     def example_counts(epochs: int, size: int) -> tuple[int, int]:
         return finetune.example_counts(data, epochs, size)
 
-    return compare_with_cells(paces, pd.concat(named, ignore_index=True), example_counts)
+    return compare_with_cells(throughputs, pd.concat(named, ignore_index=True), example_counts)
+
+
+STAGE = Stage(
+    name="report",
+    version=6,
+    tables=("report/forecast", "report/measurements"),
+    plan=per_ranking(step),
+    build=build,
+    in_worker=False,
+)

@@ -1,4 +1,4 @@
-"""sample: who is trained on, validated on and tested on, for one repeat.
+"""sample: the rows to train on, to validate on and to test on, for one repeat.
 
 Key: the data set, the held-out sizes, seed and repeat, but no subset size: a longer sweep keeps
 every finished cell. Table: ``roles``.
@@ -6,13 +6,12 @@ every finished cell. Table: ``roles``.
 
 from lensllm.config.sections import Pipeline
 from lensllm.data import sampling
-from lensllm.store.artifacts import Recipe, Ref, Store, write_table
-from tasks.base.stage import Step, Work
-
-VERSION = 1
+from lensllm.store.artifacts import Ref
+from tasks.base.stage import BuildContext, Stage, Step, per_repeat
 
 
 def step(config: Pipeline, repeat: int, dataset: Ref) -> Step:
+    """The step of the sample of one repeat."""
     params = {
         "validation": config.data.validation_examples,
         "test": config.data.test_examples,
@@ -20,20 +19,22 @@ def step(config: Pipeline, repeat: int, dataset: Ref) -> Step:
         "repeat": repeat,
         "stratified": config.data.stratify is not None,
     }
-    recipe = Recipe("sample", VERSION, params, {"dataset": dataset})
-    return Step(f"sample · seed {repeat}", recipe, in_worker=False)
+    return STAGE.step(f"sample · seed {repeat}", params, {"dataset": dataset})
 
 
-def build(work: Work) -> None:
-    params = dict(work.params)
+def build(context: BuildContext) -> None:
+    params = dict(context.params)
     columns = ["split", "stratum"] if params.pop("stratified") else ["split"]
-    examples = work.store.table(work.upstream["dataset"], "examples", columns)
+    examples = context.table("dataset", "examples", columns)
     table = sampling.roles(examples["split"], examples.get("stratum"), **params)
-    write_table(work.folder, "sample/roles", table)
+    context.write("sample/roles", table)
 
 
-def rows(store: Store, sample: Ref, role: str) -> list[int]:
-    """Indices into the data set of one role, in subset order."""
-    table = store.table(sample, "roles")
-    chosen = table[table["role"] == role].sort_values("rank")
-    return [int(row) for row in chosen["row"]]
+STAGE = Stage(
+    name="sample",
+    version=1,
+    tables=("sample/roles",),
+    plan=per_repeat(lambda plan, repeat: step(plan.config, repeat, plan["dataset"][""].ref)),
+    build=build,
+    in_worker=False,
+)

@@ -3,18 +3,20 @@
 Key: the text. Files: a tokenizer saved by transformers.
 """
 
-from lensllm.store.artifacts import Recipe, Ref
-from tasks.base.stage import Step, Work
-
-VERSION = 1
+from lensllm.store.artifacts import Ref
+from tasks.base.stage import BuildContext, Stage, Step, of_models
 
 
 def step(pretext: Ref) -> Step:
-    return Step("tokenizer", Recipe("tokenizer", VERSION, upstream={"pretext": pretext}))
+    """The step of the tokenizer."""
+    return STAGE.step("tokenizer", upstream={"pretext": pretext})
 
 
-def build(work: Work) -> None:
+def build(context: BuildContext) -> None:
     from lensllm.models.zoo import tokenizer
 
-    texts = work.store.table(work.upstream["pretext"], "texts")["text"]
-    tokenizer.train(texts).save_pretrained(work.folder / "tokenizer")
+    texts = context.table("pretext", "texts")["text"]
+    tokenizer.train(texts).save_pretrained(context.folder / "tokenizer")
+
+
+STAGE = Stage(name="tokenizer", version=1, plan=of_models("tokenizer"), build=build)

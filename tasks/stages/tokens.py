@@ -7,19 +7,18 @@ finished cell; ``data.keep`` bounds them.
 
 from pathlib import Path
 
-from lensllm.config.sections import Pipeline
 from lensllm.data import checksum
-from lensllm.store.artifacts import Recipe, Ref, Store, write_table
-from tasks.base.models import Model
-from tasks.base.stage import Step, Work
+from lensllm.store.artifacts import Ref, Store
+from tasks.base.model import Model
+from tasks.base.plan import Plan
+from tasks.base.stage import BuildContext, Stage, Step, per_candidate
 from tasks.stages import dataset as dataset_stage
 
-VERSION = 2
 
-
-def step(config: Pipeline, model: Model, dataset: Ref) -> Step:
-    params: dict[str, object] = {"max_tokens": config.data.max_tokens}
-    upstream = {"dataset": dataset}
+def step(plan: Plan, model: Model) -> Step:
+    """The step of the data under the tokenizer of ``model``."""
+    params: dict[str, object] = {"max_tokens": plan.config.data.max_tokens}
+    upstream = {"dataset": plan["dataset"][""].ref}
     if isinstance(model.tokenizer, Ref):
         upstream["tokenizer"] = model.tokenizer
     else:
@@ -27,23 +26,33 @@ def step(config: Pipeline, model: Model, dataset: Ref) -> Step:
         template = model.tokenizer_folder / "chat_template.jinja"
         if template.is_file():
             params["chat_template"] = checksum.of_file(template)
-    recipe = Recipe("tokens", VERSION, params, upstream)
-    return Step(f"tokenise for {model.name}", recipe, {"tokenizer": str(model.tokenizer_folder)})
+    hints = {"tokenizer": str(model.tokenizer_folder)}
+    return STAGE.step(f"tokenise for {model.name}", params, upstream, hints)
 
 
-def build(work: Work) -> None:
+def build(context: BuildContext) -> None:
     from lensllm.data import tokens
     from lensllm.models.load import load_tokenizer
 
-    examples = work.store.table(work.upstream["dataset"], "examples")
-    form = dataset_stage.form(work.store, work.upstream["dataset"])
-    tokenizer = load_tokenizer(Path(work.hints["tokenizer"]))
-    table = tokens.tokenise(examples, tokenizer, work.params["max_tokens"], form=form)
-    write_table(work.folder, "tokens/examples", table)
-    write_table(work.folder, "tokens/summary", [tokens.summary(tokenizer, form)])
+    examples = context.table("dataset", "examples")
+    form = dataset_stage.form(context.store, context.upstream["dataset"])
+    tokenizer = load_tokenizer(Path(context.hints["tokenizer"]))
+    table = tokens.tokenise(examples, tokenizer, context.params["max_tokens"], form=form)
+    context.write("tokens/examples", table)
+    context.write("tokens/summary", [tokens.summary(tokenizer, form)])
 
 
-def remark(store: Store, ref: Ref) -> str:
+def note(store: Store, ref: Ref) -> str:
     """How a chat is written for this tokenizer."""
     rendering = str(store.table(ref, "summary")["rendering"].iloc[0])
     return f"written in {rendering} format" if rendering == "plain chat" else ""
+
+
+STAGE = Stage(
+    name="tokens",
+    version=2,
+    tables=("tokens/examples", "tokens/summary"),
+    plan=per_candidate(step),
+    build=build,
+    note=note,
+)

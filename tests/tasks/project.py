@@ -13,9 +13,11 @@ from lensllm.core import seeds
 from lensllm.models.zoo import tokenizer
 from lensllm.models.zoo.specs import ZooSpec
 from lensllm.store.artifacts import Recipe, Ref, Store, write_table
-from tasks.base.stage import Step, make
+from tasks.base.plan import Plan, RankingPlan
+from tasks.base.stage import Step
 from tasks.planning import replay
-from tasks.planning.plan import Conclusion, Plan, conclude, make_plan
+from tasks.planning.make import make
+from tasks.planning.plan import make_plan, plan_ranking
 from tasks.planning.rounds import Sweep, sweep
 from tasks.stages import ablation, losses, pretrain, simulation
 from tasks.stages import tokenizer as tokenizer_stage
@@ -82,16 +84,16 @@ def make_all(store: Store, steps: Iterable[Step]) -> list[Step]:
 
 def play(store: Store, plan: Plan, broken: Collection[Ref] = ()) -> Sweep:
     """Round after round, as the flow does it but without a server; the ``broken`` are never made."""
-    make_all(store, plan.groundwork)
+    make_all(store, plan.preparation)
     while True:
-        now = sweep(plan, store, lost=lambda ref: ref in broken)
+        now = sweep(plan, lost=lambda ref: ref in broken)
         if not make_all(store, [step for step in now.steps if step.ref not in broken]):
             return now
 
 
-def finish(store: Store, plan: Plan, played: Sweep) -> Conclusion:
+def finish(store: Store, plan: Plan, played: Sweep) -> RankingPlan:
     """The stages after the sweep, made."""
-    ending = conclude("tiny", plan, store, [], played.cells, played.decisions)
+    ending = plan_ranking("tiny", plan, [], played.cells, played.decisions)
     make_all(store, ending.steps)
     return ending
 
@@ -128,16 +130,19 @@ def _rated(store: Store, config: Pipeline) -> list[Step]:
     rates = changed(config, finetune={"learning_rates": [1e-3, 1e-2]}, curvature={"sizes": []})
     plan = make_plan(rates, store)
     name = plan.models[0].name
-    make_all(store, plan.trials[name].values())
-    make_all(store, [plan.rates[name]])
-    return [plan.rates[name]]
+    make_all(store, plan.trials(name).values())
+    make_all(store, [plan["rate"][name]])
+    return [plan["rate"][name]]
 
 
-def _ablated(store: Store, config: Pipeline, ending: Conclusion) -> list[Step]:
+def _ablated(store: Store, config: Pipeline, ending: RankingPlan) -> list[Step]:
     """The pipeline beside itself with another τ, which has the same cells."""
     again = make_plan(changed(config, law={"tau": 0.5}), store)
     other = finish(store, again, play(store, again))
-    points = [ablation.Tried({"law.tau": 5.0}, ending), ablation.Tried({"law.tau": 0.5}, other)]
+    points = [
+        ablation.PointResult({"law.tau": 5.0}, ending),
+        ablation.PointResult({"law.tau": 0.5}, other),
+    ]
     compared = ablation.step("tiny", points, public(config))
     make_all(store, [compared])
     return [compared]

@@ -19,7 +19,7 @@ from flows.running import journal
 from flows.running.journal import Journal, Progress
 from lensllm.core.processes import started
 from lensllm.store.artifacts import Recipe, Store
-from tasks.base.cell import Cell
+from tasks.base.plan import Cell
 from tasks.base.stage import Step
 from tasks.planning.plan import make_plan
 from tests.tasks import project
@@ -148,10 +148,10 @@ def test_a_failure_is_forgotten_once_the_cell_is_there(tmp_path: Path) -> None:
     plan = make_plan(config, store)
     first, *_ = plan.cells.items()
     told = progress(failed={first[1].label: "out of memory"})
-    found = grid(plan, store, told)
+    found = grid(plan, told)
     assert found.states[first[0]] == "failed"
     assert found.failures == {first[1].label: "out of memory"}
-    project.make_all(store, plan.groundwork)
+    project.make_all(store, plan.preparation)
     project.make_all(store, [first[1]])
-    found = grid(plan, store, told)
+    found = grid(plan, told)
     assert (found.states[first[0]], found.failures) == ("done", {})

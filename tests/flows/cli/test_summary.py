@@ -21,9 +21,10 @@ from lensllm.config import configfile
 from lensllm.config.sections import Pipeline
 from lensllm.core.errors import LensError
 from lensllm.diagnostics.checks.check import fold
+from lensllm.report.reading import read_report
 from lensllm.store.artifacts import Recipe, Store
 from tasks.planning import replay
-from tasks.planning.plan import conclude, make_plan
+from tasks.planning.plan import make_plan, plan_ranking
 from tasks.stages import losses
 from tests.tasks import project
 
@@ -69,9 +70,10 @@ def summary(table: Path, **options: Any) -> Summary:
     store.prepare()
     replay.check(asked, store)
     ref = losses.step(asked.table).ref
-    ending = replay.conclude(replay.goal(asked, store, ref), store, ref)
+    ending = replay.plan_ranking(replay.goal(asked, store, ref), store, ref)
     project.make_all(store, ending.steps)
-    return summarise(Outcome(ending, (), store.root / "reports" / "mine"), store, Tally())
+    result = read_report(store, ending.ref("report"))
+    return summarise(Outcome(result, store.root / "reports" / "mine"), Tally())
 
 
 def test_a_replays_json_has_what_others_compute_with(table: Path):
@@ -103,7 +105,7 @@ def test_what_is_not_known_is_null(table: Path):
 def test_a_policys_json_says_what_was_saved_and_who_was_dropped(table: Path):
     found = summary(table, policy="halving", budget=12_800)
     said = strict(found.as_replay)
-    spent, full = found.examples.iloc[0]
+    spent, full = found.result.simulated_cost.iloc[0]
     assert full == 5 * 25_600
     assert said["saved"] == pytest.approx(1 - spent / full)
     assert {row["candidate"] for row in said["decisions"] if row["dropped"]} >= {"d", "e"}
@@ -167,7 +169,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Pipeline]:
 
 
 def states(config: Pipeline, store: Store) -> dict[tuple[str, int], str]:
-    found = grid(make_plan(config, store), store)
+    found = grid(make_plan(config, store))
     return {(cell.candidate, cell.size): state for cell, state in found.states.items()}
 
 
@@ -178,7 +180,7 @@ def test_the_grid_shows_who_was_dropped(swept: tuple[Store, Pipeline]):
     assert {"done"} == {*by_size[0], *by_size[32], *by_size[160]}
     assert sorted(by_size[64]) == ["done", "done", "dropped", "dropped"]
     assert by_size[128] == ["dropped"] * 4  # one was left before it
-    cells = grid(make_plan(config, store), store)
+    cells = grid(make_plan(config, store))
     assert len(strict(cells.as_dict)["cells"]) == len(found)
     drawn = shown(screen("tiny", cells, 110))
     assert "30 of 36 cells done" in drawn
@@ -264,9 +266,9 @@ def test_the_page_of_a_run_with_failures_is_no_garbage(
     file = tmp_path / "pipelines.yaml"
     file.write_text(yaml.safe_dump({"pipelines": {"tiny": config.model_dump(mode="json")}}))
     plan = make_plan(config, store)
-    now = as_left(plan, store)
+    now = as_left(plan)
     failed = [("finetune of another", "it died")]
-    page = conclude("tiny", plan, store, failed, now.cells, now.decisions).report
+    page = plan_ranking("tiny", plan, failed, now.cells, now.decisions)["report"][""]
     project.make_all(store, [page])
     assert garbage([file], store).refs == []
     other = Recipe("report", page.recipe.version, page.recipe.params, {})  # of no ranking of ours

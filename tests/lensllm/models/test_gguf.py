@@ -16,7 +16,7 @@ from lensllm.models import gguf, load
 from lensllm.models.batch import Example, collate, token_losses
 from lensllm.models.zoo import tokenizer
 from lensllm.store.artifacts import Store
-from tasks.base.cell import Cell
+from tasks.base.plan import Cell
 from tasks.planning.plan import check, make_plan
 from tests.tasks import project
 
@@ -132,7 +132,7 @@ def test_a_file_is_a_candidate_from_plan_to_cell(tmp_path: Path, file: Path):
     plan = make_plan(config, store)
     assert plan.models[0].family == "llama"
     cell = plan.cells[Cell("tiny", 4, 0)]
-    project.make_all(store, [*plan.groundwork, cell])
+    project.make_all(store, [*plan.preparation, cell])
     assert store.table(cell.ref, "cell")["bits_per_byte"].between(0, 100).all()
 
 
@@ -203,7 +203,7 @@ def test_a_real_pretrained_model_reads_docstrings(tmp_path: Path):
     store.prepare()
     plan = make_plan(config, store)
     cell = plan.cells[Cell("smollm2-135m", 0, 0)]
-    project.make_all(store, [*plan.groundwork, cell])
+    project.make_all(store, [*plan.preparation, cell])
     row = store.table(cell.ref, "cell").iloc[0]
     assert row["parameters"] == 134_515_008
     # Eight bits are what a guess of every byte costs; English has about one, and the file four

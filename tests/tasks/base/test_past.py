@@ -1,6 +1,7 @@
 """What a ranking may learn from the curves of other data sets, and never from its own."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from lensllm.predictors import hrb
 from lensllm.predictors.hrb import DEFAULT_PRIOR
 from lensllm.store.artifacts import Ref, Store
 from tasks.base import past
+from tasks.base.plan import RankingPlan
 from tasks.planning import replay
-from tasks.planning.plan import Conclusion, conclude, make_plan
-from tasks.stages import losses
+from tasks.planning.plan import find_past, make_plan, plan_ranking
+from tasks.stages import STAGES, losses
 from tests.tasks import project
 
 FLAN, GIGAWORD = losses.step("flan").ref, losses.step("gigaword").ref
@@ -22,11 +24,11 @@ FLAN, GIGAWORD = losses.step("flan").ref, losses.step("gigaword").ref
 def swept(store: Store, config: Pipeline, largest: int) -> tuple[Ref, Ref]:
     """The data set and the curves of a sweep up to ``largest``."""
     plan = make_plan(project.changed(config, sweep={"max": largest, "target": 64}), store)
-    project.make_all(store, plan.groundwork)
+    project.make_all(store, plan.preparation)
     project.make_all(store, plan.cells.values())
-    ending = conclude("tiny", plan, store, [], plan.cells, [])
-    project.make_all(store, ending.before)
-    return plan.dataset.ref, ending.curve
+    ending = plan_ranking("tiny", plan, [], plan.cells, [])
+    project.make_all(store, [s for s in ending.steps if s.stage in ("curve", "inspection")])
+    return plan["dataset"][""].ref, ending.ref("curve")
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +66,14 @@ def refs(made: tuple[Path, dict[str, Ref]]) -> dict[str, Ref]:
 
 def test_the_largest_curves_of_every_other_data_set(store: Store, refs: dict[str, Ref]):
     tables = {str(FLAN): FLAN, str(GIGAWORD): GIGAWORD}
-    assert tables | {str(refs["other"]): refs["other short"]} == past.find(store, refs["one"])
-    assert tables | {str(refs["one"]): refs["one long"]} == past.find(store, refs["other"])
+    assert tables | {str(refs["other"]): refs["other short"]} == find_past(store, refs["one"])
+    assert tables | {str(refs["one"]): refs["one long"]} == find_past(store, refs["other"])
 
 
 def test_a_published_table_is_no_past_of_itself(store: Store, refs: dict[str, Ref]):
     sweeps = {refs["one long"], refs["other short"]}
-    assert {GIGAWORD, *sweeps} == set(past.find(store, FLAN).values())
-    assert {FLAN, *sweeps} == set(past.find(store, GIGAWORD).values())
+    assert {GIGAWORD, *sweeps} == set(find_past(store, FLAN).values())
+    assert {FLAN, *sweeps} == set(find_past(store, GIGAWORD).values())
 
 
 def test_curves_of_which_the_data_set_is_unknown_are_not_used(
@@ -80,21 +82,22 @@ def test_curves_of_which_the_data_set_is_unknown_are_not_used(
     """They may be today's: its cells, which say so, have been collected."""
     shutil.copytree(store.root, tmp_path / "artifacts")
     shutil.rmtree(tmp_path / "artifacts" / "finetune")
-    found = past.find(Store(tmp_path / "artifacts"), refs["other"])
+    found = find_past(Store(tmp_path / "artifacts"), refs["other"])
     assert {FLAN, GIGAWORD} == set(found.values())
 
 
 def test_curves_of_another_version_of_a_stage_are_not_used(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(losses, "VERSION", losses.VERSION + 1)
-    assert GIGAWORD not in past.find(store, FLAN).values()
+    later = replace(losses.STAGE, version=losses.STAGE.version + 1)
+    monkeypatch.setitem(STAGES, "losses", later)
+    assert GIGAWORD not in find_past(store, FLAN).values()
 
 
 def test_an_empty_store_has_no_past(tmp_path: Path):
     store = Store(tmp_path)
     store.prepare()
-    assert past.find(store, FLAN) == {}
+    assert find_past(store, FLAN) == {}
 
 
 def test_the_prior_is_the_default_without_a_past_in_this_metric(store: Store, refs: dict[str, Ref]):
@@ -119,15 +122,15 @@ def test_the_prior_is_what_hrb_learns_from_the_whole_curves(store: Store, refs: 
     assert past.prior(store, used, "nats_per_token", today) == expected
 
 
-def of_table(store: Store, table: Ref, name: str, prior: str) -> Conclusion:
+def of_table(store: Store, table: Ref, name: str, prior: str) -> RankingPlan:
     asked = Replay.model_validate({"table": name, "ranking": {"prior": prior}, "budget": 800})
-    return replay.conclude(replay.goal(asked, store, table), store, table)
+    return replay.plan_ranking(replay.goal(asked, store, table), store, table)
 
 
-def past_of_predictions(ending: Conclusion) -> dict[str, dict[str, Ref]]:
+def past_of_predictions(ending: RankingPlan) -> dict[str, dict[str, Ref]]:
     """The curves of the past that each predictor reads, of those that read any."""
     found = {}
-    for step in ending.before:
+    for step in ending.steps:
         if step.stage == "prediction":
             (name,) = step.recipe.params["predictors"]
             upstream = step.recipe.upstream.items()
@@ -146,15 +149,17 @@ def test_a_replay_learns_from_the_store_only_when_asked(tmp_path: Path):
     again = of_table(store, GIGAWORD, "gigaword", "default")
     taught = of_table(store, GIGAWORD, "gigaword", "store")
 
-    assert again == alone
-    assert nothing_yet.ranking.ref == alone.ranking.ref
-    assert taught.ranking.ref != alone.ranking.ref
+    assert again.ref("ranking") == alone.ref("ranking")
+    assert nothing_yet.ref("ranking") == alone.ref("ranking")
+    assert taught.ref("ranking") != alone.ref("ranking")
     assert {"hrb": {f"past:{FLAN}": FLAN}} == past_of_predictions(taught)
-    project.make_all(store, [*alone.before, alone.ranking, *taught.before, taught.ranking])
+    for ending in (alone, taught):
+        project.make_all(store, [s for s in ending.steps if s.stage in ("prediction", "ranking")])
     for name, same in (("ats", True), ("hrb", False), ("stack", False)):
         predicted = [
             rows[rows["predictor"] == name].sort_values("candidate")["predicted"].to_numpy()
-            for rows in (ending.predictions(store) for ending in (alone, taught))
+            for ending in (alone, taught)
+            for rows in [store.table(ending.ref("ranking"), "predictions")]
         ]
         assert same == bool((predicted[0] == predicted[1]).all())
 
@@ -166,7 +171,9 @@ def test_a_pipeline_learns_from_the_store_only_when_asked(made: tuple[Path, dict
     plain = make_plan(config, store)
     taught = make_plan(project.changed(config, ranking={"prior": "store"}), store)
     assert plain.past == {}
-    assert past.find(store, plain.dataset.ref) == taught.past
-    read = past_of_predictions(conclude("tiny", taught, store, [], [], []))
+    assert find_past(store, plain["dataset"][""].ref) == taught.past
+    read = past_of_predictions(plan_ranking("tiny", taught, [], [], []))
     assert {"hrb": {f"past:{name}": ref for name, ref in taught.past.items()}} == read
-    assert {f"past:{name}": ref for name, ref in taught.past.items()}.items() <= taught.told.items()
+    assert {
+        f"past:{name}": ref for name, ref in taught.past.items()
+    }.items() <= taught.predictor_inputs.items()

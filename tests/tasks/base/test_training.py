@@ -13,8 +13,9 @@ import pytest
 
 from lensllm.config.sections import Pipeline
 from lensllm.store.artifacts import Store
-from tasks.base.cell import Cell
-from tasks.base.stage import Step, make
+from tasks.base.plan import Cell
+from tasks.base.stage import Step
+from tasks.planning.make import make
 from tasks.planning.plan import make_plan
 from tests.tasks import project
 
@@ -26,7 +27,7 @@ import torch
 torch.set_num_threads(1)
 from lensllm.training import resume
 from lensllm.store import Recipe, Ref
-from tasks.base.stage import make
+from tasks.planning.make import make
 
 told = json.load(sys.stdin)
 slow = resume.Checkpoints.due
@@ -50,8 +51,12 @@ def config(tmp_path: Path) -> Pipeline:
 def _prepared(config: Pipeline, store: Store) -> Step:
     plan = make_plan(config, store)
     cell = plan.cells[CELL]
-    wanted = {cell.recipe.upstream["tokens"], cell.recipe.upstream["sample"], plan.dataset.ref}
-    project.make_all(store, [step for step in plan.groundwork if step.ref in wanted])
+    wanted = {
+        cell.recipe.upstream["tokens"],
+        cell.recipe.upstream["sample"],
+        plan["dataset"][""].ref,
+    }
+    project.make_all(store, [step for step in plan.preparation if step.ref in wanted])
     return cell
 
 
@@ -144,7 +149,7 @@ def test_a_cell_of_two_processes_is_that_of_one(tmp_path: Path, config: Pipeline
 def test_a_fit_is_remembered_and_said(config: Pipeline, store: Store):
     from lensllm.models import load
     from lensllm.training.memory import BatchPlan, BatchSizeTuner, device_name
-    from tasks.base.stage import remark
+    from tasks.planning.make import note
 
     step = _prepared(config, store)
     device = load.choose_device("auto")
@@ -156,5 +161,5 @@ def test_a_fit_is_remembered_and_said(config: Pipeline, store: Store):
     row = store.table(step.ref, "cell").iloc[0]
     assert (row["micro_batch"], row["batch_size"]) == (1, 4)
     assert row["gradient_checkpointing"]
-    assert remark(store, step) == "1 of 4 examples at a time, to fit, activations computed twice"
+    assert note(store, step) == "1 of 4 examples at a time, to fit, activations computed twice"
     assert store.has(step.ref)  # and its key knows nothing of it

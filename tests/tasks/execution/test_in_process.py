@@ -27,11 +27,11 @@ def test_a_second_run_makes_nothing(
     store = Store(tmp_path / "artifacts")
     store.prepare()
     ranking = run_in_process("tiny", config, store)
-    assert store.has(ranking.report.ref)
+    assert store.has(ranking.ref("report"))
     made = []
     monkeypatch.setattr(in_process, "make", lambda root, recipe, hints: made.append(recipe))
     again = run_in_process("tiny", config, store)
-    assert again.report.ref == ranking.report.ref
+    assert again.ref("report") == ranking.ref("report")
     assert made == []
 
 
@@ -53,10 +53,10 @@ def test_a_failed_cell_is_named_and_the_others_are_ranked(
 
     monkeypatch.setattr(in_process, "make", broken)
     ranking = run_in_process("tiny", config, store)
-    cells = store.table(ranking.curve, "cells")
+    cells = store.table(ranking.ref("curve"), "cells")
     assert 8 not in set(cells.loc[cells["candidate"] == "wide", "size"])
     assert 8 in set(cells.loc[cells["candidate"] == "narrow", "size"])
-    (failed,) = ranking.report.recipe.params["failed"]
+    (failed,) = ranking["report"][""].recipe.params["failed"]
     assert "wide" in failed[0]
     assert failed[1] == "the weights are lost"
 

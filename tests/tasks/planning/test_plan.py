@@ -8,7 +8,8 @@ from lensllm.config import configfile
 from lensllm.config import sections as config
 from lensllm.core.errors import ConfigError
 from lensllm.store.artifacts import Store
-from tasks.planning.plan import Cell, Plan, check, conclude, make_plan
+from tasks.base.plan import Cell, Plan
+from tasks.planning.plan import check, make_plan, plan_ranking
 from tests.tasks import project
 
 ROOT = Path(__file__).parents[3]
@@ -108,8 +109,8 @@ def test_a_predictor_without_enough_sizes_is_refused_before_the_sweep(
 def test_weight_spectra_are_steps_of_their_own_when_asked_for(store: Store):
     without, asked = plan(store), plan(store, "heavy_tails.enabled=true")
     added = {step.ref for step in asked.steps} - {step.ref for step in without.steps}
-    assert added == {step.ref for step in asked.heavy_tails.values()}
-    assert asked.heavy_tails.keys() == asked.kernels.keys()
+    assert added == {step.ref for step in asked["heavy_tails"].values()}
+    assert asked["heavy_tails"].keys() == asked["kernel"].keys()
     assert refs(asked) == refs(without)
 
 
@@ -122,13 +123,13 @@ def test_a_conclusion_rests_on_the_cells_that_finished(tmp_path: Path):
     store = Store(tmp_path / "artifacts")
     store.prepare()
     made = make_plan(project.write_inputs(tmp_path), store)
-    project.make_all(store, [*made.groundwork, *made.cells.values()])
-    whole = conclude("tiny", made, store, [], made.cells, [])
+    project.make_all(store, [*made.preparation, *made.cells.values()])
+    whole = plan_ranking("tiny", made, [], made.cells, [])
     store.remove(made.cells[Cell("wide", 8, 0)].ref)
-    fewer = conclude("tiny", made, store, [("finetune wide · D=8", "killed")], made.cells, [])
-    rests = [set(ending.before[0].recipe.upstream) for ending in (whole, fewer)]
+    fewer = plan_ranking("tiny", made, [("finetune wide · D=8", "killed")], made.cells, [])
+    rests = [set(ending["curve"][""].recipe.upstream) for ending in (whole, fewer)]
     assert rests[0] - rests[1] == {"wide|8|0"}
-    assert fewer.report.recipe.params["failed"] == [["finetune wide · D=8", "killed"]]
+    assert fewer["report"][""].recipe.params["failed"] == [["finetune wide · D=8", "killed"]]
 
 
 def test_credentials_of_a_tracking_server_are_in_no_artefact(store: Store):
@@ -137,6 +138,6 @@ def test_credentials_of_a_tracking_server_are_in_no_artefact(store: Store):
         update={"tracking": tracking}
     )
     made = make_plan(loaded, store)
-    steps = [*made.steps, *conclude("demo", made, store, [], made.cells, []).steps]
+    steps = [*made.steps, *plan_ranking("demo", made, [], made.cells, []).steps]
     assert not any("hunter2" in str(step.recipe.describe()) for step in steps)
     assert config.public(loaded)["tracking"]["uri"] == "http://***@example.org/mlflow"

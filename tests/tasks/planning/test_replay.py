@@ -14,8 +14,8 @@ from lensllm.curves.curve import curves_from_cells
 from lensllm.predictors import AtS
 from lensllm.store.artifacts import Store
 from tasks.base.goal import Goal
+from tasks.base.plan import RankingPlan
 from tasks.planning import replay
-from tasks.planning.plan import Conclusion
 from tasks.stages import losses
 from tests.tasks import project
 
@@ -47,10 +47,10 @@ def goal(store: Store, settings: Replay) -> Goal:
     return replay.goal(settings, store, losses.step(settings.table).ref)
 
 
-def concluded(store: Store, settings: Replay) -> Conclusion:
+def concluded(store: Store, settings: Replay) -> RankingPlan:
     """Everything but the report, made."""
     wanted = goal(store, settings)
-    ending = replay.conclude(wanted, store, losses.step(settings.table).ref)
+    ending = replay.plan_ranking(wanted, store, losses.step(settings.table).ref)
     project.make_all(store, [step for step in ending.steps if step.stage != "report"])
     return ending
 
@@ -109,7 +109,7 @@ def test_the_budget_hides_everything_above_it(store: Store, tmp_path: Path):
     for name, table in (("told", told), ("changed", changed)):
         table.to_csv(tmp_path / f"{name}.csv", index=False)
         ending = concluded(store, asked(tmp_path / f"{name}.csv"))
-        answers.append(store.table(ending.ranking.ref, "predictions"))
+        answers.append(store.table(ending.ref("ranking"), "predictions"))
     pd.testing.assert_frame_equal(*answers)
     assert {"org/crossing"} == set(answers[0].query("measured_rank == 1")["candidate"])
     assert answers[0].query("predictor == 'stack'")["candidate"].iloc[0] == "org/crossing"
@@ -119,7 +119,7 @@ def test_the_budget_hides_everything_above_it(store: Store, tmp_path: Path):
 def test_the_settings_of_ats_reach_its_predictions(store: Store, law: dict[str, float]):
     """And those of what is made of it, through the backtest that weighs them; nothing else's."""
     plain, other = (
-        store.table(concluded(store, asked("flan", law=chosen)).ranking.ref, "predictions")
+        store.table(concluded(store, asked("flan", law=chosen)).ref("ranking"), "predictions")
         for chosen in ({}, law)
     )
     rows = [t.set_index(["predictor", "candidate"])["predicted"] for t in (plain, other)]
@@ -144,7 +144,7 @@ def test_every_form_of_a_file_has_the_same_answer(store: Store, tmp_path: Path):
     expected = None
     for path in sorted(tmp_path.glob("*.*")):
         ending = concluded(store, asked(path))
-        found = store.table(ending.ranking.ref, "predictions")
+        found = store.table(ending.ref("ranking"), "predictions")
         expected = found if expected is None else expected
         pd.testing.assert_frame_equal(expected, found)
     assert len(store.refs("losses")) == 5
@@ -154,7 +154,7 @@ def test_repeats_are_told_apart_by_their_seed(store: Store, tmp_path: Path):
     path = tmp_path / "repeats.csv"
     power_laws(seeds=3).to_csv(path, index=False)
     ending = concluded(store, asked(path))
-    cells = store.table(ending.curve, "cells")
+    cells = store.table(ending.ref("curve"), "cells")
     assert len(NAMES) * len(SIZES) * 3 == len(cells)
     predictions = ending.predictions(store).query("predictor == 'ats'").set_index("candidate")
     mean = power_laws(seeds=3).query("size == 6400").groupby("candidate")["loss"].mean()
@@ -165,7 +165,7 @@ def test_a_target_beyond_the_table_is_predicted_and_not_scored(store: Store, tmp
     path = tmp_path / "losses.csv"
     power_laws().to_csv(path, index=False)
     ending = concluded(store, asked(path, target=100_000))
-    assert store.table(ending.ranking.ref, "scores").empty
+    assert store.table(ending.ref("ranking"), "scores").empty
     rows = ending.predictions(store)
     assert rows["measured"].isna().all()
     assert set(rows["budget"]) == {6400}
@@ -179,10 +179,10 @@ def test_a_policy_is_played_within_the_budget_and_ranked_from(
     untrained = pd.DataFrame({"candidate": NAMES, "size": 0, "loss": 4.0, "seed": 0})
     pd.concat([untrained, power_laws()]).to_csv(path, index=False)
     ending = concluded(store, asked(path, policy=policy, budget=3200))
-    assert [step.stage for step in ending.before if step.stage != "prediction"] == ["simulation"]
-    played = ending.before[0].ref
+    assert [step.stage for step in ending.steps][0] == "simulation"
+    played = ending.steps[0].ref
     decisions, cost = store.table(played, "decisions"), store.table(played, "cost").iloc[0]
-    cells = store.table(ending.curve, "cells")
+    cells = store.table(ending.ref("curve"), "cells")
     dropped = decisions.loc[decisions["dropped"] != "", "candidate"]
     assert len(dropped) > 0
     within = cells[cells["size"] <= 3200]
@@ -194,22 +194,22 @@ def test_a_policy_is_played_within_the_budget_and_ranked_from(
     rows = ending.predictions(store).set_index("candidate")
     assert set(rows.index) == set(NAMES)
     assert set(rows.index[rows["cautious"].isna()]) == set(dropped)  # none of them is chosen
-    assert ending.report.recipe.upstream["simulation"] == played
+    assert ending["report"][""].recipe.upstream["simulation"] == played
 
 
 def test_the_policy_all_is_no_simulation(store: Store):
     settings = asked("flan")
-    ending = replay.conclude(goal(store, settings), store, losses.step("flan").ref)
-    assert {step.stage for step in ending.before} == {"prediction"}
-    assert ending.curve == losses.step("flan").ref
+    ending = replay.plan_ranking(goal(store, settings), store, losses.step("flan").ref)
+    assert "simulation" not in {step.stage for step in ending.steps}
+    assert ending.ref("curve") == losses.step("flan").ref
 
 
 def test_another_name_of_the_same_file_computes_nothing_again(store: Store, tmp_path: Path):
     for name in ("one.csv", "two.csv"):
         power_laws().to_csv(tmp_path / name, index=False)
     one, two = (concluded(store, asked(tmp_path / name)) for name in ("one.csv", "two.csv"))
-    assert one.checks.ref == two.checks.ref
-    assert one.report.ref != two.report.ref  # it names the file
+    assert one.ref("checks") == two.ref("checks")
+    assert one.ref("report") != two.ref("report")  # it names the file
 
 
 # --- mistakes -------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ import pytest
 
 from lensllm.config.sections import Pipeline
 from lensllm.store.artifacts import Ref, Store
-from tasks.base.cell import Cell
-from tasks.planning.plan import Plan, make_plan
+from tasks.base.plan import Cell, Plan
+from tasks.planning.plan import make_plan
 from tasks.planning.rounds import Sweep, sweep
 from tasks.stages import decision
 from tests.tasks import project
@@ -199,13 +199,13 @@ def test_cells_of_another_run_do_not_leak_into_the_ranking(store: Store, config:
         WIDTHS.keys() - kept(store, played.decisions[0]), 64
     )
     assert all(store.has(made.cells[cell].ref) for cell in unwanted)
-    used = store.table(ending.curve, "cells")
+    used = store.table(ending.ref("curve"), "cells")
     assert set(played.cells) == {
         Cell(*row) for row in used[["candidate", "size", "seed"]].itertuples(index=False)
     }
     every = plan(store, config, "all")
-    assert (
-        project.finish(store, every, project.play(store, every)).ranking.ref != ending.ranking.ref
+    assert project.finish(store, every, project.play(store, every)).ref("ranking") != ending.ref(
+        "ranking"
     )
     for cell in unwanted:
         store.remove(made.cells[cell].ref)
@@ -228,7 +228,7 @@ def test_a_longer_sweep_keeps_the_decisions(store: Store, config: Pipeline):
 
 def test_a_predictor_is_told_the_kernels_and_waits_for_them(store: Store, config: Pipeline):
     made = plan(store, config, "adaptive", "lensllm")
-    store.remove(made.kernels["w8"].ref)
+    store.remove(made["kernel"]["w8"].ref)
     assert now(made, store).decisions == ()
     assert {"finetune"} == {step.stage for step in now(made, store).steps}
     played = project.play(store, made)

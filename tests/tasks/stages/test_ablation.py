@@ -12,11 +12,11 @@ from lensllm.config.sections import Pipeline, public
 from lensllm.selection import scores
 from lensllm.store.artifacts import Store, write_table
 from lensllm.store.schemas import schema
-from tasks.base.cell import Cell
+from tasks.base.plan import Cell, Plan, RankingPlan
 from tasks.base.stage import Step
-from tasks.planning.plan import Conclusion, Plan, conclude, make_plan
+from tasks.planning.plan import make_plan, plan_ranking
 from tasks.stages import ablation
-from tasks.stages.ablation import Tried
+from tasks.stages.ablation import PointResult
 from tests.tasks import project
 
 SETTINGS = (
@@ -83,22 +83,22 @@ def at(config: Pipeline, settings: Mapping[str, Any]) -> Pipeline:
 
 
 @pytest.fixture(scope="module")
-def ranked(store: Store, config: Pipeline) -> list[tuple[Plan, Conclusion]]:
+def ranked(store: Store, config: Pipeline) -> list[tuple[Plan, RankingPlan]]:
     """The pipeline at every point, in their order."""
     found = []
     for settings in SETTINGS:
         plan = make_plan(at(config, settings), store)
         trained(store, plan)
-        ending = conclude("tiny", plan, store, [], plan.cells, [])
+        ending = plan_ranking("tiny", plan, [], plan.cells, [])
         compared = [s for s in ending.steps if s.stage in ("curve", "law", "prediction", "ranking")]
         project.make_all(store, compared)
         found.append((plan, ending))
     return found
 
 
-def step(config: Pipeline, ranked: list[tuple[Plan, Conclusion]], **failed: str) -> Step:
+def step(config: Pipeline, ranked: list[tuple[Plan, RankingPlan]], **failed: str) -> Step:
     tried = [
-        Tried(settings, None if (why := failed.get(f"p{i}", "")) else ending, why)
+        PointResult(settings, None if (why := failed.get(f"p{i}", "")) else ending, why)
         for i, (settings, (_, ending)) in enumerate(zip(SETTINGS, ranked, strict=True))
     ]
     return ablation.step("tiny", tried, public(config))
@@ -112,7 +112,7 @@ def tables(store: Store, made: Step) -> dict[str, pd.DataFrame]:
 def test_points_share_the_cells_that_a_setting_does_not_touch(ranked):
     (own, ending), (same, other), (trained, _) = ranked
     assert own.cells == same.cells
-    assert ending.curve == other.curve
+    assert ending.ref("curve") == other.ref("curve")
     assert not {s.ref for s in own.cells.values()} & {s.ref for s in trained.cells.values()}
 
 
@@ -120,7 +120,7 @@ def test_the_tables_are_what_the_rankings_say(store, config, ranked):
     found = tables(store, step(config, ranked))
     for place, (_, ending) in enumerate(ranked):
         rows = ending.predictions(store).query("predictor == 'stack'").set_index("candidate")
-        own = store.table(ending.ranking.ref, "scores").query("predictor == 'stack'").iloc[0]
+        own = store.table(ending.ref("ranking"), "scores").query("predictor == 'stack'").iloc[0]
         point = found["points"].iloc[place]
         assert json.loads(point["settings"]) == SETTINGS[place]
         assert (point["smallest"], point["budget"], point["target"]) == (4, 512, 2048)
@@ -131,7 +131,7 @@ def test_the_tables_are_what_the_rankings_say(store, config, ranked):
         assert list(mine.index) == list(rows.sort_values("rank").index)
         for column in ("predicted", "measured", "p_best"):
             np.testing.assert_array_equal(mine[column], rows[column][mine.index])
-        fits = store.table(ending.law.ref, "fits").query("law == 'rectified'")
+        fits = store.table(ending.ref("law"), "fits").query("law == 'rectified'")
         sizes = fits.set_index("candidate")["transition_size"]
         np.testing.assert_array_equal(mine["transition"], sizes[mine.index])
     first, last = (ending.predictions(store) for _, ending in (ranked[0], ranked[2]))

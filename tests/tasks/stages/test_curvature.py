@@ -11,13 +11,11 @@ import pytest
 from lensllm.config.sections import Replay
 from lensllm.store.artifacts import Recipe, Ref, Store, write_table
 from lensllm.store.schemas import schema
-from tasks.base.cell import Cell
 from tasks.base.goal import Goal
-from tasks.base.roles import roles
-from tasks.base.stage import Work
+from tasks.base.plan import Cell, RankingPlan
+from tasks.base.stage import BuildContext, roles
 from tasks.planning import replay
-from tasks.planning.plan import Conclusion
-from tasks.stages import checks, crossing, curvature, losses, report
+from tasks.stages import STAGES, curvature, losses
 from tests.tasks import project
 
 NAMES = ("gpt2", "facebook/bart-base")
@@ -39,9 +37,9 @@ def goal(store: Store) -> Goal:
 
 
 @pytest.fixture(scope="module")
-def ending(store: Store, goal: Goal) -> Conclusion:
+def ending(store: Store, goal: Goal) -> RankingPlan:
     """A replay up to its ranking, which knows nothing of curvature."""
-    ending = replay.conclude(goal, store, losses.step("gigaword").ref)
+    ending = replay.plan_ranking(goal, store, losses.step("gigaword").ref)
     project.make_all(store, [step for step in ending.steps if step.stage != "report"])
     return ending
 
@@ -82,8 +80,8 @@ def _cell(store: Store, cell: Cell) -> Ref:
     return recipe.ref
 
 
-def work(store: Store, upstream: dict[str, Ref]) -> Work:
-    return Work(store, {}, upstream, {}, store.root, Ref("none", ""))
+def work(store: Store, upstream: dict[str, Ref]) -> BuildContext:
+    return BuildContext(store, {}, upstream, {}, store.root, Ref("none", ""))
 
 
 def test_tables_are_read_under_the_names_of_this_pipeline(store: Store, cells: dict[str, Ref]):
@@ -105,42 +103,32 @@ def test_no_cells_are_no_columns(store: Store):
     assert curvature.read(work(store, {}), "layers").equals(pd.DataFrame())
 
 
-def test_a_ranking_without_curvature_says_nothing_of_it(store: Store, ending: Conclusion):
-    found = store.table(ending.checks.ref, "findings")
+def test_a_ranking_without_curvature_says_nothing_of_it(store: Store, ending: RankingPlan):
+    found = store.table(ending.ref("checks"), "findings")
     assert not (found["code"] > "LENS200").any()
 
 
 @pytest.fixture(scope="module")
-def examined(store: Store, goal: Goal, ending: Conclusion, cells: dict[str, Ref]) -> dict[str, Ref]:
-    """The upstream of checks and report with crossings."""
-    crossings = crossing.step(goal, {"law": ending.law.ref, **cells})
-    project.make_all(store, [crossings])
-    return {**ending.checks.recipe.upstream, **cells, "crossing": crossings.ref}
+def examined(store: Store, goal: Goal, ending: RankingPlan, cells: dict[str, Ref]) -> RankingPlan:
+    """The same ranking with the curvature of the cells."""
+    measured = {role.partition(":")[2]: ref for role, ref in cells.items()}
+    failed = [("curvature facebook/bart-base · D=3200 · seed 0", "not enough memory")]
+    plan = RankingPlan(STAGES, goal, {**ending.given, "curvature": measured}, failed=failed)
+    project.make_all(store, plan.steps)
+    return plan
 
 
-def test_checks_are_told_of_it(
-    store: Store, goal: Goal, ending: Conclusion, examined: dict[str, Ref]
-):
-    again = checks.step(goal, examined)
-    assert again.ref != ending.checks.ref
-    project.make_all(store, [again])
-    found = store.table(again.ref, "findings")
+def test_checks_are_told_of_it(store: Store, ending: RankingPlan, examined: RankingPlan):
+    assert examined.ref("checks") != ending.ref("checks")
+    found = store.table(examined.ref("checks"), "findings")
     mine = found[found["code"] > "LENS200"]
     assert {("LENS202", NAMES[1]), ("LENS205", NAMES[1])} == set(
         mine[["code", "candidate"]].itertuples(index=False, name=None)
     )
 
 
-def test_the_report_shows_it(
-    store: Store, goal: Goal, ending: Conclusion, examined: dict[str, Ref]
-):
-    page = report.step(
-        goal,
-        {**examined, "checks": ending.checks.ref},
-        [("curvature facebook/bart-base · D=3200 · seed 0", "not enough memory")],
-    )
-    project.make_all(store, [page])
-    text = (store.path(page.ref) / "report.html").read_text(encoding="utf-8")
+def test_the_report_shows_it(store: Store, examined: RankingPlan):
+    text = (store.path(examined.ref("report")) / "report.html").read_text(encoding="utf-8")
     section = text[text.index('<section id="curvature">') :].partition("</section>")[0]
     for words in (
         "4 of 8 bounds, one",

@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 from lensllm.config.sections import Pipeline
 from lensllm.core.errors import LensError
 from lensllm.store.artifacts import Store
-from tasks.base.cell import Cell
-from tasks.base.stage import make
-from tasks.planning.plan import Plan, make_plan
+from tasks.base.plan import Cell, Plan
+from tasks.planning.make import make
+from tasks.planning.plan import make_plan
 from tasks.stages import delta
 from tests.tasks import project
 
@@ -23,7 +23,7 @@ def config(tmp_path: Path) -> Pipeline:
 
 
 def _train(store: Store, plan: Plan) -> None:
-    project.make_all(store, [*plan.groundwork, plan.cells[CELL]])
+    project.make_all(store, [*plan.preparation, plan.cells[CELL]])
 
 
 def test_a_cell_is_the_same_whether_examined_or_not(store: Store, config: Pipeline):
@@ -34,11 +34,11 @@ def test_a_cell_is_the_same_whether_examined_or_not(store: Store, config: Pipeli
 def test_weights_are_kept_until_the_curvature_is_measured(store: Store, config: Pipeline):
     plan = make_plan(config, store)
     _train(store, plan)
-    kept = plan.deltas[CELL]
+    kept = plan["delta"][CELL]
     assert store.has(kept.ref)
-    project.make_all(store, [kept, plan.curvatures[CELL]])
+    project.make_all(store, [kept, plan["curvature"][CELL]])
     assert not store.path(kept.ref).exists()
-    assert CELL not in make_plan(config, store).deltas
+    assert CELL not in make_plan(config, store)["delta"]
     assert kept not in project.play(store, make_plan(config, store)).steps
 
 
@@ -46,7 +46,7 @@ def test_weights_nobody_kept_are_the_same_when_trained_again(store: Store, confi
     """As when a size is examined that was not at first."""
     without = make_plan(project.changed(config, curvature={"sizes": []}), store)
     _train(store, without)
-    kept = make_plan(config, store).deltas[CELL]
+    kept = make_plan(config, store)["delta"][CELL]
     assert not store.has(kept.ref)
     make(store.root, kept.recipe, kept.hints)
     again = load_file(store.path(kept.ref) / delta.FILE)
@@ -69,8 +69,8 @@ def test_a_measured_curvature_needs_no_weights_any_more(store: Store, config: Pi
 def test_weights_that_are_gone_are_a_sentence(store: Store, config: Pipeline):
     plan = make_plan(config, store)
     _train(store, plan)
-    measured = plan.curvatures[CELL]
-    store.remove(plan.deltas[CELL].ref)
+    measured = plan["curvature"][CELL]
+    store.remove(plan["delta"][CELL].ref)
     with pytest.raises(LensError, match=r"delta/\w+ is missing; run the pipeline again"):
         make(store.root, measured.recipe, measured.hints)
     assert store.has(plan.cells[CELL].ref)

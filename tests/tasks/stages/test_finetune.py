@@ -10,9 +10,9 @@ from lensllm.config.sections import FineTune
 from lensllm.core.errors import ModelError
 from lensllm.models.load import load_model
 from lensllm.store.artifacts import Ref, Store
-from tasks.base.cell import Cell
+from tasks.base.plan import Cell, Plan
 from tasks.planning.plan import make_plan
-from tasks.stages import finetune, probe, rate
+from tasks.stages import STAGES
 from tests.tasks import project
 
 
@@ -31,7 +31,7 @@ def test_a_pretrained_model_whose_loss_is_not_finite_is_no_cell(tmp_path: Path):
     store.prepare()
     plan = make_plan(config, store)
     pretrained = plan.cells[Cell("narrow", 0, 0)]
-    project.make_all(store, [step for step in plan.groundwork if step.stage != "probe"])
+    project.make_all(store, [step for step in plan.preparation if step.stage != "probe"])
     with pytest.raises(ModelError, match="the loss of this cell's model is not finite"):
         project.make_all(store, [pretrained])
     assert not store.has(pretrained.ref)
@@ -40,7 +40,7 @@ def test_a_pretrained_model_whose_loss_is_not_finite_is_no_cell(tmp_path: Path):
 class LaterFineTune(FineTune):
     """Settings of fine-tuning with one more, added after cells were trained."""
 
-    schedule_of_a_later_version: str = "linear"
+    later: str = "linear"
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -49,28 +49,20 @@ def test_a_setting_added_later_is_in_no_key_at_its_default(
 ):
     config = project.changed(
         project.write_inputs(tmp_path, {"narrow": 16}),
-        finetune={"method": method, "learning_rates": [1e-3, 1e-2]},
+        finetune={"method": method},
         curvature={"sizes": []},
     )
-    plan = make_plan(config, store)
-    model, cell = plan.models[0], plan.cells[Cell("narrow", 8, 0)]
-    tokens, split = cell.recipe.upstream["tokens"], cell.recipe.upstream["sample"]
+    for rates in ([], [1e-3, 1e-2]):
+        plan = make_plan(project.changed(config, finetune={"learning_rates": rates}), store)
 
-    def keys(**later: str) -> list[Ref]:
-        settings = LaterFineTune.model_validate(model.settings.model_dump() | later)
-        changed = replace(model, settings=settings)
-        trials = finetune.trials(config, changed, tokens, split)
-        chosen = rate.step(changed, trials).ref
-        cells = [finetune.step(config, changed, 8, 0, tokens, split, ref) for ref in (None, chosen)]
-        probed = probe.step(config, changed, tokens, split)
-        return [step.ref for step in (*trials.values(), *cells, probed)]
+        def keys(settings: FineTune, plan: Plan = plan) -> set[Ref]:
+            model = replace(plan.models[0], settings=settings)
+            later = Plan(STAGES, plan.config, [model], store, plan.target, {})
+            steps = [*later["finetune"].values(), *later["rate"].values(), *later["probe"].values()]
+            return {step.ref for step in steps}
 
-    present = keys()
-    assert cell.ref in present
-    assert set(present) == {
-        *(step.ref for step in plan.trials["narrow"].values()),
-        *(finetune.step(config, model, 8, 0, tokens, split, ref).ref
-          for ref in (None, plan.rates["narrow"].ref)),
-        probe.step(config, model, tokens, split).ref,
-    }  # fmt: skip
-    assert not set(present) & set(keys(schedule_of_a_later_version="cosine"))
+        now = plan.models[0].settings
+        same = LaterFineTune.model_validate(now.model_dump())
+        other = LaterFineTune.model_validate({**now.model_dump(), "later": "cosine"})
+        assert keys(same) == keys(now)
+        assert not keys(other) & keys(now)

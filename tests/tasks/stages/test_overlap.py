@@ -8,7 +8,7 @@ from lensllm.config import configfile
 from lensllm.config.sections import Pipeline
 from lensllm.core.errors import DataError
 from lensllm.store.artifacts import Store
-from tasks.planning.plan import check, conclude, make_plan
+from tasks.planning.plan import check, make_plan, plan_ranking
 from tasks.stages import overlap
 from tests.tasks import project
 
@@ -31,7 +31,7 @@ def mixed(own: Pipeline, **kernel: object) -> Pipeline:
 
 
 def overlaps(store: Store, config: Pipeline) -> dict[str, object]:
-    return {name: step.ref for name, step in make_plan(config, store).overlaps.items()}
+    return {name: step.ref for name, step in make_plan(config, store)["overlap"].items()}
 
 
 def test_embedded_candidates_have_their_own_text_and_others_the_users(store: Store, own: Pipeline):
@@ -53,7 +53,7 @@ def test_another_text_is_another_overlap(store: Store, own: Pipeline):
 def test_there_are_never_more_than_sixty_four_probes(store: Store):
     def probes(*overrides: str) -> set[object]:
         loaded = configfile.load(ROOT / "pipelines.yaml", "demo", overrides)
-        made = make_plan(loaded, store).overlaps.values()
+        made = make_plan(loaded, store)["overlap"].values()
         return {step.recipe.params["probes"] for step in made}
 
     assert probes("kernel.probes=16") == {16}
@@ -72,20 +72,20 @@ def test_a_text_that_cannot_be_used_is_refused_before_the_sweep(store: Store, ow
 
 def test_a_lost_overlap_is_missing_from_the_report_alone(store: Store, own: Pipeline):
     made = make_plan(project.changed(own, heavy_tails={"enabled": False}), store)
-    project.make_all(store, made.groundwork)
-    whole = conclude("tiny", made, store, [], made.cells, [])
-    store.remove(made.overlaps["wide"].ref)
-    fewer = conclude("tiny", made, store, [], made.cells, [])
+    project.make_all(store, made.preparation)
+    whole = plan_ranking("tiny", made, [], made.cells, [])
+    store.remove(made["overlap"]["wide"].ref)
+    fewer = plan_ranking("tiny", made, [], made.cells, [])
     assert whole.steps[:-1] == fewer.steps[:-1]
-    shown, left = (set(ending.report.recipe.upstream) for ending in (whole, fewer))
+    shown, left = (set(ending["report"][""].recipe.upstream) for ending in (whole, fewer))
     assert shown - left == {"overlap:wide"}
 
 
 def test_what_mlflow_shows_are_numbers(store: Store, own: Pipeline):
     made = make_plan(own, store)
-    step = made.overlaps["narrow"]
-    project.make_all(store, [made.dataset, *made.samples, made.tokens["narrow"], step])
-    row = overlap.tracked(store, step.ref)
+    step = made["overlap"]["narrow"]
+    project.make_all(store, [made.dataset, *made.samples, made["tokens"]["narrow"], step])
+    row = overlap.STAGE.mlflow(store, step.ref)
     assert (row.pop("candidate"), row.pop("method")) == ("narrow", "exact")
     numbers = {name: float(value) for name, value in row.items()}
     assert numbers["probes"] == 6

@@ -8,7 +8,8 @@ from lensllm.config.sections import Law, Ranking
 from lensllm.predictors import PREDICTORS, AtS, Function, baselines, parts
 from lensllm.store.artifacts import Ref
 from tasks.base.goal import Goal
-from tasks.stages import decision, prediction, ranking
+from tasks.base.plan import RankingPlan
+from tasks.stages import STAGES, decision
 
 PLAIN = {name for name in PREDICTORS if parts(name) == (name,)}
 UPSTREAM = {
@@ -24,8 +25,16 @@ def goal(predictor: str = "stack", policy: str = "all", **law: float | str) -> G
     return Goal("g", 6400, (800,), Ranking(predictor=predictor), settings, 0, policy, {})
 
 
+def plan(asked: Goal, upstream: dict[str, Ref] = UPSTREAM) -> RankingPlan:
+    given: dict[str, dict[str, Ref]] = {}
+    for role, ref in upstream.items():
+        kind, _, label = role.partition(":")
+        given.setdefault(kind, {})[label] = ref
+    return RankingPlan(STAGES, asked, given)
+
+
 def refs(asked: Goal, upstream: dict[str, Ref] = UPSTREAM) -> dict[str, Ref]:
-    return {name: step.ref for name, step in prediction.steps(asked, upstream).items()}
+    return {str(name): s.ref for name, s in plan(asked, upstream)["prediction"].items()}
 
 
 def moved(one: dict[str, Ref], other: dict[str, Ref]) -> set[str]:
@@ -69,25 +78,17 @@ def test_the_reference_and_the_draws_move_no_answer():
 
 
 def test_another_version_of_one_predictor_moves_its_answers_and_the_ranking(monkeypatch):
-    before, ranked = (
-        refs(goal()),
-        ranking.step(goal(), UPSTREAM, prediction.steps(goal(), UPSTREAM)),
-    )
+    before, ranked = refs(goal()), plan(goal()).ref("ranking")
     monkeypatch.setattr(AtS, "version", 2)
-    after = ranking.step(goal(), UPSTREAM, prediction.steps(goal(), UPSTREAM))
     assert moved(before, refs(goal())) == {"ats"}
-    assert after.ref != ranked.ref
+    assert plan(goal()).ref("ranking") != ranked
 
 
 def test_one_more_predictor_moves_the_ranking_and_no_answer(monkeypatch):
-    before, ranked = (
-        refs(goal()),
-        ranking.step(goal(), UPSTREAM, prediction.steps(goal(), UPSTREAM)),
-    )
+    before, ranked = refs(goal()), plan(goal()).ref("ranking")
     monkeypatch.setitem(PREDICTORS, "new", Function(baselines.sub_tuning, needed_sizes=1))
-    after = prediction.steps(goal(), UPSTREAM)
-    assert moved(before, {name: step.ref for name, step in after.items()}) == set()
-    assert ranking.step(goal(), UPSTREAM, after).ref != ranked.ref
+    assert moved(before, refs(goal())) == set()
+    assert plan(goal()).ref("ranking") != ranked
 
 
 @pytest.mark.parametrize(

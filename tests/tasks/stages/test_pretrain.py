@@ -2,7 +2,7 @@
 
 from lensllm.config.sections import Pipeline
 from lensllm.store import Store
-from tasks.base.models import resolve
+from tasks.planning.models import resolve
 from tests.tasks import project
 
 

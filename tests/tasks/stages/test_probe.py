@@ -6,7 +6,7 @@ from lensllm.config.sections import Pipeline
 from lensllm.store.artifacts import Store
 from lensllm.training import throughput
 from tasks.planning import estimate
-from tasks.planning.plan import conclude, make_plan
+from tasks.planning.plan import make_plan, plan_ranking
 from tasks.stages import probe
 from tests.tasks import project
 
@@ -21,7 +21,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 
 def _refs(config: Pipeline, store: Store) -> dict[str, object]:
-    return {name: step.ref for name, step in make_plan(config, store).probes.items()}
+    return {name: step.ref for name, step in make_plan(config, store)["probe"].items()}
 
 
 def test_the_key_holds_what_decides_the_speed(config: Pipeline, store: Store, monkeypatch):
@@ -42,7 +42,7 @@ def test_a_candidates_own_recipe_is_probed_and_predicted(config: Pipeline, store
     before, after = _refs(config, store), _refs(changed, store)
     assert before[first.name] == after[first.name]
     assert before[second.name] != after[second.name]
-    plain, twice = (estimate.forecast(make_plan(c, store), store, 1) for c in (config, changed))
+    plain, twice = (estimate.forecast(make_plan(c, store), 1) for c in (config, changed))
     assert twice.candidates[0].flops_full == plain.candidates[0].flops_full
     # of 64 examples, 10 to validate and 20 to test on, 3 and 6 times over; training counts thrice
     three, six = 3 * 3 * 64 + 4 * 10 + 20 + 64, 3 * 6 * 64 + 7 * 10 + 20 + 64
@@ -52,14 +52,19 @@ def test_a_candidates_own_recipe_is_probed_and_predicted(config: Pipeline, store
 
 def test_the_plan_is_by_probes_where_there_are_some(config: Pipeline, store: Store):
     plan = make_plan(config, store)
-    guessed = estimate.forecast(plan, store, 2)
+    guessed = estimate.forecast(plan, 2)
     assert {c.pace for c in guessed.candidates} == {"assumed"}
 
-    steps = [plan.dataset, *plan.samples, *plan.tokens.values(), *plan.probes.values()]
+    steps = [
+        *plan["dataset"].values(),
+        *plan["sample"].values(),
+        *plan["tokens"].values(),
+        *plan["probe"].values(),
+    ]
     project.make_all(store, steps)
-    known = estimate.forecast(plan, store, 2)
+    known = estimate.forecast(plan, 2)
     assert {c.pace for c in known.candidates} == {"probe"}
-    for candidate, step in zip(known.candidates, plan.probes.values(), strict=True):
+    for candidate, step in zip(known.candidates, plan["probe"].values(), strict=True):
         found = probe.read(store, step.ref)
         assert candidate.peak_bytes == found.peak_memory_bytes
         assert candidate.seconds_to_run > candidate.cells * found.load_seconds
@@ -79,15 +84,15 @@ def finished(config: Pipeline, tmp_path_factory: pytest.TempPathFactory):
 def test_predicted_flops_are_those_of_the_cells(config: Pipeline, finished):
     """But for which examples a subset holds."""
     store, plan, _, conclusion = finished
-    found = store.table(conclusion.report.ref, "forecast")
-    assert set(found["candidate"]) == set(plan.probes)
+    found = store.table(conclusion.ref("report"), "forecast")
+    assert set(found["candidate"]) == set(plan["probe"])
     assert (found["predicted_flops"] / found["flops"]).between(0.9, 1.1).all()
     assert (found["predicted_seconds"] > 0).all()
-    page = (store.path(conclusion.report.ref) / "report.html").read_text()
+    page = (store.path(conclusion.ref("report")) / "report.html").read_text()
     assert "Predicted against actual" in page
-    told = estimate.forecast(plan, store, 1)
+    told = estimate.forecast(plan, 1)
     assert sum(c.flops_full for c in told.candidates) == pytest.approx(
-        store.table(conclusion.ranking.ref, "cost")["full_flops"].sum(), rel=0.1
+        store.table(conclusion.ref("ranking"), "cost")["full_flops"].sum(), rel=0.1
     )
 
 
@@ -97,7 +102,9 @@ def test_a_finished_sweep_is_not_probed_on_another_machine(config, finished, mon
 
     again = make_plan(config, store)
     assert all(store.has(step.ref) for step in again.steps)
-    assert conclude("tiny", again, store, [], played.cells, ()).report.ref == conclusion.report.ref
+    assert plan_ranking("tiny", again, [], played.cells, ()).ref("report") == conclusion.ref(
+        "report"
+    )
 
     longer = make_plan(project.changed(config, sweep={"max": 32}), store)
-    assert not any(store.has(step.ref) for step in longer.probes.values())
+    assert not any(store.has(step.ref) for step in longer["probe"].values())

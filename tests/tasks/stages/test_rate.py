@@ -7,9 +7,9 @@ import pytest
 
 from lensllm.config.sections import FineTune, Pipeline
 from lensllm.core.errors import ModelError
-from tasks.base.cell import Cell
-from tasks.base.stage import remark
-from tasks.planning.plan import Plan, conclude, make_plan
+from tasks.base.plan import Cell, Plan
+from tasks.planning.make import note
+from tasks.planning.plan import make_plan, plan_ranking
 from tasks.stages import rate
 from tests.tasks import project
 
@@ -39,8 +39,8 @@ def refs(plan: Plan) -> dict[Cell, object]:
 
 def test_the_choice_is_the_best_on_validation_and_the_other_cells_train_with_it(store, config):
     plan = make_plan(chosen_among(config, *RATES), store)
-    project.make_all(store, [*plan.groundwork, *plan.cells.values()])
-    made = plan.rates["narrow"]
+    project.make_all(store, [*plan.preparation, *plan.cells.values()])
+    made = plan["rate"]["narrow"]
     table = store.table(made.ref, "rates").set_index("learning_rate")
     losses = {
         value: store.table(step.ref, "cell")["validation_nats_per_token"].iloc[0]
@@ -53,16 +53,16 @@ def test_the_choice_is_the_best_on_validation_and_the_other_cells_train_with_it(
     assert {4} == set(table["size"])
     cells = {cell: store.table(step.ref, "cell").iloc[0] for cell, step in plan.cells.items()}
     assert {best} == {row["learning_rate"] for cell, row in cells.items() if cell.size}
-    assert remark(store, made) == "learning rate 0.01 of 0.0001, 0.01, 1e+30"
+    assert note(store, made) == "learning rate 0.01 of 0.0001, 0.01, 1e+30"
     trial = store.table(plan.trials["narrow"][best].ref, "cell").iloc[0]
     assert trial.equals(cells[Cell("narrow", 4, 0)])  # not trained twice
-    ending = conclude("tiny", plan, store, [], plan.cells, [])
-    assert ending.report.recipe.upstream["rate:narrow"] == made.ref
+    ending = plan_ranking("tiny", plan, [], plan.cells, [])
+    assert ending["report"][""].recipe.upstream["rate:narrow"] == made.ref
 
     project.make_all(
         store, [s for s in ending.steps if s.stage in ("curve", "prediction", "ranking")]
     )
-    spent = store.table(ending.ranking.ref, "cost")["spent_flops"].sum()
+    spent = store.table(ending.ref("ranking"), "cost")["spent_flops"].sum()
     paid = {step.ref for cell, step in plan.cells.items() if cell.size <= 8}
     paid |= {step.ref for value, step in plan.trials["narrow"].items() if value != best}
     tables = [store.table(ref, "cell").iloc[0] for ref in paid]
@@ -71,8 +71,8 @@ def test_the_choice_is_the_best_on_validation_and_the_other_cells_train_with_it(
 
 def test_a_choice_at_the_edge_is_worth_a_sentence(store, config):
     plan = make_plan(chosen_among(config, 1e-5, 1e-3), store)
-    project.make_all(store, plan.groundwork)
-    assert remark(store, plan.rates["narrow"]).endswith(
+    project.make_all(store, plan.preparation)
+    assert note(store, plan["rate"]["narrow"]).endswith(
         "the largest tried, a larger one may be better"
     )
 
@@ -80,7 +80,7 @@ def test_a_choice_at_the_edge_is_worth_a_sentence(store, config):
 def test_a_choice_among_what_diverges_is_a_sentence(store, config):
     plan = make_plan(chosen_among(config, 1e29, 1e30), store)
     with pytest.raises(ModelError, match=r"all of 1e\+29, 1e\+30 diverge.*finetune.learning_rates"):
-        project.make_all(store, plan.groundwork)
+        project.make_all(store, plan.preparation)
 
 
 def test_without_a_grid_no_key_knows_of_it(store, config):

@@ -1,50 +1,27 @@
-"""Candidates as models: where each lies, what it is identified by, and its tokenizer."""
+"""Candidates as models: the folder, identity and tokenizer of each."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lensllm.config.sections import Candidate, FineTune, Pipeline
 from lensllm.core.errors import ModelError, suggestion
 from lensllm.models import checkpoint, gguf, hub
 from lensllm.models.zoo import specs
-from lensllm.models.zoo.specs import ZooSpec
-from lensllm.store.artifacts import Ref, Store
-from tasks.base.stage import Step
+from lensllm.store.artifacts import Store
+from tasks.base.model import BUILTIN, Model
 from tasks.stages import dequantise, download, pretext, pretrain, tokenizer
 
-BUILTIN = "builtin:"
 # Files that determine what a tokenizer does; .txt are the merges of a byte-level one.
 _WORDS = ("token", "vocab", "merges", "chat_template")
 _SUFFIXES = (".json", ".model", ".txt", ".jinja", ".tiktoken")
 
 
-@dataclass(frozen=True)
-class Model:
-    """A candidate whose identity is known before its weights need exist."""
-
-    name: str
-    settings: FineTune  # of its training: the pipeline's, with the candidate's overrides
-    folder: Path  # a transformers checkpoint, once ``steps`` are made
-    tokenizer: Ref | str  # its artefact, or the checksum of its files
-    tokenizer_folder: Path
-    params: Mapping[str, Any] = field(default_factory=dict)  # of every recipe that uses the model
-    upstream: Mapping[str, Ref] = field(default_factory=dict)
-    steps: tuple[Step, ...] = ()  # what makes it, in order; none for a folder
-    configuration: Path | None = None  # what tells its shape before ``steps`` are made
-    specification: ZooSpec | None = None  # of an embedded candidate
-    family: str = ""  # the architecture, which hrb takes for kinship
-    work: float = 1.0  # of one example, relative to other candidates: about its weights
-
-
 def resolve(config: Pipeline, candidate: Candidate, store: Store) -> Model:
     """The model of a candidate. Raises ``ModelError`` when there is no such model."""
-    recipe, longest = config.finetune_of(candidate), config.data.max_tokens
+    settings, longest = config.finetune_of(candidate), config.data.max_tokens
     path = Path(candidate.model).expanduser()
     named = _on_hub(candidate)
     if candidate.revision and not named:
@@ -53,11 +30,11 @@ def resolve(config: Pipeline, candidate: Candidate, store: Store) -> Model:
             "hub; leave it out"
         )
     if named:
-        return _hub(candidate, recipe, store, hub.resolve(*named), longest)
+        return _hub(candidate, settings, store, hub.resolve(*named), longest)
     if candidate.model.startswith(BUILTIN):
-        return _builtin(candidate, recipe, store, longest)
+        return _builtin(candidate, settings, store, longest)
     if path.suffix == gguf.SUFFIX:
-        return _gguf(candidate, recipe, store, path, longest)
+        return _gguf(candidate, settings, store, path, longest)
     if not path.exists():
         raise ModelError(f"candidates: {_missing(path)}")
     checkpoint.check(path, longest)
@@ -65,7 +42,7 @@ def resolve(config: Pipeline, candidate: Candidate, store: Store) -> Model:
     size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
     return Model(
         candidate.name,
-        recipe,
+        settings,
         path,
         tokens,
         path,
@@ -113,7 +90,7 @@ def _missing(path: Path) -> str:
 
 
 def _hub(
-    candidate: Candidate, recipe: FineTune, store: Store, found: hub.Snapshot, longest: int
+    candidate: Candidate, settings: FineTune, store: Store, found: hub.Snapshot, longest: int
 ) -> Model:
     checkpoint.check_settings(found.folder, longest)
     fetched = download.step(found)
@@ -121,7 +98,7 @@ def _hub(
         store.remove(fetched.ref)  # somebody emptied the cache
     return Model(
         candidate.name,
-        recipe,
+        settings,
         found.folder,
         _checksum(_words(found.folder)),
         found.folder,
@@ -132,13 +109,15 @@ def _hub(
     )
 
 
-def _gguf(candidate: Candidate, recipe: FineTune, store: Store, path: Path, longest: int) -> Model:
+def _gguf(
+    candidate: Candidate, settings: FineTune, store: Store, path: Path, longest: int
+) -> Model:
     family = gguf.check(path, longest)
     made = dequantise.step(candidate.name, path, _file_checksum(path))
     folder = store.path(made.ref) / "model"
     return Model(
         candidate.name,
-        recipe,
+        settings,
         folder,
         made.ref,
         folder,
@@ -150,10 +129,10 @@ def _gguf(candidate: Candidate, recipe: FineTune, store: Store, path: Path, long
     )
 
 
-def _builtin(candidate: Candidate, recipe: FineTune, store: Store, longest: int) -> Model:
+def _builtin(candidate: Candidate, settings: FineTune, store: Store, longest: int) -> Model:
     name = candidate.model.removeprefix(BUILTIN)
     if name in gguf.PACKAGED:
-        return _gguf(candidate, recipe, store, gguf.packaged(name), longest)
+        return _gguf(candidate, settings, store, gguf.packaged(name), longest)
     known = [*specs.SPECS, *gguf.PACKAGED]
     if name not in specs.SPECS:
         raise ModelError(
@@ -165,7 +144,7 @@ def _builtin(candidate: Candidate, recipe: FineTune, store: Store, longest: int)
     model = pretrain.step(specs.SPECS[name], text.ref, bpe.ref)
     return Model(
         candidate.name,
-        recipe,
+        settings,
         store.path(model.ref) / "model",
         bpe.ref,
         store.path(bpe.ref) / "tokenizer",

@@ -9,8 +9,8 @@ from lensllm.config.sections import Pipeline
 from lensllm.core.errors import DataError
 from lensllm.models.zoo import tokenizer
 from lensllm.store.artifacts import Store
-from tasks.planning.look import leading_to, look
 from tasks.planning.plan import check, make_plan
+from tasks.planning.preflight import preflight
 from tests.tasks.project import changed, write_inputs
 
 
@@ -31,19 +31,19 @@ def chats(folder: Path, count: int = 120) -> str:
 
 def test_chats_for_a_model_without_a_template(store: Store, config: Pipeline, tmp_path: Path):
     settings = {"source": chats(tmp_path), "max_tokens": 16}
-    seen = look(make_plan(changed(config, data=settings), store), store)
+    seen = preflight(make_plan(changed(config, data=settings), store))
     assert [code for code, _ in seen.findings] == ["LENS304", "LENS307"]
     assert "For example line " in seen.findings[0][1]
-    assert (seen.failed, seen.unseen) == ((), ())
+    assert (seen.failed, seen.unchecked) == ((), ())
 
 
 def test_a_second_look_makes_nothing(store: Store, config: Pipeline):
     plan = make_plan(config, store)
-    first = look(plan, store)
+    first = preflight(plan)
     names = sorted(store.root.glob("*/*/manifest.json"))
     assert {path.parts[-3] for path in names} == {"dataset", "sample", "tokens", "inspection"}
     times = [path.stat().st_mtime_ns for path in names]
-    assert look(make_plan(config, store), store) == first
+    assert preflight(make_plan(config, store)) == first
     assert [path.stat().st_mtime_ns for path in names] == times
 
 
@@ -53,7 +53,7 @@ def test_a_tokenizer_without_an_end_token_is_named(store: Store, config: Pipelin
         if path.is_file():
             settings = json.loads(path.read_text())
             path.write_text(json.dumps({k: v for k, v in settings.items() if k != "eos_token"}))
-    seen = look(make_plan(config, store), store)
+    seen = preflight(make_plan(config, store))
     assert [name for name, _ in seen.failed] == ["narrow"]
     assert "its tokenizer has no end-of-text token; set eos_token" in seen.failed[0][1]
 
@@ -62,23 +62,23 @@ def test_embedded_candidates_whose_tokenizer_is_not_there_are_not_waited_for(
     store: Store, config: Pipeline
 ):
     content = config.model_dump(mode="json") | {"candidates": ["builtin:gpt2-nano-docs"]}
-    seen = look(make_plan(Pipeline.model_validate(content), store), store)
-    assert seen.unseen == ("gpt2-nano-docs",)
+    seen = preflight(make_plan(Pipeline.model_validate(content), store))
+    assert seen.unchecked == ("gpt2-nano-docs",)
 
 
 def test_what_leads_to_the_tokens_is_no_model(store: Store, config: Pipeline):
     content = config.model_dump(mode="json")
     content["candidates"] = ["builtin:gpt2-nano-docs", *content["candidates"]]
     plan = make_plan(Pipeline.model_validate(content), store)
-    stages = [step.stage for step in leading_to(plan, plan.tokens.values())]
+    stages = [step.stage for step in plan.with_dependencies(plan["tokens"].values())]
     assert sorted(set(stages)) == ["dataset", "pretext", "tokenizer", "tokens"]
     assert stages.index("tokenizer") < stages.index("tokens")
 
 
 def test_a_chat_template_is_in_the_key_of_the_tokens(store: Store, config: Pipeline, tmp_path):
-    before = make_plan(config, store).tokens["narrow"].ref
+    before = make_plan(config, store)["tokens"]["narrow"].ref
     (tmp_path / "narrow" / "chat_template.jinja").write_text("{{ messages }}")
-    assert make_plan(config, store).tokens["narrow"].ref != before
+    assert make_plan(config, store)["tokens"]["narrow"].ref != before
 
 
 def test_the_target_counts_what_is_not_kept(store: Store, config: Pipeline):
@@ -122,7 +122,7 @@ def test_files_as_people_have_them_meet_every_check(store: Store, tmp_path: Path
     }
     sweep = {"target": "full", "measure_target": False}
     messy = changed(config, data={**places, "max_tokens": 16}, sweep=sweep)
-    found = dict(look(make_plan(messy, store), store).findings)
+    found = dict(preflight(make_plan(messy, store)).findings)
     assert list(found) == [f"LENS30{i}" for i in range(1, 8)]
     for code, who in (("LENS301", "other"), ("LENS305", "other"), ("LENS306", "other")):
         assert who in found[code]

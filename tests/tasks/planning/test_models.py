@@ -18,10 +18,10 @@ from lensllm.core.errors import ModelError
 from lensllm.models import hub
 from lensllm.models.zoo import tokenizer
 from lensllm.store.artifacts import Ref, Store
-from tasks.base import models
-from tasks.base.cell import Cell
+from tasks.base.plan import Cell, Plan
+from tasks.planning import models
 from tasks.planning.estimate import forecast
-from tasks.planning.plan import Plan, check, make_plan
+from tasks.planning.plan import check, make_plan
 from tasks.stages import delta
 from tests.hub_server import Hub, Repository, hub_of_our_own
 from tests.tasks import project
@@ -63,12 +63,12 @@ def test_a_model_of_the_hub_is_planned_downloaded_and_trained_like_its_folder(
     plan = make_plan(remote, store)
     assert not [path for path in server.asked if "safetensors" in path]
     assert [s.stage for s in plan.steps if s.stage == "download"] == ["download"]
-    project.make_all(store, [*plan.groundwork, plan.cells[CELL]])
+    project.make_all(store, [*plan.preparation, plan.cells[CELL]])
     local = make_plan(config, store)
-    project.make_all(store, [*local.groundwork, local.cells[CELL]])
+    project.make_all(store, [*local.preparation, local.cells[CELL]])
     losses = [store.table(cell_of(p), "cell")["nats_per_token"][0] for p in (plan, local)]
     assert losses[0] == losses[1]
-    assert plan.tokens["narrow"].ref == local.tokens["narrow"].ref
+    assert plan["tokens"]["narrow"].ref == local.tokens["narrow"].ref
 
 
 def test_the_commit_is_in_the_key_and_in_the_configuration_that_replays(
@@ -226,7 +226,7 @@ def test_a_tokenizer_of_another_model_is_a_sentence(store: Store, config: Pipeli
     other.add_tokens(["red", "blue"] + [f"unused{i}" for i in range(90)])
     other.save_pretrained(folder)
     plan = make_plan(config, store)
-    project.make_all(store, [s for s in plan.groundwork if s.stage != "kernel"][:4])
+    project.make_all(store, [s for s in plan.preparation if s.stage != "kernel"][:4])
     with pytest.raises(ModelError, match=r"its tokenizer writes token \d+ and the model has emb"):
         project.make_all(store, [plan.cells[CELL]])
 
@@ -236,7 +236,7 @@ def test_a_plan_says_what_candidates_run_with_and_what_is_downloaded(
 ):
     remote = with_candidate(config, model="org/narrow", finetune=LORA)
     plan = make_plan(remote, store)
-    found = forecast(plan, store, slots=1)
+    found = forecast(plan, slots=1)
     assert [c.runs_with for c in found.candidates] == [
         "lora, float32: bfloat16 does not pay below 2M weights; "
         "sdpa: GPT2LMHeadModel has PyTorch's fused attention"
@@ -244,11 +244,11 @@ def test_a_plan_says_what_candidates_run_with_and_what_is_downloaded(
     size = (Path(config.candidates[0].model) / "model.safetensors").stat().st_size
     assert (found.to_download_bytes, found.to_pretrain) == (size, 0)
     project.make_all(store, plan.models[0].steps)
-    assert forecast(plan, store, slots=1).to_download_bytes == 0
+    assert forecast(plan, slots=1).to_download_bytes == 0
     other = Store(store.root.parent / "other")  # nothing made, and the cache is full
     other.prepare()
     hub._known.clear()
-    assert forecast(make_plan(remote, other), other, slots=1).to_download_bytes == 0
+    assert forecast(make_plan(remote, other), slots=1).to_download_bytes == 0
 
 
 @pytest.mark.parametrize("hosted", [False, True])
@@ -281,7 +281,7 @@ def test_settings_of_adapters_are_in_the_keys_only_of_those_who_have_them(
 ):
     def refs(settings: Pipeline) -> list[Ref]:
         plan = make_plan(settings, store)
-        return [cell_of(plan), plan.kernels["narrow"].ref, plan.overlaps["narrow"].ref]
+        return [cell_of(plan), plan["kernel"]["narrow"].ref, plan["overlap"]["narrow"].ref]
 
     full = refs(config)
     assert refs(project.changed(config, finetune={"lora": {"rank": 5}})) == full
@@ -306,34 +306,34 @@ def test_one_candidate_has_adapters_and_the_other_all_its_weights(tmp_path: Path
 
 def test_a_pipeline_with_adapters_from_cells_to_curvature(config: Pipeline, store: Store):
     plan = make_plan(lora(config), store)
-    project.make_all(store, [*plan.groundwork, *plan.cells.values()])
+    project.make_all(store, [*plan.preparation, *plan.cells.values()])
     row = store.table(cell_of(plan), "cell").iloc[0]
     assert 0 < row["trainable_parameters"] < row["parameters"] / 3
     assert row["attention"] == "sdpa: GPT2LMHeadModel has PyTorch's fused attention"
-    kept = load_file(store.path(plan.deltas[CELL].ref) / delta.FILE)
+    kept = load_file(store.path(plan["delta"][CELL].ref) / delta.FILE)
     moved = {name for name, change in kept.items() if change.any()}
     assert moved
     assert all(name.split(".")[-2] in ("c_attn", "c_proj", "c_fc") for name in moved)
     assert all(torch.linalg.matrix_rank(kept[name]) <= 2 for name in moved)
-    project.make_all(store, plan.curvatures.values())
-    layers = store.table(plan.curvatures[CELL].ref, "layers").set_index("layer")
+    project.make_all(store, plan["curvature"].values())
+    layers = store.table(plan["curvature"][CELL].ref, "layers").set_index("layer")
     assert layers.loc["transformer.h.0", "distance"] > 0
     assert layers.loc["embeddings", "distance"] == 0
     assert layers.loc["embeddings", "vhv_positive_max"] == 0
     full = make_plan(config, store)
-    project.make_all(store, full.kernels.values())
+    project.make_all(store, full["kernel"].values())
     traces = [
-        store.table(p.kernels["narrow"].ref, "spectrum")["eigenvalue"].sum() for p in (plan, full)
+        store.table(p["kernel"]["narrow"].ref, "spectrum")["eigenvalue"].sum() for p in (plan, full)
     ]
     assert 0 < traces[0] < traces[1]
 
 
 def test_a_cell_with_adapters_has_the_same_bits_when_trained_again(config: Pipeline, store: Store):
     plan = make_plan(lora(config, lora={**LORA["lora"], "dropout": 0.1}), store)
-    project.make_all(store, [*plan.groundwork, plan.cells[CELL]])
-    kept = store.path(plan.deltas[CELL].ref) / delta.FILE
+    project.make_all(store, [*plan.preparation, plan.cells[CELL]])
+    kept = store.path(plan["delta"][CELL].ref) / delta.FILE
     first = load_file(kept)
-    store.remove(plan.deltas[CELL].ref)
-    project.make_all(store, [plan.deltas[CELL]])
+    store.remove(plan["delta"][CELL].ref)
+    project.make_all(store, [plan["delta"][CELL]])
     again = load_file(kept)
     assert all(torch.equal(first[name], tensor) for name, tensor in again.items())

@@ -1,7 +1,7 @@
 """A build on several processes: this worker is the first rank and starts the others.
 
-``python -P -m tasks.base.spread`` is such a rank. It reads what to build from its standard input,
-runs the same function as the first, and writes to its standard output why it could not.
+``python -P -m tasks.base.processes`` is such a rank. It reads its job from standard input, runs the
+same function as the first rank, and writes to standard output why it could not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from lensllm.core.errors import LensError, ModelError
 from lensllm.core.processes import die_with_parent
 from lensllm.store.artifacts import Ref, Store
-from tasks.base.stage import Work
+from tasks.base.stage import BuildContext
 
 if TYPE_CHECKING:
     from lensllm.training.ranks import Ranks
@@ -30,22 +30,25 @@ if TYPE_CHECKING:
 _LAST_WORDS_SECONDS = 10
 
 
-def run(work: Work, function: Callable[[Work, Ranks], None]) -> None:
-    """``function(work, ranks)`` here and in the other processes that ``work`` asks for."""
+def run(context: BuildContext, function: Callable[[BuildContext, Ranks], None]) -> None:
+    """``function(context, ranks)`` here and in the other processes that ``context`` asks for."""
     from lensllm.models import load
     from lensllm.training import memory
     from lensllm.training.ranks import ALONE, joined
 
-    size, device = work.hints["processes"], load.choose_device(work.hints["device"])
-    with memory.limited(work.hints["memory_gib"], device):
+    size, device = context.hints["processes"], load.choose_device(context.hints["device"])
+    with memory.limited(context.hints["memory_gib"], device):
         if size == 1:
-            function(work, ALONE)
+            function(context, ALONE)
             return
         _check_devices(size, device.type)
         with tempfile.TemporaryDirectory(prefix="lensllm-ranks-") as folder:
             meeting = Path(folder) / "meeting"
-            with _others(work, function, size, meeting), joined(0, size, meeting, device) as ranks:
-                function(work, ranks)
+            with (
+                _others(context, function, size, meeting),
+                joined(0, size, meeting, device) as ranks,
+            ):
+                function(context, ranks)
 
 
 def _check_devices(size: int, kind: str) -> None:
@@ -62,33 +65,33 @@ def _check_devices(size: int, kind: str) -> None:
 
 @contextmanager
 def _others(
-    work: Work, function: Callable[[Work, Ranks], None], size: int, meeting: Path
+    context: BuildContext, function: Callable[[BuildContext, Ranks], None], size: int, meeting: Path
 ) -> Iterator[None]:
     """The other ranks, for as long as this one works; none survives it."""
     processes = []
     try:
         for rank in range(1, size):
-            told = {
+            job = {
                 "function": [function.__module__, function.__name__],
-                "root": str(work.store.root),
-                "params": work.params,
-                "upstream": {role: [ref.stage, ref.key] for role, ref in work.upstream.items()},
-                "hints": work.hints,
-                "ref": [work.ref.stage, work.ref.key],
+                "root": str(context.store.root),
+                "params": context.params,
+                "upstream": {role: [ref.stage, ref.key] for role, ref in context.upstream.items()},
+                "hints": context.hints,
+                "ref": [context.ref.stage, context.ref.key],
                 "rank": rank,
                 "size": size,
                 "meeting": str(meeting),
                 "parent": os.getpid(),
             }
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tasks.base.spread"],
+                [sys.executable, "-P", "-m", "tasks.base.processes"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
             )
             processes.append(process)
             assert process.stdin is not None
-            process.stdin.write(json.dumps(told, default=dict))
+            process.stdin.write(json.dumps(job, default=dict))
             process.stdin.close()
         yield
     except LensError:
@@ -117,8 +120,8 @@ def _last_words(process: subprocess.Popen[str]) -> str:
 
 def main() -> None:
     """Be one of the other ranks."""
-    told: dict[str, Any] = json.load(sys.stdin)
-    die_with_parent(told["parent"])
+    job: dict[str, Any] = json.load(sys.stdin)
+    die_with_parent(job["parent"])
     import torch
 
     from lensllm.models import load
@@ -126,24 +129,24 @@ def main() -> None:
     from lensllm.training.ranks import joined
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    work = Work(
-        Store(Path(told["root"])),
-        told["params"],
-        {role: Ref(*ref) for role, ref in told["upstream"].items()},
-        told["hints"],
+    context = BuildContext(
+        Store(Path(job["root"])),
+        job["params"],
+        {role: Ref(*ref) for role, ref in job["upstream"].items()},
+        job["hints"],
         Path(os.devnull),  # the first rank writes
-        Ref(*told["ref"]),
+        Ref(*job["ref"]),
     )
-    work = replace(work, hints={**work.hints, "keep_delta": False})
-    module, name = told["function"]
+    context = replace(context, hints={**context.hints, "keep_delta": False})
+    module, name = job["function"]
     function = getattr(importlib.import_module(module), name)
-    device = load.choose_device(work.hints["device"])
+    device = load.choose_device(context.hints["device"])
     try:
         with (
-            memory.limited(work.hints["memory_gib"], device),
-            joined(told["rank"], told["size"], Path(told["meeting"]), device) as ranks,
+            memory.limited(context.hints["memory_gib"], device),
+            joined(job["rank"], job["size"], Path(job["meeting"]), device) as ranks,
         ):
-            function(work, ranks)
+            function(context, ranks)
     except LensError as error:
         print(error, flush=True)
         sys.exit(1)
