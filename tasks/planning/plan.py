@@ -48,7 +48,9 @@ def make_plan(config: Pipeline, store: Store) -> Plan:
     data, first_sample, *_ = data_steps(config)
     target = _target(config, store, data, first_sample)
     earlier = find_past(store, data.ref) if config.ranking.prior == "store" else {}
-    return Plan(STAGES, config, found, store, target, earlier)
+    plan = Plan(STAGES, config, found, store, target, earlier)
+    _ = plan.steps  # a stage that cannot be planned raises here
+    return plan
 
 
 def find_past(store: Store, today: Ref) -> dict[str, Ref]:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -96,6 +97,12 @@ def finish(store: Store, plan: Plan, played: Sweep) -> RankingPlan:
     ending = plan_ranking("tiny", plan, [], played.cells, played.decisions)
     make_all(store, ending.steps)
     return ending
+
+
+def answers(store: Store, ranking: RankingPlan) -> pd.DataFrame:
+    """The rows of ranking/predictions at the largest budget."""
+    rows = store.table(ranking.ref("ranking"), "predictions")
+    return rows[rows["budget"] == rows["budget"].max()]
 
 
 def run(store: Store, config: Pipeline) -> tuple[Plan, list[Step]]:

@@ -132,8 +132,9 @@ def test_the_screen_of_a_policy_tells_whom_it_dropped_and_what_it_saved(table: P
     said = shown(screens.ranking(found, 110))
     assert "Dropped after D = 1,600: " in said
     assert "The sweep stopped at D = 6,400: one candidate is left." in said
-    assert f"{found.examples['spent_examples'].iloc[0]:,.0f} examples spent against" in said
-    assert f"{found.saved:.1%} saved" in said
+    spent = found.result.simulated_cost["spent_examples"].iloc[0]
+    assert f"{spent:,.0f} examples spent against" in said
+    assert f"{found.result.saved:.1%} saved" in said
 
 
 def test_many_candidates_are_cut_on_the_screen_and_complete_in_json(table: Path):

@@ -68,7 +68,7 @@ def test_a_model_of_the_hub_is_planned_downloaded_and_trained_like_its_folder(
     project.make_all(store, [*local.preparation, local.cells[CELL]])
     losses = [store.table(cell_of(p), "cell")["nats_per_token"][0] for p in (plan, local)]
     assert losses[0] == losses[1]
-    assert plan["tokens"]["narrow"].ref == local.tokens["narrow"].ref
+    assert plan["tokens"]["narrow"].ref == local["tokens"]["narrow"].ref
 
 
 def test_the_commit_is_in_the_key_and_in_the_configuration_that_replays(

@@ -156,7 +156,7 @@ def test_repeats_are_told_apart_by_their_seed(store: Store, tmp_path: Path):
     ending = concluded(store, asked(path))
     cells = store.table(ending.ref("curve"), "cells")
     assert len(NAMES) * len(SIZES) * 3 == len(cells)
-    predictions = ending.predictions(store).query("predictor == 'ats'").set_index("candidate")
+    predictions = project.answers(store, ending).query("predictor == 'ats'").set_index("candidate")
     mean = power_laws(seeds=3).query("size == 6400").groupby("candidate")["loss"].mean()
     assert predictions["measured"].to_dict() == pytest.approx(mean.to_dict())
 
@@ -166,7 +166,7 @@ def test_a_target_beyond_the_table_is_predicted_and_not_scored(store: Store, tmp
     power_laws().to_csv(path, index=False)
     ending = concluded(store, asked(path, target=100_000))
     assert store.table(ending.ref("ranking"), "scores").empty
-    rows = ending.predictions(store)
+    rows = project.answers(store, ending)
     assert rows["measured"].isna().all()
     assert set(rows["budget"]) == {6400}
 
@@ -179,7 +179,7 @@ def test_a_policy_is_played_within_the_budget_and_ranked_from(
     untrained = pd.DataFrame({"candidate": NAMES, "size": 0, "loss": 4.0, "seed": 0})
     pd.concat([untrained, power_laws()]).to_csv(path, index=False)
     ending = concluded(store, asked(path, policy=policy, budget=3200))
-    assert [step.stage for step in ending.steps][0] == "simulation"
+    assert ending.steps[0].stage == "simulation"
     played = ending.steps[0].ref
     decisions, cost = store.table(played, "decisions"), store.table(played, "cost").iloc[0]
     cells = store.table(ending.ref("curve"), "cells")
@@ -191,7 +191,7 @@ def test_a_policy_is_played_within_the_budget_and_ranked_from(
     assert (cells["size"] == 0).sum() == len(NAMES)
     assert cost["spent_examples"] == within["size"].sum()
     assert cost["full_examples"] == 6400 * len(NAMES)
-    rows = ending.predictions(store).set_index("candidate")
+    rows = project.answers(store, ending).set_index("candidate")
     assert set(rows.index) == set(NAMES)
     assert set(rows.index[rows["cautious"].isna()]) == set(dropped)  # none of them is chosen
     assert ending["report"][""].recipe.upstream["simulation"] == played

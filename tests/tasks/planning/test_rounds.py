@@ -62,7 +62,8 @@ def plan(store: Store, config: Pipeline, policy: str, predictor: str = "ats", **
 
 def now(plan: Plan, store: Store, *broken: Ref) -> Sweep:
     """What a new process makes of the store."""
-    return sweep(plan, Store(store.root), lost=lambda ref: ref in broken)
+    again = Plan(plan.stages, plan.config, plan.models, Store(store.root), plan.target, plan.past)
+    return sweep(again, lost=lambda ref: ref in broken)
 
 
 def kept(store: Store, taken: Ref) -> set[str]:
@@ -156,7 +157,7 @@ def test_a_lost_cell_does_not_block(store: Store, config: Pipeline, broken: set[
 def test_who_was_dropped_is_ranked_and_not_chosen(store: Store, config: Pipeline):
     made = plan(store, config, "halving")
     played = project.play(store, made)
-    rows = project.finish(store, made, played).predictions(store).query("predictor == 'ats'")
+    rows = project.answers(store, project.finish(store, made, played)).query("predictor == 'ats'")
     assert WIDTHS.keys() == set(rows.loc[rows["predicted"].notna(), "candidate"])
     chosen = rows.loc[rows["cautious"].notna(), "candidate"]
     assert kept(store, played.decisions[-1]) == set(chosen)
@@ -168,7 +169,7 @@ def test_a_candidate_without_any_cell_is_not_in_the_ranking(store: Store, config
     for ref in lost:
         store.remove(ref)
     ending = project.finish(store, made, project.play(store, made, lost))
-    assert {"w8", "w16", "w24"} == set(ending.predictions(store)["candidate"])
+    assert {"w8", "w16", "w24"} == set(project.answers(store, ending)["candidate"])
 
 
 @pytest.mark.parametrize("sizes", [(0, *FIRST), FIRST[1:]])

@@ -119,7 +119,7 @@ def test_points_share_the_cells_that_a_setting_does_not_touch(ranked):
 def test_the_tables_are_what_the_rankings_say(store, config, ranked):
     found = tables(store, step(config, ranked))
     for place, (_, ending) in enumerate(ranked):
-        rows = ending.predictions(store).query("predictor == 'stack'").set_index("candidate")
+        rows = project.answers(store, ending).query("predictor == 'stack'").set_index("candidate")
         own = store.table(ending.ref("ranking"), "scores").query("predictor == 'stack'").iloc[0]
         point = found["points"].iloc[place]
         assert json.loads(point["settings"]) == SETTINGS[place]
@@ -134,7 +134,7 @@ def test_the_tables_are_what_the_rankings_say(store, config, ranked):
         fits = store.table(ending.ref("law"), "fits").query("law == 'rectified'")
         sizes = fits.set_index("candidate")["transition_size"]
         np.testing.assert_array_equal(mine["transition"], sizes[mine.index])
-    first, last = (ending.predictions(store) for _, ending in (ranked[0], ranked[2]))
+    first, last = (project.answers(store, ending) for _, ending in (ranked[0], ranked[2]))
     truths = [
         t.query("predictor == 'stack'").set_index("candidate")["measured"] for t in (first, last)
     ]

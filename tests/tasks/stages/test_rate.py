@@ -8,9 +8,9 @@ import pytest
 from lensllm.config.sections import FineTune, Pipeline
 from lensllm.core.errors import ModelError
 from tasks.base.plan import Cell, Plan
+from tasks.base.training import chosen_rate
 from tasks.planning.make import note
 from tasks.planning.plan import make_plan, plan_ranking
-from tasks.stages import rate
 from tests.tasks import project
 
 RATES = [1e-4, 1e-2, 1e30]
@@ -44,17 +44,17 @@ def test_the_choice_is_the_best_on_validation_and_the_other_cells_train_with_it(
     table = store.table(made.ref, "rates").set_index("learning_rate")
     losses = {
         value: store.table(step.ref, "cell")["validation_nats_per_token"].iloc[0]
-        for value, step in plan.trials["narrow"].items()
+        for value, step in plan.trials("narrow").items()
     }
     assert losses == table["validation_nats_per_token"].to_dict()
     best = min(losses, key=losses.__getitem__)
     assert (best, math.inf) == (1e-2, losses[1e30])
-    assert best == rate.chosen(store, made.ref)
+    assert best == chosen_rate(store, made.ref)
     assert {4} == set(table["size"])
     cells = {cell: store.table(step.ref, "cell").iloc[0] for cell, step in plan.cells.items()}
     assert {best} == {row["learning_rate"] for cell, row in cells.items() if cell.size}
     assert note(store, made) == "learning rate 0.01 of 0.0001, 0.01, 1e+30"
-    trial = store.table(plan.trials["narrow"][best].ref, "cell").iloc[0]
+    trial = store.table(plan.trials("narrow")[best].ref, "cell").iloc[0]
     assert trial.equals(cells[Cell("narrow", 4, 0)])  # not trained twice
     ending = plan_ranking("tiny", plan, [], plan.cells, [])
     assert ending["report"][""].recipe.upstream["rate:narrow"] == made.ref
@@ -64,7 +64,7 @@ def test_the_choice_is_the_best_on_validation_and_the_other_cells_train_with_it(
     )
     spent = store.table(ending.ref("ranking"), "cost")["spent_flops"].sum()
     paid = {step.ref for cell, step in plan.cells.items() if cell.size <= 8}
-    paid |= {step.ref for value, step in plan.trials["narrow"].items() if value != best}
+    paid |= {step.ref for value, step in plan.trials("narrow").items() if value != best}
     tables = [store.table(ref, "cell").iloc[0] for ref in paid]
     assert spent == pytest.approx(sum(t["train_flops"] + t["evaluation_flops"] for t in tables))
 
@@ -85,7 +85,7 @@ def test_a_choice_among_what_diverges_is_a_sentence(store, config):
 
 def test_without_a_grid_no_key_knows_of_it(store, config):
     plain, other = make_plan(config, store), make_plan(chosen_among(config, 1e-3, 1e-2), store)
-    assert not plain.rates
+    assert not plain["rate"]
     assert not any("rate" in step.recipe.upstream for step in plain.cells.values())
     before, after = refs(plain), refs(other)
     assert {0} == {cell.size for cell, ref in after.items() if before[cell] == ref}
