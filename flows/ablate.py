@@ -14,8 +14,8 @@ import pandas as pd
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from flows.cli.ablation import Ablated, by_setting, rows
 from flows.rank import play, settings
+from flows.running.ablated import Ablated, by_setting, rows
 from flows.running.ending import (
     observers,
     running,

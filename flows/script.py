@@ -75,7 +75,7 @@ def _run_flow(
     from flows.server import environment
 
     environment.prepare(store.root)  # before Prefect and MLflow are imported, which read it then
-    from flows.cli.launch import launch
+    from flows.running.launch import launch
     from flows.running.slots import slots_of
 
     arguments = (name, str(file.absolute()), str(store.root), list(overrides))

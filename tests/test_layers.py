@@ -35,6 +35,61 @@ def _imports(path: Path) -> set[str]:
     return names
 
 
+# Each room may import the rooms before it.
+ROOMS = (
+    "lensllm.core",
+    "lensllm.store",
+    "lensllm.config",
+    "lensllm.spectra",
+    "lensllm.curves",
+    "lensllm.laws",
+    "lensllm.predictors",
+    "lensllm.selection",
+    "lensllm.models",
+    "lensllm.data",
+    "lensllm.training",
+    "lensllm.workers",
+    "lensllm.ntk",
+    "lensllm.hessian",
+    "lensllm.diagnostics",
+    "lensllm.report",
+    "tasks.base",
+    "tasks.stages",
+    "tasks.planning",
+    "tasks.execution",
+    "flows.server",
+    "flows.running",
+    "flows.rank",
+    "flows.replay",
+    "flows.ablate",
+    "flows.schedules",
+    "flows.script",
+    "flows.cli",
+)
+
+
+def _room(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def test_rooms_are_a_chain() -> None:
+    """A room imports rooms before it in the list, and no module stands outside a room."""
+    places = {room: place for place, room in enumerate(ROOMS)}
+    packages = ("lensllm", "tasks", "flows")
+    modules = {name: path for package in packages for name, path in _files(package).items()}
+    assert {_room(name) for name in modules} - {*packages} == {*ROOMS}
+    wrong = {
+        f"{name} imports {other}"
+        for name, path in modules.items()
+        if name not in packages
+        for other in _imports(path)
+        if _room(other) in places and places[_room(other)] > places[_room(name)]
+    }
+    assert not wrong
+    loose = {path.name for path in (ROOT / "lensllm").iterdir() if path.is_file()}
+    assert loose <= {"__init__.py", "py.typed"}
+
+
 def _importers(package: str, imported: str) -> set[str]:
     """Files of ``package`` that import the top-level package ``imported``."""
     return {

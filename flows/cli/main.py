@@ -458,7 +458,7 @@ def _launch(
     flow: str, arguments: Sequence[Any], slots: int, store: Store, as_json: bool
 ) -> tuple[Any, Tally]:
     """Run a flow; with ``as_json`` its progress goes to standard error."""
-    from flows.cli.launch import launch
+    from flows.running.launch import launch
 
     return launch(flow, arguments, slots, store, err if as_json else out)
 

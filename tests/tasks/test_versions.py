@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from lensllm.store.artifacts import Store
+from lensllm.store.schemas import schema
 from tasks.base.stage import Step
 from tasks.stages import STAGES
 from tests.tasks import project
@@ -63,6 +64,13 @@ def test_every_stage_is_covered(found: dict[str, Any]):
     stages = STAGES.keys()
     # The text of the first is that of the installed packages; the others have no numbers.
     assert stages - {"pretext", "download", "dequantise"} == found.keys()
+
+
+def test_every_stage_names_its_tables(found: dict[str, Any]):
+    assert all(schema(table) for stage in STAGES.values() for table in stage.tables)
+    for name, content in found.items():
+        named = {table.partition("/")[2] for table in STAGES[name].tables}
+        assert content["tables"].keys() <= named, name
 
 
 @pytest.mark.parametrize("stage", sorted(json.loads(GOLDEN.read_text())))

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows.cli.ablation import Summary, by_setting, rows, screen
+from flows.cli.ablation import Summary, screen
+from flows.running.ablated import by_setting, rows
 from tests.lensllm.report.ablated import ablated
 
 
