@@ -13,7 +13,7 @@ from lensllm.store.artifacts import Store
 from lensllm.workers.local import Workers
 from lensllm.workers.ray_workers import RayWorkers
 from tasks.base.plan import Plan
-from tasks.base.stage import Step
+from tasks.base.step import Step
 from tasks.planning.make import make, note
 
 # Stages that run before a probe; the pretraining of embedded candidates takes minutes.

@@ -17,7 +17,8 @@ from rich.text import Text
 from flows.running.journal import Progress
 from flows.running.progress import clock
 from lensllm.store.artifacts import Ref
-from tasks.base.plan import Cell, Plan
+from tasks.base.plan import Plan
+from tasks.base.step import Cell
 from tasks.planning.rounds import sweep
 
 _MARKS = {  # in the order in which one of several repeats speaks for all

@@ -20,7 +20,7 @@ from pathlib import Path
 from flows.running.progress import Tally
 from lensllm.core.processes import alive, started
 from lensllm.store.artifacts import Store
-from tasks.base.stage import Step
+from tasks.base.step import Step
 
 _SECONDS_BETWEEN_WRITES = 1.0
 # A process of another machine counts as alive for as long after its last write as the longest cells

@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tasks.base.stage import Step
+from tasks.base.step import Step
 
 
 @dataclass

@@ -24,7 +24,7 @@ from flows.running.progress import Tally, clock
 from flows.server.prefect_server import reports_address
 from lensllm.report.result import Result
 from lensllm.store.artifacts import Ref, Store
-from tasks.base.stage import Step
+from tasks.base.step import Step
 from tasks.stages import decision
 
 # Each update is a request to the server; a person does not look more often than this.

@@ -10,7 +10,7 @@ from typing import Any
 from lensllm.config.sections import FineTune
 from lensllm.models.zoo.specs import ZooSpec
 from lensllm.store.artifacts import Ref
-from tasks.base.stage import Step
+from tasks.base.step import Step
 
 BUILTIN = "builtin:"
 

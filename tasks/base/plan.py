@@ -6,45 +6,18 @@ anything is computed. A stage is planned when it is first asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from lensllm.config.sections import Pipeline
 from lensllm.predictors import PREDICTORS, parts
 from lensllm.store.artifacts import Ref, Store
 from tasks.base.goal import Goal
 from tasks.base.model import Model
-from tasks.base.stage import Stage, Step, roles
+from tasks.base.stage import Planner, Stage
+from tasks.base.step import Cell, Label, Step, Trial, roles
 
-
-@dataclass(frozen=True, order=True)
-class Cell:
-    """A fine-tuning run: candidate, subset size D and repeat; ``name|D|repeat`` as a label."""
-
-    candidate: str
-    size: int
-    repeat: int
-
-    def __str__(self) -> str:
-        return f"{self.candidate}|{self.size}|{self.repeat}"
-
-    @staticmethod
-    def parse(text: str) -> Cell:
-        """The cell that ``str`` wrote as ``text``."""
-        candidate, size, repeat = text.split("|")
-        return Cell(candidate, int(size), int(repeat))
-
-
-class Trial(NamedTuple):
-    """A fine-tuning run that helps to choose a candidate's learning rate."""
-
-    candidate: str
-    learning_rate: float
-
-
-Label = Cell | Trial | str | int  # "" for the only artefact of a stage
 Steps = dict[Label, Step]
 
 
@@ -230,3 +203,54 @@ class RankingPlan:
 
 def _unique(steps: Iterable[Step]) -> list[Step]:
     return list({step.ref: step for step in steps}.values())
+
+
+# --- planners -------------------------------------------------------------------------------------
+# Each takes the function that plans one artefact, which returns None where there is none.
+def once(step: Callable[[Plan], Step | None]) -> Planner:
+    """One artefact per pipeline."""
+    return Planner("pipeline", lambda plan: _some([("", step(plan))]))
+
+
+def per_repeat(step: Callable[[Plan, int], Step | None]) -> Planner:
+    """One artefact per repeat of the sweep."""
+    return Planner("repeat", lambda plan: _some((r, step(plan, r)) for r in plan.repeats))
+
+
+def per_candidate(step: Callable[[Plan, Model], Step | None]) -> Planner:
+    """One artefact per candidate."""
+    return Planner("candidate", lambda plan: _some((m.name, step(plan, m)) for m in plan.models))
+
+
+def per_cell(step: Callable[[Plan, Cell], Step | None]) -> Planner:
+    """One artefact per cell: candidate, size and repeat."""
+    return Planner("cell", lambda plan: _some((cell, step(plan, cell)) for cell in plan.grid))
+
+
+def of_models(stage: str) -> Planner:
+    """The artefacts of ``stage`` that make candidates, planned by ``tasks.planning.models``.
+
+    The heaviest candidates come first: their cells are then not what everything waits for.
+    """
+    return Planner(
+        "candidate",
+        lambda plan: (
+            (m.name, step) for m in plan.heaviest_first for step in m.steps if step.stage == stage
+        ),
+    )
+
+
+def per_ranking(step: Callable[[RankingPlan], Step | None]) -> Planner:
+    """One artefact per ranking, of a pipeline or of a replayed table."""
+    return Planner("ranking", lambda plan: _some([("", step(plan))]), of_ranking=True)
+
+
+def per_predictor(step: Callable[[RankingPlan, str], Step | None]) -> Planner:
+    """One artefact per ranking and predictor that is no mixture of others."""
+    return Planner(
+        "predictor", lambda plan: _some((n, step(plan, n)) for n in plan.predictors), True
+    )
+
+
+def _some(steps: Iterable[tuple[Label, Step | None]]) -> Iterable[tuple[Label, Step]]:
+    return ((label, step) for label, step in steps if step)

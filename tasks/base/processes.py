@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from lensllm.core.errors import LensError, ModelError
 from lensllm.core.processes import die_with_parent
 from lensllm.store.artifacts import Ref, Store
-from tasks.base.stage import BuildContext
+from tasks.base.step import BuildContext
 
 if TYPE_CHECKING:
     from lensllm.training.ranks import Ranks

@@ -13,7 +13,7 @@ from lensllm.config.sections import Engine, FineTune
 from lensllm.core.meter import versions
 from lensllm.store.artifacts import Ref, Store
 from tasks.base.model import Model
-from tasks.base.stage import BuildContext
+from tasks.base.step import BuildContext
 
 if TYPE_CHECKING:
     import pandas as pd

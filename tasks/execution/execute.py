@@ -25,7 +25,7 @@ from lensllm.core.secrets import mask
 from lensllm.store.artifacts import Ref, Store
 from lensllm.workers.local import Stopped, WorkerError, Workers
 from lensllm.workers.ray_workers import RayWorkers
-from tasks.base.stage import Step
+from tasks.base.step import Step
 from tasks.planning.make import make, note
 
 log = logging.getLogger("lensllm.run")

@@ -9,7 +9,7 @@ from lensllm.config.sections import Pipeline
 from lensllm.core.errors import LensError
 from lensllm.store.artifacts import Ref, Store
 from tasks.base.plan import RankingPlan
-from tasks.base.stage import Step
+from tasks.base.step import Step
 from tasks.planning.make import make
 from tasks.planning.plan import check, make_plan, plan_ranking
 from tasks.planning.rounds import sweep

@@ -14,7 +14,7 @@ import pandas as pd
 
 from lensllm.config.sections import Tracking
 from lensllm.store.artifacts import Ref, Store
-from tasks.base.stage import Step
+from tasks.base.step import Step
 from tasks.execution.tracking import Row, Tracker
 from tasks.stages import STAGES
 

@@ -16,8 +16,8 @@ from lensllm.models.zoo.pretrain import model_config
 from lensllm.store.artifacts import Ref
 from lensllm.training.throughput import Throughput
 from tasks.base.model import Model
-from tasks.base.plan import Cell, Label, Plan, Trial
-from tasks.base.stage import Step
+from tasks.base.plan import Plan
+from tasks.base.step import Cell, Label, Step, Trial
 from tasks.stages import download, finetune, probe
 
 # Before any cell was measured: what the demo reaches on one CPU core, rounded down.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lensllm.store.artifacts import Recipe, Store
-from tasks.base.stage import BuildContext, Step
+from tasks.base.step import BuildContext, Step
 from tasks.stages import STAGES
 
 

@@ -12,8 +12,8 @@ from lensllm.store.artifacts import Ref, Store
 from tasks.base import past
 from tasks.base.goal import Goal
 from tasks.base.model import Model
-from tasks.base.plan import Cell, Plan, RankingPlan
-from tasks.base.stage import Step
+from tasks.base.plan import Plan, RankingPlan
+from tasks.base.step import Cell, Step
 from tasks.base.training import split_rows
 from tasks.planning import models
 from tasks.planning.make import make

@@ -8,7 +8,7 @@ from typing import Any
 from lensllm.core.errors import LensError
 from tasks.base.model import BUILTIN
 from tasks.base.plan import Plan
-from tasks.base.stage import Step
+from tasks.base.step import Step
 from tasks.planning.make import make
 from tasks.stages import inspection
 

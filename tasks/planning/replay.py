@@ -14,7 +14,7 @@ from lensllm.predictors import check_name, needed_sizes
 from lensllm.store.artifacts import Ref, Store
 from tasks.base.goal import Goal, configured
 from tasks.base.plan import RankingPlan
-from tasks.base.stage import Step, roles
+from tasks.base.step import Step, roles
 from tasks.planning.make import make
 from tasks.planning.plan import find_past
 from tasks.stages import STAGES, losses, simulation

@@ -15,8 +15,8 @@ from lensllm.selection import policy as policies
 from lensllm.selection.policy import Decision
 from lensllm.store.artifacts import Ref
 from tasks.base.goal import Goal
-from tasks.base.plan import Cell, Plan
-from tasks.base.stage import Step
+from tasks.base.plan import Plan
+from tasks.base.step import Cell, Step
 from tasks.stages import curve, decision
 
 

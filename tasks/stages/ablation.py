@@ -16,7 +16,8 @@ from lensllm.selection.ablation import Outcome, Point, compare, verdict
 from lensllm.selection.transitions import Transitions
 from lensllm.store.artifacts import Ref
 from tasks.base.plan import RankingPlan
-from tasks.base.stage import BuildContext, Planner, Stage, Step, roles
+from tasks.base.stage import Planner, Stage
+from tasks.base.step import BuildContext, Step, roles
 
 
 @dataclass(frozen=True)

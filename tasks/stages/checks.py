@@ -15,8 +15,9 @@ from lensllm.diagnostics.checks import (
     versions,
     with_examples,
 )
-from tasks.base.plan import RankingPlan
-from tasks.base.stage import BuildContext, Stage, Step, per_ranking
+from tasks.base.plan import RankingPlan, per_ranking
+from tasks.base.stage import Stage
+from tasks.base.step import BuildContext, Step
 from tasks.stages import curvature, curve, decision
 
 

@@ -5,8 +5,9 @@ Key: the curvature of all cells, laws, budget, target and seed. Tables: ``candid
 """
 
 from lensllm.hessian.bound import agreement_table, crossing_table
-from tasks.base.plan import RankingPlan
-from tasks.base.stage import BuildContext, Stage, Step, per_ranking
+from tasks.base.plan import RankingPlan, per_ranking
+from tasks.base.stage import Stage
+from tasks.base.step import BuildContext, Step
 from tasks.stages import curvature
 
 

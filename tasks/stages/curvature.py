@@ -10,8 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from lensllm.core.meter import Meter
-from tasks.base.plan import Cell, Plan
-from tasks.base.stage import BuildContext, Stage, Step, first_row, per_cell
+from tasks.base.plan import Plan, per_cell
+from tasks.base.stage import Stage
+from tasks.base.step import BuildContext, Cell, Step, first_row
 from tasks.base.training import split_rows
 from tasks.stages import delta
 

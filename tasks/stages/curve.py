@@ -18,8 +18,9 @@ from lensllm.store.artifacts import Ref
 from tasks.base import past
 from tasks.base.goal import read_registry
 from tasks.base.model import Model
-from tasks.base.plan import Cell, RankingPlan
-from tasks.base.stage import BuildContext, Stage, Step, per_ranking
+from tasks.base.plan import RankingPlan, per_ranking
+from tasks.base.stage import Stage
+from tasks.base.step import BuildContext, Cell, Step
 from tasks.stages import heavy_tails, kernel
 
 

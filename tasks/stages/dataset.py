@@ -7,7 +7,9 @@ Key: package versions, or the files' checksums and how they are read. Tables: ``
 from lensllm.config.sections import Data
 from lensllm.data import sources
 from lensllm.store.artifacts import Ref, Store
-from tasks.base.stage import BuildContext, Stage, Step, once
+from tasks.base.plan import once
+from tasks.base.stage import Stage
+from tasks.base.step import BuildContext, Step
 
 
 def step(data: Data) -> Step:

@@ -14,7 +14,8 @@ from lensllm.selection.backtest import asked_predictors
 from lensllm.selection.policy import decide, deciding_predictor, no_decisions
 from lensllm.store.artifacts import Ref, Store
 from tasks.base.goal import Goal, read_question
-from tasks.base.stage import BuildContext, Planner, Stage, Step, labelled, roles
+from tasks.base.stage import Planner, Stage
+from tasks.base.step import BuildContext, Step, labelled, roles
 from tasks.stages import curve
 
 

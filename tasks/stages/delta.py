@@ -13,8 +13,9 @@ from typing import Any
 
 from lensllm.store.artifacts import Ref, Store
 from tasks.base import processes
-from tasks.base.plan import Cell, Plan
-from tasks.base.stage import BuildContext, Stage, Step, per_cell
+from tasks.base.plan import Plan, per_cell
+from tasks.base.stage import Stage
+from tasks.base.step import BuildContext, Cell, Step
 from tasks.base.training import train
 
 FILE = "weights.safetensors"

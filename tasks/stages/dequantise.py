@@ -6,7 +6,9 @@ Key: the file's checksum. Files: ``model/``.
 from pathlib import Path
 
 from lensllm.models import gguf
-from tasks.base.stage import BuildContext, Stage, Step, of_models
+from tasks.base.plan import of_models
+from tasks.base.stage import Stage
+from tasks.base.step import BuildContext, Step
 
 
 def step(name: str, path: Path, checksum: str) -> Step:

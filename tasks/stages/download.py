@@ -5,7 +5,9 @@ they are gone from there, the artefact is made again (``tasks/planning/models.py
 """
 
 from lensllm.models import hub
-from tasks.base.stage import BuildContext, Stage, Step, of_models
+from tasks.base.plan import of_models
+from tasks.base.stage import Stage
+from tasks.base.step import BuildContext, Step
 
 THERE = 1.0  # the weight of a step that finds everything in the cache
 

@@ -4,8 +4,9 @@ Key: data set, sample and sizes. Table: ``sizes``.
 """
 
 from lensllm.data import sampling
-from tasks.base.plan import Plan
-from tasks.base.stage import BuildContext, Stage, Step, once
+from tasks.base.plan import Plan, once
+from tasks.base.stage import Stage
+from tasks.base.step import BuildContext, Step
 from tasks.base.training import split_rows
 
 # The full training set, or as many of a large one: its own shares are then known to a percent.

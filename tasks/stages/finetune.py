@@ -16,8 +16,9 @@ from lensllm.core.meter import Meter, versions_json
 from lensllm.store.artifacts import Ref, Store
 from tasks.base import processes
 from tasks.base.model import Model
-from tasks.base.plan import Cell, Label, Plan, Trial
-from tasks.base.stage import BuildContext, Planner, Stage, Step, first_row
+from tasks.base.plan import Plan
+from tasks.base.stage import Planner, Stage
+from tasks.base.step import BuildContext, Cell, Label, Step, Trial, first_row
 from tasks.base.training import cell_settings, train, training_hints
 from tasks.stages import delta
 

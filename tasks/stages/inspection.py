@@ -17,8 +17,9 @@ from lensllm.diagnostics.checks import (
     with_examples,
 )
 from lensllm.store.artifacts import Ref, Store
-from tasks.base.plan import Plan
-from tasks.base.stage import BuildContext, Stage, Step, per_ranking, roles
+from tasks.base.plan import Plan, per_ranking
+from tasks.base.stage import Stage
+from tasks.base.step import BuildContext, Step, roles
 
 _SIZES = ["target_bytes", "truncated", "target_truncated"]
 _TEXTS = ["prompt", "completion", "messages", "file", "number"]

@@ -12,8 +12,9 @@ from lensllm.core.meter import Meter
 from lensllm.spectra.spectrum import Spectrum
 from lensllm.store.artifacts import Ref, Store
 from tasks.base.model import Model
-from tasks.base.plan import Plan
-from tasks.base.stage import BuildContext, Stage, Step, first_row, per_candidate
+from tasks.base.plan import Plan, per_candidate
+from tasks.base.stage import Stage
+from tasks.base.step import BuildContext, Step, first_row
 from tasks.base.training import split_rows
 
 

@@ -7,8 +7,9 @@ from contextlib import suppress
 
 from lensllm.core.errors import DataError
 from lensllm.laws import fits_frame, laws
-from tasks.base.plan import RankingPlan
-from tasks.base.stage import BuildContext, Stage, Step, per_ranking
+from tasks.base.plan import RankingPlan, per_ranking
+from tasks.base.stage import Stage
+from tasks.base.step import BuildContext, Step
 from tasks.stages import curve
 
 

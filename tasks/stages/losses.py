@@ -4,7 +4,8 @@ Key: the file's checksum. Tables: ``cells`` (schema curve/cells), ``notes``.
 """
 
 from lensllm.curves import tables
-from tasks.base.stage import BuildContext, Planner, Stage, Step
+from tasks.base.stage import Planner, Stage
+from tasks.base.step import BuildContext, Step
 
 
 def step(source: str) -> Step:

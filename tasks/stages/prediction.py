@@ -10,8 +10,9 @@ import numpy as np
 from lensllm.predictors import reads
 from lensllm.selection.answers import Answers, Question, answer
 from lensllm.store.artifacts import Ref, Store
-from tasks.base.plan import RankingPlan
-from tasks.base.stage import BuildContext, Stage, Step, per_predictor
+from tasks.base.plan import RankingPlan, per_predictor
+from tasks.base.stage import Stage
+from tasks.base.step import BuildContext, Step
 from tasks.stages import curve, decision
 
 

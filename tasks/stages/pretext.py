@@ -4,7 +4,9 @@ Key: the packages' versions. Table: ``texts``.
 """
 
 from lensllm.data.builtin import docstrings, python_files
-from tasks.base.stage import BuildContext, Stage, Step, of_models
+from tasks.base.plan import of_models
+from tasks.base.stage import Stage
+from tasks.base.step import BuildContext, Step
 
 
 def step() -> Step:

@@ -5,7 +5,9 @@ Key: its specification, text and tokenizer. Files: ``model/``. Table: ``curve``.
 
 from lensllm.models.zoo.specs import ZooSpec
 from lensllm.store.artifacts import Ref
-from tasks.base.stage import BuildContext, Stage, Step, of_models
+from tasks.base.plan import of_models
+from tasks.base.stage import Stage
+from tasks.base.step import BuildContext, Step
 
 
 def step(specification: ZooSpec, pretext: Ref, tokenizer: Ref) -> Step:

@@ -17,8 +17,9 @@ from lensllm.store.artifacts import Ref, Store
 from lensllm.training import throughput
 from lensllm.training.throughput import Throughput
 from tasks.base.model import Model
-from tasks.base.plan import Plan
-from tasks.base.stage import BuildContext, Stage, Step, first_row, per_candidate
+from tasks.base.plan import Plan, per_candidate
+from tasks.base.stage import Stage
+from tasks.base.step import BuildContext, Step, first_row
 from tasks.base.training import split_rows
 
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ from lensllm.selection.answers import stored_answers
 from lensllm.selection.policy import deciding_predictor, first_round
 from lensllm.selection.ranking import rank
 from tasks.base.goal import configured, read_question, read_registry
-from tasks.base.plan import RankingPlan
-from tasks.base.stage import BuildContext, Stage, Step, per_ranking
+from tasks.base.plan import RankingPlan, per_ranking
+from tasks.base.stage import Stage
+from tasks.base.step import BuildContext, Step
 from tasks.stages import curve, decision, prediction
 
 

@@ -15,8 +15,9 @@ import pandas as pd
 from lensllm.core.errors import ModelError
 from lensllm.store.artifacts import Ref, Store
 from tasks.base.model import Model
-from tasks.base.plan import Plan
-from tasks.base.stage import BuildContext, Stage, Step, per_candidate
+from tasks.base.plan import Plan, per_candidate
+from tasks.base.stage import Stage
+from tasks.base.step import BuildContext, Step
 from tasks.base.training import chosen_rate
 from tasks.stages import finetune
 

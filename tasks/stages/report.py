@@ -9,8 +9,9 @@ import pandas as pd
 from lensllm.config.sections import Data
 from lensllm.store.schemas import empty
 from lensllm.training.throughput import compare_with_cells
-from tasks.base.plan import Cell, RankingPlan
-from tasks.base.stage import BuildContext, Stage, Step, per_ranking, roles_of
+from tasks.base.plan import RankingPlan, per_ranking
+from tasks.base.stage import Stage
+from tasks.base.step import BuildContext, Cell, Step, roles_of
 from tasks.stages import finetune, probe
 
 

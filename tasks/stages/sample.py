@@ -7,7 +7,9 @@ every finished cell. Table: ``roles``.
 from lensllm.config.sections import Pipeline
 from lensllm.data import sampling
 from lensllm.store.artifacts import Ref
-from tasks.base.stage import BuildContext, Stage, Step, per_repeat
+from tasks.base.plan import per_repeat
+from tasks.base.stage import Stage
+from tasks.base.step import BuildContext, Step
 
 
 def step(config: Pipeline, repeat: int, dataset: Ref) -> Step:

@@ -13,7 +13,8 @@ import pandas as pd
 from lensllm.selection.policy import simulate
 from lensllm.store.artifacts import Ref
 from tasks.base.goal import Goal, read_question
-from tasks.base.stage import BuildContext, Planner, Stage, Step
+from tasks.base.stage import Planner, Stage
+from tasks.base.step import BuildContext, Step
 from tasks.stages import curve, decision
 
 

@@ -4,7 +4,9 @@ Key: the text. Files: a tokenizer saved by transformers.
 """
 
 from lensllm.store.artifacts import Ref
-from tasks.base.stage import BuildContext, Stage, Step, of_models
+from tasks.base.plan import of_models
+from tasks.base.stage import Stage
+from tasks.base.step import BuildContext, Step
 
 
 def step(pretext: Ref) -> Step:

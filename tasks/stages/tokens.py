@@ -10,8 +10,9 @@ from pathlib import Path
 from lensllm.data import checksum
 from lensllm.store.artifacts import Ref, Store
 from tasks.base.model import Model
-from tasks.base.plan import Plan
-from tasks.base.stage import BuildContext, Stage, Step, per_candidate
+from tasks.base.plan import Plan, per_candidate
+from tasks.base.stage import Stage
+from tasks.base.step import BuildContext, Step
 from tasks.stages import dataset as dataset_stage
 
 

@@ -15,7 +15,7 @@ from lensllm.models.zoo import tokenizer
 from lensllm.models.zoo.specs import ZooSpec
 from lensllm.store.artifacts import Recipe, Ref, Store, write_table
 from tasks.base.plan import Plan, RankingPlan
-from tasks.base.stage import Step
+from tasks.base.step import Step
 from tasks.planning import replay
 from tasks.planning.make import make
 from tasks.planning.plan import make_plan, plan_ranking

@@ -13,7 +13,7 @@ import pytest
 
 from lensllm.store.artifacts import Store
 from lensllm.store.schemas import schema
-from tasks.base.stage import Step
+from tasks.base.step import Step
 from tasks.stages import STAGES
 from tests.tasks import project
 

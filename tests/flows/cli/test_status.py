@@ -19,8 +19,7 @@ from flows.running import journal
 from flows.running.journal import Journal, Progress
 from lensllm.core.processes import started
 from lensllm.store.artifacts import Recipe, Store
-from tasks.base.plan import Cell
-from tasks.base.stage import Step
+from tasks.base.step import Cell, Step
 from tasks.planning.plan import make_plan
 from tests.tasks import project
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from flows.running.progress import Terminal, clock
 from lensllm.store.artifacts import Recipe
-from tasks.base.stage import Step
+from tasks.base.step import Step
 
 
 def step(number: int, weight: float = 1.0, stage: str = "finetune") -> Step:

@@ -8,7 +8,7 @@ from flows.running.progress import Tally
 from flows.running.ui_artifacts import Cells, sentence
 from flows.server.prefect_server import reports_address
 from lensllm.store.artifacts import Recipe
-from tasks.base.stage import Step
+from tasks.base.step import Step
 
 
 def cell(candidate: str, size: int, stage: str = "finetune") -> Step:

@@ -16,7 +16,7 @@ from lensllm.models import gguf, load
 from lensllm.models.batch import Example, collate, token_losses
 from lensllm.models.zoo import tokenizer
 from lensllm.store.artifacts import Store
-from tasks.base.plan import Cell
+from tasks.base.step import Cell
 from tasks.planning.plan import check, make_plan
 from tests.tasks import project
 

@@ -13,8 +13,7 @@ import pytest
 
 from lensllm.config.sections import Pipeline
 from lensllm.store.artifacts import Store
-from tasks.base.plan import Cell
-from tasks.base.stage import Step
+from tasks.base.step import Cell, Step
 from tasks.planning.make import make
 from tasks.planning.plan import make_plan
 from tests.tasks import project

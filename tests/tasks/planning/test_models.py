@@ -18,7 +18,8 @@ from lensllm.core.errors import ModelError
 from lensllm.models import hub
 from lensllm.models.zoo import tokenizer
 from lensllm.store.artifacts import Ref, Store
-from tasks.base.plan import Cell, Plan
+from tasks.base.plan import Plan
+from tasks.base.step import Cell
 from tasks.planning import models
 from tasks.planning.estimate import forecast
 from tasks.planning.plan import check, make_plan

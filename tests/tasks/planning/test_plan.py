@@ -8,7 +8,8 @@ from lensllm.config import configfile
 from lensllm.config import sections as config
 from lensllm.core.errors import ConfigError
 from lensllm.store.artifacts import Store
-from tasks.base.plan import Cell, Plan
+from tasks.base.plan import Plan
+from tasks.base.step import Cell
 from tasks.planning.plan import check, make_plan, plan_ranking
 from tests.tasks import project
 

@@ -8,7 +8,8 @@ import pytest
 
 from lensllm.config.sections import Pipeline
 from lensllm.store.artifacts import Ref, Store
-from tasks.base.plan import Cell, Plan
+from tasks.base.plan import Plan
+from tasks.base.step import Cell
 from tasks.planning.plan import make_plan
 from tasks.planning.rounds import Sweep, sweep
 from tasks.stages import decision

@@ -12,8 +12,8 @@ from lensllm.config.sections import Pipeline, public
 from lensllm.selection import scores
 from lensllm.store.artifacts import Store, write_table
 from lensllm.store.schemas import schema
-from tasks.base.plan import Cell, Plan, RankingPlan
-from tasks.base.stage import Step
+from tasks.base.plan import Plan, RankingPlan
+from tasks.base.step import Cell, Step
 from tasks.planning.plan import make_plan, plan_ranking
 from tasks.stages import ablation
 from tasks.stages.ablation import PointResult

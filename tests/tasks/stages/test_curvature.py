@@ -12,8 +12,8 @@ from lensllm.config.sections import Replay
 from lensllm.store.artifacts import Recipe, Ref, Store, write_table
 from lensllm.store.schemas import schema
 from tasks.base.goal import Goal
-from tasks.base.plan import Cell, RankingPlan
-from tasks.base.stage import BuildContext, roles
+from tasks.base.plan import RankingPlan
+from tasks.base.step import BuildContext, Cell, roles
 from tasks.planning import replay
 from tasks.stages import STAGES, curvature, losses
 from tests.tasks import project

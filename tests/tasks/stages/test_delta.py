@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 from lensllm.config.sections import Pipeline
 from lensllm.core.errors import LensError
 from lensllm.store.artifacts import Store
-from tasks.base.plan import Cell, Plan
+from tasks.base.plan import Plan
+from tasks.base.step import Cell
 from tasks.planning.make import make
 from tasks.planning.plan import make_plan
 from tasks.stages import delta

@@ -10,7 +10,8 @@ from lensllm.config.sections import FineTune
 from lensllm.core.errors import ModelError
 from lensllm.models.load import load_model
 from lensllm.store.artifacts import Ref, Store
-from tasks.base.plan import Cell, Plan
+from tasks.base.plan import Plan
+from tasks.base.step import Cell
 from tasks.planning.plan import make_plan
 from tasks.stages import STAGES
 from tests.tasks import project

@@ -7,7 +7,8 @@ import pytest
 
 from lensllm.config.sections import FineTune, Pipeline
 from lensllm.core.errors import ModelError
-from tasks.base.plan import Cell, Plan
+from tasks.base.plan import Plan
+from tasks.base.step import Cell
 from tasks.base.training import chosen_rate
 from tasks.planning.make import note
 from tasks.planning.plan import make_plan, plan_ranking
