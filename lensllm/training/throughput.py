@@ -86,7 +86,8 @@ def measure_throughput(
 
     The cells' own training loop is timed, an epoch at a time. The model's weights are changed.
     """
-    from lensllm.training import evaluate, fine_tune
+    from lensllm.training.evaluate import evaluate
+    from lensllm.training.loop import fine_tune
 
     def train(steps: int, epochs: int) -> tuple[list[float], Sequence[Example]]:
         """Seconds of each of ``epochs`` epochs of ``steps`` steps, and the examples of one."""

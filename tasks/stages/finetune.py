@@ -120,7 +120,7 @@ def build(work: Work) -> None:
 def measure_cell(work: Work, ranks: Ranks) -> None:
     """Train and measure, on each of the ranks; the first writes."""
     from lensllm.models import cost, load
-    from lensllm.training import require_finite
+    from lensllm.training.evaluate import require_finite
 
     meter = Meter(load.choose_device(work.hints["device"]))
     trained = training.train(work, work.params, work.upstream, ranks)

@@ -14,7 +14,7 @@ from lensllm.core.errors import ModelError
 from lensllm.hessian.curvature import layers_of
 from lensllm.models import adapters, delta, load
 from lensllm.models.batch import Example, collate, target_logits
-from lensllm.training import TrainingResult, fine_tune
+from lensllm.training.loop import TrainingResult, fine_tune
 from tests.lensllm import families
 
 LORA = Lora(rank=3, alpha=6, learning_rate=2e-2)

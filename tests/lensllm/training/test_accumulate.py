@@ -8,7 +8,8 @@ import torch
 
 from lensllm.config.sections import FineTune
 from lensllm.core.errors import ModelError
-from lensllm.training import accumulate, fine_tune
+from lensllm.training import accumulate
+from lensllm.training.loop import fine_tune
 from lensllm.training.memory import BatchPlan, BatchSizeTuner
 from tests.lensllm.training.cells import CPU, FLOAT, TRAIN, VALIDATION, tiny
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from lensllm.config.sections import FineTune
 from lensllm.core.errors import ModelError
-from lensllm.training import batches, evaluate, fine_tune, learning_rate
+from lensllm.training.evaluate import evaluate
+from lensllm.training.loop import batches, fine_tune, learning_rate
 from tests.lensllm.training.cells import CPU, FLOAT, TRAIN, VALIDATION, tiny
 
 

@@ -29,7 +29,8 @@ import json, os, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from lensllm.training import evaluate, fine_tune
+from lensllm.training.evaluate import evaluate
+from lensllm.training.loop import fine_tune
 from lensllm.config.sections import FineTune
 from lensllm.training import memory
 from lensllm.training.ranks import joined, shard

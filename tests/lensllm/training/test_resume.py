@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 torch.set_num_threads(1)
-from lensllm.training import fine_tune
+from lensllm.training.loop import fine_tune
 from lensllm.config.sections import FineTune
 from lensllm.training import resume
 from tests.lensllm.training.cells import CPU, FLOAT, TRAIN, VALIDATION, tiny
