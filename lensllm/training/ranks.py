@@ -1,8 +1,7 @@
 """A cell on several processes: each holds a share of the weights and takes a share of each batch.
 
-Weights, gradients and optimiser are sharded by torch's ``fully_shard`` (FSDP2), block by block; a
-block's whole weights exist only while it computes. Every rank runs the same program; ranks
-exchange values only by the few methods of ``Ranks``.
+Weights, gradients and optimiser are sharded by torch's ``fully_shard`` (FSDP2), block by block.
+Every rank runs the same program; ranks exchange values only by the methods of ``Ranks``.
 """
 
 from __future__ import annotations
@@ -119,5 +118,5 @@ def shard(model: Any, ranks: Ranks, device: torch.device) -> Any:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's share of a sharded tensor; any other tensor as it is."""
+    """This rank's share of a sharded tensor; any other tensor unchanged."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor

@@ -18,7 +18,7 @@ DOUBLE = torch.float64
 
 def tuner_with(**fit: Any) -> BatchSizeTuner:
     made = BatchSizeTuner()
-    made.adopt(fit)
+    made.plan = BatchPlan(**fit)
     return made
 
 

@@ -51,7 +51,7 @@ with joined(rank, size, folder / f"meeting-{size}-{micro}", CPU) as ranks:
                     return self.steps == 2
             model = shard(tiny(kind, dropout=0.0), ranks, CPU)
             tuner = memory.BatchSizeTuner()
-            tuner.adopt({"micro_batch": micro})
+            tuner.plan = memory.BatchPlan(micro_batch=micro)
             try:
                 tuned = fine_tune(
                     model, TRAIN[:39], VALIDATION[:11],
