@@ -5,17 +5,14 @@ Zeng et al. 2025, Theorem 1, after Ju, Li and Zhang 2022: with probability 0.99
     L(ŵ) ≤ (1 + ε) L̂(ŵ) + (1 + ε)/√n · Σ_layers √(C h_i) + O(n^(−3/4)),
 
 v_i = ŵ_i − w_i the distance moved from the pretrained weights, h_i the largest v_iᵀ H_i⁺ v_i over
-single training examples, C a bound on the loss. The bound is a diagnostic, never a ranking:
-cross-entropy has no bound, so C is the largest loss measured, and h_i is the largest over the
-examples examined.
+the training examples examined, C the largest loss measured. A diagnostic, never a ranking.
 
 Corollary: L(ŵ) ≤ (1 + ε) L̂ + C₃ n^(−β₃) + O(n^(−3/4)). While the remainder is the larger of the
-two terms, a curve is in its pre-power phase. The theorem leaves the remainder's constant open, so
-there are two readings:
+two terms, a curve is in its pre-power phase. The remainder's constant is open and read two ways:
 
 - *literal*: n^(−3/4), in nats;
-- *fitted*: C₃ n^(−β₃) and n^(−3/4), each with a factor ≥ 0 of its own, that together describe the
-  measured gap between test and training loss best.
+- *fitted*: C₃ n^(−β₃) and n^(−3/4), with factors ≥ 0 that together describe the measured gap
+  between test and training loss best.
 """
 
 from __future__ import annotations
@@ -102,7 +99,7 @@ class Crossing:
 
 
 def power_law(sizes: Array, terms: Array) -> PowerLaw:
-    """Least squares of ln ``terms`` on ln ``sizes``, both (P,), any number of points at a size.
+    """Least squares of ln ``terms`` on ln ``sizes``, both (P,).
 
     Raises ValueError with fewer than two different sizes or a term that is not positive.
     """
@@ -135,13 +132,8 @@ def crossings(
 ) -> list[Crossing]:
     """n* of one candidate under both readings, from its P cells.
 
-    Args:
-        sizes: training examples, (P,).
-        terms: curvature terms in nats per token, (P,).
-        gaps: test − training loss in nats per token, (P,).
-
-    Raises:
-        ValueError: ``power_law`` cannot be fitted.
+    ``terms`` are curvature terms and ``gaps`` test − training loss, in nats per token; all (P,).
+    Raises ValueError if ``power_law`` cannot be fitted.
     """
     law = power_law(sizes, terms)
     constant, error = _log_constant(law, sizes, gaps)
@@ -178,8 +170,8 @@ def crossing_table(
 ) -> pd.DataFrame:
     """Table crossing/candidates from rows of curvature/bound: two rows per candidate.
 
-    ``transitions`` are D* of the rectified law, NaN or missing where unknown. A candidate with
-    fewer than two sizes, or a curvature term of 0, is left out.
+    ``transitions`` are D* of the rectified law where known. A candidate with fewer than two sizes,
+    or a curvature term of 0, is left out.
     """
     rows = []
     for name, cells in bounds.groupby("candidate", sort=False):
@@ -213,7 +205,7 @@ def crossing_table(
 def agreement_table(candidates: pd.DataFrame, smallest: int, target: int) -> pd.DataFrame:
     """Table crossing/agreement: one row per reading of the remainder, over all known candidates.
 
-    Sizes are compared within [``smallest``, ``target``], the range of the data.
+    Sizes are clipped to the range of the data, [``smallest``, ``target``].
     """
     rows = []
     for remainder in REMAINDERS:

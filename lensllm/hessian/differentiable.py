@@ -1,9 +1,4 @@
-"""A model that autograd can differentiate twice, and the memory of the graphs that takes.
-
-``double_differentiable`` changes a model for a while, so that autograd differentiates it twice,
-exactly. ``graph_footprint`` measures on one example what a graph holds, and ``micro_batches`` cuts
-the data by it.
-"""
+"""A model that autograd can differentiate twice, and the memory of the graphs that this takes."""
 
 from __future__ import annotations
 
@@ -32,12 +27,10 @@ _NARROW = (torch.bfloat16, torch.float16)
 def double_differentiable(model: Any) -> Iterator[None]:
     """Context in which autograd gives the exact second derivative of the model's loss.
 
-    It sets evaluation mode; eager attention and experts, since fused ones can be differentiated
-    only once; no gradient checkpoints; float32 for narrower weights; and counts a padding token's
-    row of an embedding as a weight. Everything is restored at the end, weights bit by bit.
-
-    Raises:
-        ModelError: the model uses another attention, which cannot be changed.
+    Evaluation mode; eager attention and experts, since fused ones can be differentiated only once;
+    no gradient checkpoints; float32 for narrower weights; a padding token's row of an embedding
+    counts as a weight. Everything is restored at the end. Raises ModelError if the model uses
+    another attention, which cannot be changed.
     """
     with (
         _attributes(model.modules(), _PLAIN),
@@ -52,10 +45,7 @@ def double_differentiable(model: Any) -> Iterator[None]:
 
 @contextmanager
 def _implementations(model: Any, *, attention: str, experts: str) -> Iterator[None]:
-    """Context with other implementations of attention and experts, by transformers' names.
-
-    A model that has only one implementation keeps it.
-    """
+    """Context with other implementations of attention and experts, where the model has them."""
     before = [(c, c._attn_implementation, c._experts_implementation) for c in _configs(model)]
     try:
         model.set_attn_implementation(attention)
@@ -90,7 +80,7 @@ def _require_differentiable_attention(model: Any) -> None:
 
 
 def _looks_up(module: nn.Module) -> bool:
-    """True for embedding tables; frozen ones of subclasses compute positions from their padding."""
+    """True for embedding tables; frozen ones of subclasses compute positions from padding."""
     return isinstance(module, nn.Embedding) and (
         module.weight.requires_grad or type(module) is nn.Embedding
     )
@@ -151,7 +141,7 @@ class Footprint:
 
 
 def padded_tokens(group: Sequence[Example], config: Any) -> int:
-    """Number of tokens of a batch, as ``collate`` pads it."""
+    """Number of tokens of a batch, padded as by ``collate``."""
     if not config.is_encoder_decoder:
         return len(group) * max(map(len, group))
     longest = max(len(e.prompt) for e in group), max(len(e.completion) for e in group)

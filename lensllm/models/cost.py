@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from itertools import groupby
@@ -199,10 +200,9 @@ class _Walk:
         self._add(side, Passes(kept=group[0].reads))
         for matrix in group:
             from_encoder = cross and matrix.slot in _KEY | _VALUE
-            # The norm of a layer counts as its first module.
-            entry = self.reached["encoder" if from_encoder else side] or (
-                not from_encoder and _layer(parent) in self.normed
-            )
+            entry = self.reached["encoder" if from_encoder else side]
+            if not from_encoder and _layer(parent) in self.normed:  # a norm is its first module
+                entry = True
             below = entry or matrix.part == "lora_B"
             back = matrix.weights * (below + matrix.trainable)
             part = "cross" if from_encoder else side
@@ -222,10 +222,11 @@ class _Walk:
 
         query, key, value = any_of(_QUERY), any_of(_KEY), any_of(_VALUE)
         scores, mixed = query + key, (query or key) + value
-        width = _width(self.config)
+        config, heads = self.config, self.config.num_attention_heads
+        size = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
+        width = float(heads * (size or config.hidden_size // heads))
         # Without fused attention, the scores of every head and pair are kept.
-        eager = getattr(self.config, "_attn_implementation", None) == "eager"
-        kept = self.config.num_attention_heads if eager else 0
+        kept = heads if getattr(config, "_attn_implementation", None) == "eager" else 0
         self._add(f"{where}_pairs", Passes(2 * width, width * (scores + mixed), kept))
 
     def _add(self, part: str, more: Passes) -> None:
@@ -233,10 +234,9 @@ class _Walk:
 
 
 def _layer(name: str) -> str:
-    """``model.layers.3.mlp.fc`` → ``model.layers.3``."""
-    path = name.split(".")
-    numbers = [i for i, part in enumerate(path) if part.isdigit()]
-    return ".".join(path[: numbers[-1] + 1]) if numbers else ""
+    """``model.layers.3.mlp.fc`` → ``model.layers.3``; empty outside of layers."""
+    found = re.match(r"(.*\.)?\d+(?=\.|$)", name)
+    return found[0] if found else ""
 
 
 def _is_trainable_norm(module: nn.Module) -> bool:
@@ -245,18 +245,10 @@ def _is_trainable_norm(module: nn.Module) -> bool:
 
 
 def _is_cross(parent: str) -> bool:
-    last = parent.lower().rpartition(".")[2]
-    return "encdec" in last or "encoder_attn" in last or "crossattention" in last
+    return bool(re.search(r"(encdec|encoder_attn|crossattention)[^.]*$", parent.lower()))
 
 
 def _attentions(model: Any) -> set[str]:
     """Modules that multiply queries, keys and values, by the name of their class."""
     named = {n for n, m in model.named_modules() if "Attention" in type(m).__name__}
     return {name for name in named if not any(other.startswith(f"{name}.") for other in named)}
-
-
-def _width(config: Any) -> float:
-    """Width of attention: heads times the size of one."""
-    heads = config.num_attention_heads
-    size = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
-    return float(heads * (size or config.hidden_size // heads))
