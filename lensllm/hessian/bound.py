@@ -44,7 +44,7 @@ class Bound:
 def bound_terms(
     train: float, largest_loss: float, h: Sequence[float], subset_size: int, epsilon: float
 ) -> Bound:
-    """Theorem 1 without its remainder: L̂ = ``train``, C = ``largest_loss``, n = ``subset_size``."""
+    """Theorem 1 without its remainder; L̂ is ``train``, C ``largest_loss``, n ``subset_size``."""
     total = sum(math.sqrt(largest_loss * value) for value in h)
     return Bound((1 + epsilon) * train, (1 + epsilon) / math.sqrt(subset_size) * total)
 

@@ -1,4 +1,4 @@
-"""A model that autograd can differentiate twice, and the memory of the graphs that this takes."""
+"""A model that autograd can differentiate twice, and the memory of its graphs."""
 
 from __future__ import annotations
 

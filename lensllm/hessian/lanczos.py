@@ -57,7 +57,8 @@ class GaussRule:
 
 def gauss_rule(diagonal: Array, off: Array) -> GaussRule:
     """The Gauss rule of a tridiagonal matrix with ``diagonal`` (k,) and ``off`` (k − 1,)."""
-    return _rule(_tridiagonal(diagonal, off))
+    nodes, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
+    return GaussRule(nodes, vectors[0] ** 2, vectors[-1])
 
 
 def exhausted(diagonal: Array, off: Array) -> bool:
@@ -77,30 +78,19 @@ def positive_part(diagonal: Array, off: Array) -> PositivePart:
     return PositivePart(float(np.clip(np.median(values), low, high)), low, high)
 
 
-def _tridiagonal(diagonal: Array, off: Array) -> Array:
-    return np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1)
-
-
-def _rule(matrix: Array) -> GaussRule:
-    nodes, vectors = np.linalg.eigh(matrix)
-    return GaussRule(nodes, vectors[0] ** 2, vectors[-1])
-
-
 def _extremes(diagonal: Array, off: Array) -> tuple[float, float]:
     """Least and largest value over the last entry α of a (k + 1)-node rule.
 
     As α = β_k tan φ goes once round the projective line, the value rises from its minimum, where a
     node is at 0, to its maximum and falls back.
     """
-    extended = _tridiagonal(np.append(diagonal, 0.0), off)
 
     def value(angle: float) -> float:
-        extended[-1, -1] = off[-1] * math.tan(angle)
-        return _rule(extended).positive
+        return gauss_rule(np.append(diagonal, off[-1] * math.tan(angle)), off).positive
 
-    nodes, vectors = np.linalg.eigh(extended[:-1, :-1])
-    nodes = np.where(nodes == 0.0, np.finfo(float).tiny, nodes)
-    at_zero = math.atan(off[-1] * float(np.sum(vectors[-1] ** 2 / nodes)))
+    rule = gauss_rule(diagonal, off[:-1])
+    nodes = np.where(rule.nodes == 0.0, np.finfo(float).tiny, rule.nodes)
+    at_zero = math.atan(off[-1] * float(np.sum(rule.last**2 / nodes)))
     found = minimize_scalar(
         lambda angle: -value(angle),
         bounds=(at_zero, at_zero + math.pi),
@@ -217,14 +207,10 @@ class _Run:
         return self._complete or taken >= steps or (taken > 1 and self._settled(tolerance))
 
     def _settled(self, tolerance: float) -> bool:
-        taken = len(self._diagonal)
-        before, largest = (
-            float(gauss_rule(self.diagonal[:k], self.off[: k - 1]).nodes[-1])
-            for k in (taken - 1, taken)
-        )
+        found, before = self.result(), gauss_rule(self.diagonal[:-1], self.off[:-2]).nodes[-1]
+        largest = found.largest_eigenvalue
         if abs(largest - before) > tolerance * abs(largest):
             return False
-        found = self.result()
         return found.error <= tolerance * (found.positive + found.negative)
 
     def result(self) -> Quadratic:

@@ -182,7 +182,7 @@ class _Walk:
             )
 
     def _experts(self, path: list[str]) -> int:
-        """Number of modules that are experts beside ``path``; 0 if it leads to none of them."""
+        """Number of expert modules in the mixture that ``path`` leads to; 0 if to none."""
         if "experts" not in path:
             return 0
         holder = self.model.get_submodule(".".join(path[: path.index("experts") + 1]))

@@ -22,15 +22,14 @@ def save(tuned: Any, pretrained: Any, path: Path) -> None:
     """
     before = dict(pretrained.named_parameters())
     if adapters.is_adapted(tuned):
-        changed = adapters.merged_difference(tuned)
-        still = {n: torch.zeros_like(w) for n, w in before.items() if n not in changed}
-        save_file(changed | still, path)
-        return
-    difference = {
-        name: weight.detach().cpu() - before[name].detach()
-        for name, weight in tuned.named_parameters()
-        if weight.requires_grad
-    }
+        difference = adapters.merged_difference(tuned)
+        difference |= {n: torch.zeros_like(w) for n, w in before.items() if n not in difference}
+    else:
+        difference = {
+            name: weight.detach().cpu() - before[name].detach()
+            for name, weight in tuned.named_parameters()
+            if weight.requires_grad
+        }
     save_file(difference, path)
 
 

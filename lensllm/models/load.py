@@ -1,4 +1,4 @@
-"""Load a candidate: safetensors only, no remote code, float32 master weights, the best device."""
+"""Load a candidate: safetensors only, no remote code, float32 weights, the best device."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def model_class(config: Any) -> type:
 
 
 def load_config(folder: Path) -> Any:
-    """The transformers configuration of a language model in ``folder``, which may be a .gguf file.
+    """The transformers configuration of a language model in ``folder`` or a .gguf file.
 
     Raises ``ModelError`` for any other architecture.
     """

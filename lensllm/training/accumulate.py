@@ -29,9 +29,9 @@ def gradients(
     tuner: BatchSizeTuner,
     ranks: Ranks = ALONE,
 ) -> Tensor:
-    """Set the gradients of the examples' mean loss per target token, and return that loss.
+    """Set the gradients of the examples' mean loss per target token; returns it, nats, shape ().
 
-    The loss has shape () and is in nats. Raises ``ModelError`` if not even one example fits.
+    Raises ``ModelError`` if not even one example fits.
     """
     before = random_states(device)
     share = math.ceil(len(examples) / ranks.size)

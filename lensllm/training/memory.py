@@ -1,4 +1,4 @@
-"""Batch sizes that fit into memory: found by running out of it, remembered for the next cell.
+"""Batch sizes that fit into memory, found by running out of it and kept for the next cell.
 
 A batch that does not fit is halved repeatedly; at one example at a time, gradient checkpointing is
 turned on. Loss and gradients stay those of the whole batch, so no key depends on this.
@@ -46,7 +46,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How many examples are in memory at a time."""
+    """Numbers of examples that are in memory at a time."""
 
     micro_batch: int = 0  # examples of an optimiser step at a time; 0: all of them
     checkpointing: bool = False  # gradient checkpointing: activations are computed twice

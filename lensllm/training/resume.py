@@ -74,7 +74,7 @@ class Checkpoints:
 
     def load(self) -> Checkpoint | None:
         """This rank's part of the latest checkpoint that all ranks have; None without one."""
-        steps = [int(p.name.split("-", 1)[0]) for p in self._folder.glob("*-0-of-*.safetensors")]
+        steps = {int(p.name.split("-", 1)[0]) for p in self._folder.glob("*-0-of-*.safetensors")}
         for step in sorted(steps, reverse=True):
             paths = [self._folder / self._name(step, rank) for rank in range(self._ranks.size)]
             if all(path.is_file() for path in paths):

@@ -1,4 +1,4 @@
-"""The throughput of a candidate on this machine, measured on a few steps, and its predictions."""
+"""The throughput of a candidate on this machine, and the costs that it predicts."""
 
 from __future__ import annotations
 
@@ -81,10 +81,7 @@ def measure_throughput(
     train_flops: Callable[[Sequence[Example]], float],
     forward_flops: Callable[[Sequence[Example]], float],
 ) -> StepTimes:
-    """Time training ``model`` on the first of the ``examples``, and evaluating it on some.
-
-    The cells' own training loop is timed, an epoch at a time. The model's weights are changed.
-    """
+    """Time the cells' training loop on ``examples``, and evaluation; changes the weights."""
     from lensllm.training.evaluate import evaluate
     from lensllm.training.loop import fine_tune
 
