@@ -87,13 +87,10 @@ class PowerLaw:
 
 @dataclass(frozen=True)
 class Crossing:
-    """n* of one candidate under one reading of the remainder.
-
-    ``size`` is 0 if the curvature term is the larger at every size, inf if it never is.
-    """
+    """n* of one candidate under one reading of the remainder."""
 
     remainder: str  # literal | fitted
-    size: float
+    size: float  # 0 if the curvature term is the larger at every size, inf if it never is
     low: float  # 80 % interval; NaN if there are only two points
     high: float
 
@@ -207,10 +204,11 @@ def agreement_table(candidates: pd.DataFrame, smallest: int, target: int) -> pd.
 
     Sizes are clipped to the range of the data, [``smallest``, ``target``].
     """
+    if candidates.empty:
+        return pd.DataFrame()
     rows = []
     for remainder in REMAINDERS:
-        mine = candidates[candidates["remainder"] == remainder] if len(candidates) else candidates
-        known = mine[mine["agrees"].notna()] if len(mine) else mine
+        known = candidates[(candidates["remainder"] == remainder) & candidates["agrees"].notna()]
         if known.empty:
             continue
         ends = [known[c].clip(smallest, target) for c in ("crossing_size", "transition_size")]

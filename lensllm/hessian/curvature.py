@@ -154,7 +154,7 @@ def _single_examples(
             v = vectors[layer]
             product = math.sqrt(inner(v, v) * inner(image, image))
             bounds[layer].append((inner(v, image) + product) / 2)
-    return total, {layer: int(np.argmax(bounds[layer])) for layer in vectors}
+    return total, {layer: int(np.argmax(of_examples)) for layer, of_examples in bounds.items()}
 
 
 def _largest(

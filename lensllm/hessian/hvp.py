@@ -126,12 +126,10 @@ class BlockHessian:
         def held(group: Sequence[Example]) -> float:
             return graph.bytes_of(group, config) + float(gradients)
 
-        groups = micro_batches(
-            examples,
-            lambda group: (
-                padded_tokens(group, config) <= _MOST_TOKENS and held(group) <= memory_bytes
-            ),
-        )
+        def fits(group: Sequence[Example]) -> bool:
+            return padded_tokens(group, config) <= _MOST_TOKENS and held(group) <= memory_bytes
+
+        groups = micro_batches(examples, fits)
         return groups, len(groups) == 1 or sum(map(held, groups)) <= memory_bytes
 
     def _share(self, group: Sequence[Example]) -> float:

@@ -83,9 +83,10 @@ class _Recorder(TorchFunctionMode):
                 raise NotFactored(f"{named[0]} is used by an unusual {_called(func)}") from None
             return self._hooked(func(*args, **kwargs), backward)
         out = func(*args, **kwargs)
-        if not isinstance(out, Tensor) and any(isinstance(part, Tensor) for part in _flat((out,))):
-            raise NotFactored(f"{named[0]} is taken apart by {_called(func)}")
-        if isinstance(out, Tensor) and id(out) not in self._names:
+        if not isinstance(out, Tensor):
+            if any(isinstance(part, Tensor) for part in _flat((out,))):
+                raise NotFactored(f"{named[0]} is taken apart by {_called(func)}")
+        elif id(out) not in self._names:
             if func not in _KEEP_GRADIENT:
                 raise NotFactored(f"{named[0]} goes through {_called(func)}")
             self._names[id(out)] = named[0]
@@ -120,8 +121,6 @@ class _Recorder(TorchFunctionMode):
         handle.register_hook(keep)
         return out
 
-
-# --- rules: torch functions whose weights have factors --------------------------------------------
 
 # Positional and keyword arguments to call the function with, and the ``Backward`` of the call.
 Recorded = tuple[tuple[Any, ...], dict[str, Any], Backward]

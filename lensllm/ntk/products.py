@@ -25,11 +25,14 @@ from lensllm.core import seeds
 from lensllm.core.errors import ModelError
 from lensllm.ntk.factors import Lookup, Use
 
-# Columns multiplied at once: a third faster than 8,192, and no slower than more. Float32 products
-# this long, summed in float64, leave K within 1e-6 of its norm.
+# Columns multiplied at once: a third faster than 8,192; float32 products this long, summed in
+# float64, leave K within 1e-6 of its norm.
 _COLUMNS = 32_768
-# Examples multiplied at once; blocks above the diagonal are mirrored, not computed.
-BLOCK = 64
+BLOCK = 64  # examples multiplied at once; blocks above the diagonal are mirrored
+
+
+Shapes = Mapping[str, tuple[int, int]]  # rows and columns by weight
+_Batch = tuple[int, list[Use]]  # number of examples, and the uses of one weight by them
 
 
 class NotFinite(ModelError):
@@ -39,7 +42,7 @@ class NotFinite(ModelError):
 class Contraction:
     """Exact inner products; keeps the factors of all examples until ``gram``."""
 
-    def __init__(self, shapes: Mapping[str, tuple[int, int]], examples: int) -> None:
+    def __init__(self, shapes: Shapes, examples: int) -> None:
         self._shapes, self._count = shapes, examples
         self._uses: dict[str, list[_Batch]] = {name: [] for name in shapes}
 
@@ -56,9 +59,6 @@ class Contraction:
             if not total.diagonal().sum().isfinite():
                 raise not_finite(name)
         return total
-
-
-_Batch = tuple[int, list[Use]]  # number of examples, and the uses of one weight by them
 
 
 def _blocks(batches: list[_Batch], rows: int, columns: int) -> Iterator[Tensor]:
@@ -107,7 +107,7 @@ def add_products(total: Tensor, block: Tensor) -> None:
 
 
 def not_finite(name: str) -> NotFinite:
-    """The error for a gradient with NaN or infinity, or whose sum or square is infinite."""
+    """The error for a gradient of which an entry, the sum or the square is not finite."""
     return NotFinite(
         f"the gradient of {name} is not finite on a kernel probe, or too large to be squared; "
         "leave this candidate out"
@@ -117,21 +117,16 @@ def not_finite(name: str) -> NotFinite:
 # Error 0.06 with 235 orthogonal gradients (r = n), far less for a trained model on similar texts. A
 # prime, so that no two entries of a column share a bucket because of the weight's shape.
 WIDTH = 65_521
-# Entries of one gradient formed at once; those of a batch then stay near a core's cache.
-_ENTRIES = 2**15
+_ENTRIES = 2**15  # of one gradient formed at once: a batch's stay near a core's cache
 
 
 class Sketch:
     """Sketched inner products; folds the factors of every batch into n × m numbers at once."""
 
     def __init__(
-        self,
-        shapes: Mapping[str, tuple[int, int]],
-        examples: int,
-        dtype: torch.dtype,
-        device: torch.device,
+        self, shapes: Shapes, examples: int, dtype: torch.dtype, device: torch.device,
         width: int = WIDTH,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._shapes, self._width = shapes, width
         sizes = (rows * columns for rows, columns in shapes.values())
         self._offsets = dict(zip(shapes, accumulate(sizes, initial=0), strict=False))
