@@ -35,21 +35,27 @@ def double_differentiable(model: Any) -> Iterator[None]:
     with (
         _attributes(model.modules(), _PLAIN),
         _attributes(filter(_looks_up, model.modules()), _WHOLE_TABLES),
-        _implementations(model, attention="eager", experts="eager"),
+        _attention(model, "eager"),
         _float32(model),
         sdpa_kernel(SDPBackend.MATH),  # for modules that call it themselves
     ):
-        _require_differentiable_attention(model)
+        for attention in {config._attn_implementation for config in _configs(model)}:
+            if attention not in ("eager", "sdpa", None):
+                raise ModelError(
+                    f"the attention '{attention}' of {type(model).__name__} cannot be changed and "
+                    "is not known to have a second derivative; "
+                    "load the checkpoint with attn_implementation='eager'"
+                )
         yield
 
 
 @contextmanager
-def _implementations(model: Any, *, attention: str, experts: str) -> Iterator[None]:
-    """Context with other implementations of attention and experts, where the model has them."""
+def _attention(model: Any, attention: str) -> Iterator[None]:
+    """Context with this attention, where the model has it, and experts that are not fused."""
     before = [(c, c._attn_implementation, c._experts_implementation) for c in _configs(model)]
     try:
         model.set_attn_implementation(attention)
-        model.set_experts_implementation(experts)
+        model.set_experts_implementation("eager")
         yield
     finally:
         for config, its_attention, its_experts in before:  # outer ones first: they pass it on
@@ -67,16 +73,6 @@ def _configs(model: Any) -> list[PreTrainedConfig]:
             found[id(config)] = config
             waiting += [getattr(config, name, None) for name in config.sub_configs]
     return list(found.values())
-
-
-def _require_differentiable_attention(model: Any) -> None:
-    for attention in {config._attn_implementation for config in _configs(model)}:
-        if attention not in ("eager", "sdpa", None):
-            raise ModelError(
-                f"the attention '{attention}' of {type(model).__name__} cannot be changed and is "
-                "not known to have a second derivative; "
-                "load the checkpoint with attn_implementation='eager'"
-            )
 
 
 def _looks_up(module: nn.Module) -> bool:
@@ -172,7 +168,7 @@ def training_footprint(model: Any, example: Example) -> Footprint:
         return token_losses(model, collate([example], model.config).to(model.device))
 
     attention = "sdpa" if model._supports_sdpa else "eager"
-    with _implementations(model, attention=attention, experts="eager"), sdpa_kernel(_FUSED):
+    with _attention(model, attention), sdpa_kernel(_FUSED):
         return graph_footprint(model, example, build)
 
 

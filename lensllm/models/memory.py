@@ -35,15 +35,10 @@ def memory(model: Any, batch: Sequence[Example], *, checkpointing: bool = False)
 
     The model may be on the meta device and have adapters.
     """
-    everything = sum(p.numel() for p in model.parameters())
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Memory(
-        weights=float(_FLOAT32 * everything),
-        gradients=float(_FLOAT32 * trainable),
-        moments=float(2 * _FLOAT32 * trainable),
-        best=float(_FLOAT32 * trainable),
-        activations=_activations(model, batch, checkpointing=checkpointing),
-    )
+    weights = float(_FLOAT32 * sum(p.numel() for p in model.parameters()))
+    trained = float(_FLOAT32 * sum(p.numel() for p in model.parameters() if p.requires_grad))
+    activations = _activations(model, batch, checkpointing=checkpointing)
+    return Memory(weights, trained, 2 * trained, best=trained, activations=activations)
 
 
 def amount(size: float) -> str:

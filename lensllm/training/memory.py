@@ -30,7 +30,6 @@ from lensllm.models.memory import amount, memory
 
 log = logging.getLogger("lensllm.training")
 GIB = 2**30
-EVALUATION_BATCH = 64
 # Messages of allocators that raise a bare RuntimeError: torch's on a CPU, Apple's, C++, oneDNN.
 _COMPLAINTS = re.compile(
     "can't allocate memory|out of memory|bad_alloc|could not create a memory object"
@@ -50,7 +49,7 @@ class BatchPlan:
 
     micro_batch: int = 0  # examples of an optimiser step at a time; 0: all of them
     checkpointing: bool = False  # gradient checkpointing: activations are computed twice
-    evaluation_batch: int = EVALUATION_BATCH
+    evaluation_batch: int = 64
 
     def smaller(self, batch: int, can_checkpoint: bool) -> BatchPlan | None:
         """The next smaller plan for a step of ``batch`` examples; None if there is none."""
