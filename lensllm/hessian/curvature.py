@@ -100,12 +100,12 @@ def measure_curvature(
     if not examples:
         raise DataError("curvature needs a fine-tuned cell: choose sizes above 0 for it")
     with double_differentiable(model):
-        measurement = _Measurement(model, layers_of(model), batch_size, lanczos_steps, tolerance)
+        measurement = _Measurement(model, moved, batch_size, lanczos_steps, tolerance)
         with measurement.hessian([min(examples, key=len)]) as hessian:
             require_symmetry(hessian, seed)
         averaged = examples[:mean_examples]
-        mean, chosen = _single_examples(measurement, examples, len(averaged), moved)
-        largest = _largest(measurement, examples, chosen, moved)
+        mean, chosen = measurement.single_examples(examples, len(averaged))
+        largest = measurement.largest(examples, chosen)
         start = {n: v if v.any() else rademacher(v, seed, "lanczos", n) for n, v in moved.items()}
         with measurement.hessian(averaged) as hessian:
             forms = positive_quadratic(
@@ -122,7 +122,7 @@ class _Measurement:
     """Settings shared by every Hessian of one measurement, and the FLOPs spent so far."""
 
     model: Any
-    layers: Mapping[str, Sequence[str]]
+    moved: Mapping[str, Tensor]
     batch_size: int
     steps: int
     tolerance: float
@@ -130,48 +130,39 @@ class _Measurement:
 
     @contextmanager
     def hessian(self, examples: Sequence[Example]) -> Iterator[BlockHessian]:
-        hessian = BlockHessian(self.model, self.layers, examples, batch_size=self.batch_size)
+        layers = layers_of(self.model)
+        hessian = BlockHessian(self.model, layers, examples, batch_size=self.batch_size)
         yield hessian
         self.flops += hessian.forward_passes * forward_flops(shape_of(self.model), examples)
 
+    def single_examples(
+        self, examples: Sequence[Example], averaged: int
+    ) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """By layer that moved: H v of the first ``averaged``, and the example to examine."""
+        vectors = {layer: v for layer, v in self.moved.items() if v.any()}
+        total = {layer: torch.zeros_like(v) for layer, v in vectors.items()}
+        bounds: dict[str, list[float]] = {layer: [] for layer in vectors}
+        for place, example in enumerate(examples):
+            with self.hessian([example]) as hessian:
+                images = hessian(vectors)
+            for layer, image in images.items():
+                if place < averaged:
+                    total[layer] += image / averaged
+                v = vectors[layer]
+                product = math.sqrt(inner(v, v) * inner(image, image))
+                bounds[layer].append((inner(v, image) + product) / 2)
+        return total, {layer: int(np.argmax(of_examples)) for layer, of_examples in bounds.items()}
 
-def _single_examples(
-    measurement: _Measurement,
-    examples: Sequence[Example],
-    averaged: int,
-    moved: Mapping[str, Tensor],
-) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """By layer that moved: H v of the first ``averaged``, and the example of the largest vᵀH⁺v."""
-    vectors = {layer: v for layer, v in moved.items() if v.any()}
-    total = {layer: torch.zeros_like(v) for layer, v in vectors.items()}
-    bounds: dict[str, list[float]] = {layer: [] for layer in vectors}
-    for place, example in enumerate(examples):
-        with measurement.hessian([example]) as hessian:
-            images = hessian(vectors)
-        for layer, image in images.items():
-            if place < averaged:
-                total[layer] += image / averaged
-            v = vectors[layer]
-            product = math.sqrt(inner(v, v) * inner(image, image))
-            bounds[layer].append((inner(v, image) + product) / 2)
-    return total, {layer: int(np.argmax(of_examples)) for layer, of_examples in bounds.items()}
-
-
-def _largest(
-    measurement: _Measurement,
-    examples: Sequence[Example],
-    chosen: Mapping[str, int],
-    moved: Mapping[str, Tensor],
-) -> dict[str, Quadratic]:
-    """vᵀH⁺v of every layer for the example chosen for it."""
-    found: dict[str, Quadratic] = {}
-    for place in sorted(set(chosen.values())):
-        vectors = {layer: moved[layer] for layer, index in chosen.items() if index == place}
-        with measurement.hessian([examples[place]]) as hessian:
-            found |= positive_quadratic(
-                hessian, vectors, measurement.steps, tolerance=measurement.tolerance
-            )
-    return found
+    def largest(
+        self, examples: Sequence[Example], chosen: Mapping[str, int]
+    ) -> dict[str, Quadratic]:
+        """vᵀH⁺v of every layer for the example chosen for it."""
+        found: dict[str, Quadratic] = {}
+        for place in sorted(set(chosen.values())):
+            vectors = {layer: self.moved[layer] for layer, i in chosen.items() if i == place}
+            with self.hessian([examples[place]]) as hessian:
+                found |= positive_quadratic(hessian, vectors, self.steps, tolerance=self.tolerance)
+        return found
 
 
 def _density(hessian: BlockHessian, moved: Mapping[str, Tensor], seed: int) -> GaussRule:
