@@ -30,7 +30,7 @@ from lensllm.hessian.lanczos import Product, inner, positive_quadratic
 from lensllm.models import delta
 from lensllm.models.batch import Example
 from lensllm.models.load import load_model
-from lensllm.training import fine_tune
+from lensllm.training.loop import fine_tune
 
 SMALLEST = 100  # the default of a sweep
 ROUNDS = 3

@@ -36,7 +36,8 @@ from lensllm.core.meter import Meter
 from lensllm.models import cost, load
 from lensllm.models.batch import Example
 from lensllm.models.load import fuse_activations
-from lensllm.training import batches, evaluate, fine_tune, learning_rate
+from lensllm.training.evaluate import evaluate
+from lensllm.training.loop import batches, fine_tune, learning_rate
 
 # width, layers, heads with a vocabulary of 2,048, as the embedded candidates have
 SIZES = {"0.25M": (64, 2, 2), "1M": (136, 3, 4), "5M": (256, 6, 4)}

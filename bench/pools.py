@@ -17,7 +17,9 @@ from lensllm.core.errors import LensError
 from lensllm.data.tokens import select
 from lensllm.models.load import load_model
 from lensllm.store.artifacts import Store
-from lensllm.training import evaluate, fine_tune, loop
+from lensllm.training import loop
+from lensllm.training.evaluate import evaluate
+from lensllm.training.loop import fine_tune
 from tasks.base.training import split_rows
 from tasks.planning.plan import make_plan
 

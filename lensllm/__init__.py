@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lensllm.curves.curve import Curves
     from lensllm.curves.tables import read_curves
     from lensllm.laws import LawFit, fit_law
-    from lensllm.ntk.from_texts import ntk_spectrum
+    from lensllm.ntk.kernel import ntk_spectrum
     from lensllm.predictors import PREDICTORS, predict
     from lensllm.report.plot import plot_curves
     from lensllm.report.reading import read_result
@@ -60,7 +60,7 @@ _MODULES = {
     "Result": "lensllm.report.result",
     "Spectrum": "lensllm.spectra.spectrum",
     "fit_law": "lensllm.laws",
-    "ntk_spectrum": "lensllm.ntk.from_texts",
+    "ntk_spectrum": "lensllm.ntk.kernel",
     "plot_curves": "lensllm.report.plot",
     "predict": "lensllm.predictors",
     "rank_curves": "lensllm.selection.ranking",

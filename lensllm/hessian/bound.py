@@ -5,17 +5,14 @@ Zeng et al. 2025, Theorem 1, after Ju, Li and Zhang 2022: with probability 0.99
     L(ŵ) ≤ (1 + ε) L̂(ŵ) + (1 + ε)/√n · Σ_layers √(C h_i) + O(n^(−3/4)),
 
 v_i = ŵ_i − w_i the distance moved from the pretrained weights, h_i the largest v_iᵀ H_i⁺ v_i over
-single training examples, C a bound on the loss. The bound is a diagnostic, never a ranking:
-cross-entropy has no bound, so C is the largest loss measured, and h_i is the largest over the
-examples examined.
+the training examples examined, C the largest loss measured. A diagnostic, never a ranking.
 
 Corollary: L(ŵ) ≤ (1 + ε) L̂ + C₃ n^(−β₃) + O(n^(−3/4)). While the remainder is the larger of the
-two terms, a curve is in its pre-power phase. The theorem leaves the remainder's constant open, so
-there are two readings:
+two terms, a curve is in its pre-power phase. The remainder's constant is open and read two ways:
 
 - *literal*: n^(−3/4), in nats;
-- *fitted*: C₃ n^(−β₃) and n^(−3/4), each with a factor ≥ 0 of its own, that together describe the
-  measured gap between test and training loss best.
+- *fitted*: C₃ n^(−β₃) and n^(−3/4), with factors ≥ 0 that together describe the measured gap
+  between test and training loss best.
 """
 
 from __future__ import annotations
@@ -47,7 +44,7 @@ class Bound:
 def bound_terms(
     train: float, largest_loss: float, h: Sequence[float], subset_size: int, epsilon: float
 ) -> Bound:
-    """Theorem 1 without its remainder: L̂ = ``train``, C = ``largest_loss``, n = ``subset_size``."""
+    """Theorem 1 without its remainder; L̂ is ``train``, C ``largest_loss``, n ``subset_size``."""
     total = sum(math.sqrt(largest_loss * value) for value in h)
     return Bound((1 + epsilon) * train, (1 + epsilon) / math.sqrt(subset_size) * total)
 
@@ -90,19 +87,16 @@ class PowerLaw:
 
 @dataclass(frozen=True)
 class Crossing:
-    """n* of one candidate under one reading of the remainder.
-
-    ``size`` is 0 if the curvature term is the larger at every size, inf if it never is.
-    """
+    """n* of one candidate under one reading of the remainder."""
 
     remainder: str  # literal | fitted
-    size: float
+    size: float  # 0 if the curvature term is the larger at every size, inf if it never is
     low: float  # 80 % interval; NaN if there are only two points
     high: float
 
 
 def power_law(sizes: Array, terms: Array) -> PowerLaw:
-    """Least squares of ln ``terms`` on ln ``sizes``, both (P,), any number of points at a size.
+    """Least squares of ln ``terms`` on ln ``sizes``, both (P,).
 
     Raises ValueError with fewer than two different sizes or a term that is not positive.
     """
@@ -135,13 +129,8 @@ def crossings(
 ) -> list[Crossing]:
     """n* of one candidate under both readings, from its P cells.
 
-    Args:
-        sizes: training examples, (P,).
-        terms: curvature terms in nats per token, (P,).
-        gaps: test − training loss in nats per token, (P,).
-
-    Raises:
-        ValueError: ``power_law`` cannot be fitted.
+    ``terms`` are curvature terms and ``gaps`` test − training loss, in nats per token; all (P,).
+    Raises ValueError if ``power_law`` cannot be fitted.
     """
     law = power_law(sizes, terms)
     constant, error = _log_constant(law, sizes, gaps)
@@ -178,8 +167,8 @@ def crossing_table(
 ) -> pd.DataFrame:
     """Table crossing/candidates from rows of curvature/bound: two rows per candidate.
 
-    ``transitions`` are D* of the rectified law, NaN or missing where unknown. A candidate with
-    fewer than two sizes, or a curvature term of 0, is left out.
+    ``transitions`` are D* of the rectified law where known. A candidate with fewer than two sizes,
+    or a curvature term of 0, is left out.
     """
     rows = []
     for name, cells in bounds.groupby("candidate", sort=False):
@@ -213,12 +202,13 @@ def crossing_table(
 def agreement_table(candidates: pd.DataFrame, smallest: int, target: int) -> pd.DataFrame:
     """Table crossing/agreement: one row per reading of the remainder, over all known candidates.
 
-    Sizes are compared within [``smallest``, ``target``], the range of the data.
+    Sizes are clipped to the range of the data, [``smallest``, ``target``].
     """
+    if candidates.empty:
+        return pd.DataFrame()
     rows = []
     for remainder in REMAINDERS:
-        mine = candidates[candidates["remainder"] == remainder] if len(candidates) else candidates
-        known = mine[mine["agrees"].notna()] if len(mine) else mine
+        known = candidates[(candidates["remainder"] == remainder) & candidates["agrees"].notna()]
         if known.empty:
             continue
         ends = [known[c].clip(smallest, target) for c in ("crossing_size", "transition_size")]

@@ -1,8 +1,7 @@
 """Curvature of the training loss at a fine-tuned model's weights, layer by layer.
 
-One loss stands behind every number: the mean over examples of an example's mean nats per target
-token. The theorem behind the bound samples examples; a mean over all tokens would weigh long
-examples more.
+The loss is the mean over examples of an example's mean nats per target token, since the bound's
+theorem samples examples.
 """
 
 from __future__ import annotations
@@ -32,14 +31,13 @@ from lensllm.hessian.lanczos import (
 from lensllm.models.batch import Example
 from lensllm.models.cost import forward_flops, shape_of
 
-# Nodes of the spectral density, each a product with the whole Hessian: enough to see the bulk, the
-# negative end and the few largest eigenvalues.
+# Nodes of the spectral density, enough for the bulk, the negative end and the largest eigenvalues.
 DENSITY_STEPS = 10
 
 
 @dataclass(frozen=True)
 class LayerCurvature:
-    """One layer: a row of the table curvature/layers."""
+    """Curvature of one layer: a row of the table curvature/layers."""
 
     layer: str
     parameters: int
@@ -83,39 +81,35 @@ def measure_curvature(
     Every example's own H v is computed first. The mean over the first ``mean_examples`` is the
     first Lanczos step of their mean loss. The example with the largest vᵀH⁺v is chosen, layer by
     layer, by the upper bound after one step, (vᵀHv + ‖Hv‖‖v‖)/2 (Scarf 1958), and Lanczos runs for
-    that example alone. On real cells its value was at least 0.9 of the largest of 24 examples in 18
-    of 21 layers; the largest of 4 random examples has 0.8 of it on average.
+    that example alone: on real cells at least 0.9 of the largest of 24 in 18 of 21 layers.
 
     Args:
         model: the fine-tuned model; attention, precision and mode are restored.
         moved: v, fine-tuned − pretrained weights of every layer of ``layers_of``, each flat.
         examples: training examples; the largest vᵀH⁺v is sought among all of them.
-        mean_examples: examples behind the mean loss, the first ones.
+        mean_examples: number of examples behind the mean loss, the first ones.
         batch_size: batch size of fine-tuning, whose activations limit the memory used here.
         tolerance: error, as a share of vᵀ|H|v, at which Lanczos ends before ``lanczos_steps``.
         trace_vectors: random vectors behind each trace.
         density: measure the spectral density of the whole Hessian, too.
 
     Raises:
-        DataError: no examples, or one without target token.
+        DataError: there are no examples.
         ModelError: the model cannot be differentiated twice, or a loss or product is not finite.
     """
     if not examples:
         raise DataError("curvature needs a fine-tuned cell: choose sizes above 0 for it")
     with double_differentiable(model):
-        measurement = _Measurement(model, layers_of(model), batch_size, lanczos_steps, tolerance)
+        measurement = _Measurement(model, moved, batch_size, lanczos_steps, tolerance)
         with measurement.hessian([min(examples, key=len)]) as hessian:
             require_symmetry(hessian, seed)
         averaged = examples[:mean_examples]
-        mean, chosen = _single_examples(measurement, examples, len(averaged), moved)
-        largest = _largest(measurement, examples, chosen, moved)
+        mean, chosen = measurement.single_examples(examples, len(averaged))
+        largest = measurement.largest(examples, chosen)
+        start = {n: v if v.any() else rademacher(v, seed, "lanczos", n) for n, v in moved.items()}
         with measurement.hessian(averaged) as hessian:
             forms = positive_quadratic(
-                hessian,
-                _start_vectors(moved, seed),
-                lanczos_steps,
-                tolerance=tolerance,
-                images=mean,
+                hessian, start, lanczos_steps, tolerance=tolerance, images=mean
             )
             found = traces(hessian, moved, trace_vectors, seed)
             rule = _density(hessian, moved, seed) if density else None
@@ -125,10 +119,10 @@ def measure_curvature(
 
 @dataclass
 class _Measurement:
-    """Settings that every Hessian of one measurement shares, and the FLOPs spent so far."""
+    """Settings shared by every Hessian of one measurement, and the FLOPs spent so far."""
 
     model: Any
-    layers: Mapping[str, Sequence[str]]
+    moved: Mapping[str, Tensor]
     batch_size: int
     steps: int
     tolerance: float
@@ -136,62 +130,43 @@ class _Measurement:
 
     @contextmanager
     def hessian(self, examples: Sequence[Example]) -> Iterator[BlockHessian]:
-        hessian = BlockHessian(self.model, self.layers, examples, batch_size=self.batch_size)
+        layers = layers_of(self.model)
+        hessian = BlockHessian(self.model, layers, examples, batch_size=self.batch_size)
         yield hessian
         self.flops += hessian.forward_passes * forward_flops(shape_of(self.model), examples)
 
+    def single_examples(
+        self, examples: Sequence[Example], averaged: int
+    ) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """By layer that moved: H v of the first ``averaged``, and the example to examine."""
+        vectors = {layer: v for layer, v in self.moved.items() if v.any()}
+        total = {layer: torch.zeros_like(v) for layer, v in vectors.items()}
+        bounds: dict[str, list[float]] = {layer: [] for layer in vectors}
+        for place, example in enumerate(examples):
+            with self.hessian([example]) as hessian:
+                images = hessian(vectors)
+            for layer, image in images.items():
+                if place < averaged:
+                    total[layer] += image / averaged
+                v = vectors[layer]
+                product = math.sqrt(inner(v, v) * inner(image, image))
+                bounds[layer].append((inner(v, image) + product) / 2)
+        return total, {layer: int(np.argmax(of_examples)) for layer, of_examples in bounds.items()}
 
-def _single_examples(
-    measurement: _Measurement,
-    examples: Sequence[Example],
-    averaged: int,
-    moved: Mapping[str, Tensor],
-) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """H v of every layer that moved, and the example with the largest bound on vᵀH⁺v.
-
-    The product is that of the mean loss over the first ``averaged`` examples.
-    """
-    vectors = {layer: v for layer, v in moved.items() if v.any()}
-    total = {layer: torch.zeros_like(v) for layer, v in vectors.items()}
-    bounds: dict[str, list[float]] = {layer: [] for layer in vectors}
-    for place, example in enumerate(examples):
-        with measurement.hessian([example]) as hessian:
-            images = hessian(vectors)
-        for layer, image in images.items():
-            if place < averaged:
-                total[layer] += image / averaged
-            v = vectors[layer]
-            product = math.sqrt(inner(v, v) * inner(image, image))
-            bounds[layer].append((inner(v, image) + product) / 2)
-    return total, {layer: int(np.argmax(bounds[layer])) for layer in vectors}
-
-
-def _largest(
-    measurement: _Measurement,
-    examples: Sequence[Example],
-    chosen: Mapping[str, int],
-    moved: Mapping[str, Tensor],
-) -> dict[str, Quadratic]:
-    """vᵀH⁺v of every layer for the example chosen for it."""
-    found: dict[str, Quadratic] = {}
-    for place in sorted(set(chosen.values())):
-        vectors = {layer: moved[layer] for layer, index in chosen.items() if index == place}
-        with measurement.hessian([examples[place]]) as hessian:
-            found |= positive_quadratic(
-                hessian, vectors, measurement.steps, tolerance=measurement.tolerance
-            )
-    return found
-
-
-def _start_vectors(moved: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Start vectors of Lanczos: v, and random signs in a layer that did not move."""
-    return {
-        layer: v if v.any() else rademacher(v, seed, "lanczos", layer) for layer, v in moved.items()
-    }
+    def largest(
+        self, examples: Sequence[Example], chosen: Mapping[str, int]
+    ) -> dict[str, Quadratic]:
+        """vᵀH⁺v of every layer for the example chosen for it."""
+        found: dict[str, Quadratic] = {}
+        for place in sorted(set(chosen.values())):
+            vectors = {layer: self.moved[layer] for layer, i in chosen.items() if i == place}
+            with self.hessian([examples[place]]) as hessian:
+                found |= positive_quadratic(hessian, vectors, self.steps, tolerance=self.tolerance)
+        return found
 
 
 def _density(hessian: BlockHessian, moved: Mapping[str, Tensor], seed: int) -> GaussRule:
-    """Spectral density of the whole Hessian, from one random vector: enough for so many weights."""
+    """Spectral density of the whole Hessian, from one random vector."""
     sizes = [len(v) for v in moved.values()]
 
     def product(flat: Tensor) -> Tensor:
@@ -231,13 +206,10 @@ HEAD = "head"
 def layers_of(model: Any) -> dict[str, list[str]]:
     """Names of the trainable parameters of each layer, in the model's order.
 
-    - every transformer block is a layer, named by its path (``transformer.h.0``);
-    - all embedding tables outside the blocks are the layer ``embeddings``, and so is a head tied
-      to them: it is the same parameter;
-    - an untied language-model head is ``head``;
-    - any other module outside the blocks (a final norm) is a layer named by its path.
-
-    An adapter belongs to the layer of what it adapts. Raises ModelError if every weight is frozen.
+    A layer is a transformer block or another module outside the blocks, named by its path
+    (``transformer.h.0``); ``embeddings`` are all embedding tables outside the blocks, with a head
+    tied to them, and ``head`` is an untied one. Adapters belong to the layer of what they adapt.
+    Raises ModelError if every weight is frozen.
     """
     modules = dict(model.named_modules())
     head = model.get_output_embeddings()
@@ -261,15 +233,10 @@ def _layer(path: str, modules: Mapping[str, nn.Module], head: nn.Module) -> str:
             return outer
         if modules[outer] is head:
             return HEAD
-        if isinstance(_adapted(modules[outer]), nn.Embedding):
+        # peft keeps the module that it adapts as base_layer.
+        if isinstance(getattr(modules[outer], "base_layer", modules[outer]), nn.Embedding):
             return EMBEDDINGS
     return path
-
-
-def _adapted(module: nn.Module) -> nn.Module:
-    """The module that peft wraps in its adapters."""
-    base = getattr(module, "base_layer", module)
-    return base if isinstance(base, nn.Module) else module
 
 
 @dataclass(frozen=True)
@@ -291,17 +258,15 @@ def traces(
 ) -> dict[str, Trace]:
     """tr H_i of every layer: the mean of zᵀH_i z over ``vectors`` random sign vectors z.
 
-    ``shapes`` holds one flat tensor per layer, whose size, dtype and device the vectors take.
+    ``shapes`` holds a flat tensor per layer, whose size, dtype and device z takes.
     """
     forms: dict[str, list[float]] = {layer: [] for layer in shapes}
     for number in range(vectors):
         signs = {n: rademacher(s, seed, "trace", n, number) for n, s in shapes.items()}
         for layer, image in product(signs).items():
             forms[layer].append(inner(signs[layer], image))
-    return {layer: _mean(values) for layer, values in forms.items()}
-
-
-def _mean(values: list[float]) -> Trace:
-    if len(values) < 2:
-        return Trace(values[0], math.nan)
-    return Trace(float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values))))
+    root = math.sqrt(vectors)
+    return {
+        n: Trace(float(np.mean(v)), float(np.std(v, ddof=1) / root) if vectors > 1 else math.nan)
+        for n, v in forms.items()
+    }

@@ -1,9 +1,4 @@
-"""A model that autograd can differentiate twice, and the memory of the graphs that takes.
-
-``double_differentiable`` changes a model for a while, so that autograd differentiates it twice,
-exactly. ``graph_footprint`` measures on one example what a graph holds, and ``micro_batches`` cuts
-the data by it.
-"""
+"""A model that autograd can differentiate twice, and the memory of its graphs."""
 
 from __future__ import annotations
 
@@ -32,34 +27,35 @@ _NARROW = (torch.bfloat16, torch.float16)
 def double_differentiable(model: Any) -> Iterator[None]:
     """Context in which autograd gives the exact second derivative of the model's loss.
 
-    It sets evaluation mode; eager attention and experts, since fused ones can be differentiated
-    only once; no gradient checkpoints; float32 for narrower weights; and counts a padding token's
-    row of an embedding as a weight. Everything is restored at the end, weights bit by bit.
-
-    Raises:
-        ModelError: the model uses another attention, which cannot be changed.
+    Evaluation mode; eager attention and experts, since fused ones can be differentiated only once;
+    no gradient checkpoints; float32 for narrower weights; a padding token's row of an embedding
+    counts as a weight. Everything is restored at the end. Raises ModelError if the model uses
+    another attention, which cannot be changed.
     """
     with (
         _attributes(model.modules(), _PLAIN),
         _attributes(filter(_looks_up, model.modules()), _WHOLE_TABLES),
-        _implementations(model, attention="eager", experts="eager"),
+        _attention(model, "eager"),
         _float32(model),
         sdpa_kernel(SDPBackend.MATH),  # for modules that call it themselves
     ):
-        _require_differentiable_attention(model)
+        for attention in {config._attn_implementation for config in _configs(model)}:
+            if attention not in ("eager", "sdpa", None):
+                raise ModelError(
+                    f"the attention '{attention}' of {type(model).__name__} cannot be changed and "
+                    "is not known to have a second derivative; "
+                    "load the checkpoint with attn_implementation='eager'"
+                )
         yield
 
 
 @contextmanager
-def _implementations(model: Any, *, attention: str, experts: str) -> Iterator[None]:
-    """Context with other implementations of attention and experts, by transformers' names.
-
-    A model that has only one implementation keeps it.
-    """
+def _attention(model: Any, attention: str) -> Iterator[None]:
+    """Context with this attention, where the model has it, and experts that are not fused."""
     before = [(c, c._attn_implementation, c._experts_implementation) for c in _configs(model)]
     try:
         model.set_attn_implementation(attention)
-        model.set_experts_implementation(experts)
+        model.set_experts_implementation("eager")
         yield
     finally:
         for config, its_attention, its_experts in before:  # outer ones first: they pass it on
@@ -79,18 +75,8 @@ def _configs(model: Any) -> list[PreTrainedConfig]:
     return list(found.values())
 
 
-def _require_differentiable_attention(model: Any) -> None:
-    for attention in {config._attn_implementation for config in _configs(model)}:
-        if attention not in ("eager", "sdpa", None):
-            raise ModelError(
-                f"the attention '{attention}' of {type(model).__name__} cannot be changed and is "
-                "not known to have a second derivative; "
-                "load the checkpoint with attn_implementation='eager'"
-            )
-
-
 def _looks_up(module: nn.Module) -> bool:
-    """True for embedding tables; frozen ones of subclasses compute positions from their padding."""
+    """True for embedding tables; frozen ones of subclasses compute positions from padding."""
     return isinstance(module, nn.Embedding) and (
         module.weight.requires_grad or type(module) is nn.Embedding
     )
@@ -151,7 +137,7 @@ class Footprint:
 
 
 def padded_tokens(group: Sequence[Example], config: Any) -> int:
-    """Number of tokens of a batch, as ``collate`` pads it."""
+    """Number of tokens of a batch, padded as by ``collate``."""
     if not config.is_encoder_decoder:
         return len(group) * max(map(len, group))
     longest = max(len(e.prompt) for e in group), max(len(e.completion) for e in group)
@@ -182,7 +168,7 @@ def training_footprint(model: Any, example: Example) -> Footprint:
         return token_losses(model, collate([example], model.config).to(model.device))
 
     attention = "sdpa" if model._supports_sdpa else "eager"
-    with _implementations(model, attention=attention, experts="eager"), sdpa_kernel(_FUSED):
+    with _attention(model, attention), sdpa_kernel(_FUSED):
         return graph_footprint(model, example, build)
 
 

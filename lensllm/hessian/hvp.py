@@ -1,9 +1,8 @@
 """Exact products with the Hessian of the training loss, and with its diagonal blocks.
 
-The loss is the mean over examples of an example's mean loss in nats per token: a sum over examples,
-so that micro-batches of any size give the same product. Products are plain reverse-over-reverse
-(Pearlmutter 1994): one gradient graph for all layers, then one backward pass of ⟨g_i, u_i⟩ per
-layer, which touches only what lies between layer i and the loss, or a single one of Σ_i ⟨g_i, u_i⟩.
+Products are reverse-over-reverse (Pearlmutter 1994): one gradient graph for all layers, then one
+backward pass of ⟨g_i, u_i⟩ per layer, or a single one of Σ_i ⟨g_i, u_i⟩. The loss is a sum over
+examples, so micro-batches of any size give the same product.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lensllm.core import seeds
-from lensllm.core.errors import DataError, ModelError
+from lensllm.core.errors import ModelError
 from lensllm.hessian.differentiable import (
     graph_footprint,
     micro_batches,
@@ -30,9 +29,8 @@ from lensllm.models.batch import Batch, Example, collate, example_means, token_l
 # Padded tokens of a micro-batch; larger ones were no faster at 1M weights.
 _MOST_TOKENS = 512
 
-# Costs in forward passes, counted with torch.utils.flop_counter on GPT-2, GPT-Neo, OPT, Qwen3, T5,
-# Mixtral and Mamba of 2 to 14 blocks: the graph 3.0, a product with the whole Hessian 6.0 (Mamba
-# 4.4 … 4.9 and 7.4 … 7.9); with the blocks of n layers 10 … 33, within 20 % of 5.5 + 1.3 n. Less
+# Costs in forward passes, counted with torch.utils.flop_counter on seven families: of the graph, of
+# a product with the whole Hessian, and with the blocks of n layers, within 20 %, 5.5 + 1.3 n. Less
 # where weights are frozen: down to a third with adapters.
 _GRAPH_COST, _WHOLE_COST = 3.0, 6.0
 _OWN_COST, _COST_PER_LAYER = 5.5, 1.3
@@ -50,21 +48,17 @@ def example_losses(model: Any, batch: Batch) -> Tensor:
 class BlockHessian:
     """Products with the Hessian H of the mean loss over ``examples`` and with its blocks H_i.
 
-    Use within ``double_differentiable(model)``, without changing the weights. Remaining fused
-    layers can make products wrong without an error; ``require_symmetry`` detects that.
-
-    Graphs hold at most ``memory_bytes``: micro-batches are cut to it, and graphs are kept between
-    products if all of them together fit. Otherwise every product builds them anew, one at a time.
-    A single example is always taken. A product needs about as much memory again.
+    Use within ``double_differentiable(model)``, without changing the weights, and check
+    ``require_symmetry`` once. Graphs hold at most ``memory_bytes``, or one example: all of them are
+    kept between products if they fit, otherwise every product builds them anew, one at a time. A
+    product needs about as much memory again.
 
     Args:
         layers: names of the weights of each layer, as ``layers_of`` gives them.
-        memory_bytes: limit; by default the activations of one training step on ``batch_size`` of
-            the longest examples, so that a machine that fine-tuned the model can examine it.
+        memory_bytes: by default, the activations of a training step on ``batch_size`` of the
+            longest examples.
 
-    Raises:
-        DataError: no examples, or one without target token.
-        ModelError: no layers, a weight that is not finite, a loss without a gradient.
+    Raises ModelError if the loss has no gradient.
     """
 
     def __init__(
@@ -76,10 +70,8 @@ class BlockHessian:
         memory_bytes: float | None = None,
         batch_size: int = 16,
     ) -> None:
-        _require_targets(examples)
         named = dict(model.named_parameters())
         self.parameters = {layer: [named[n] for n in names] for layer, names in layers.items()}
-        _require_finite(layers, self.parameters)
         self.forward_passes = 0.0  # cost so far, in forward passes over the examples
         self._model = model
         self._examples, self._tokens = len(examples), sum(map(len, examples))
@@ -88,22 +80,23 @@ class BlockHessian:
         self._kept = [self._gradients(group, layers) for group in self._groups] if keep else []
 
     def __call__(self, vectors: Vectors) -> dict[str, Tensor]:
-        """H_i u_i for each layer in ``vectors``; flat tensors of the layer's size both ways.
+        """H_i u_i for each layer in ``vectors``, flat like u_i.
 
-        Raises ModelError when the model cannot be differentiated twice, or a product is not finite.
+        Raises ModelError if the model cannot be differentiated twice, or a product is not finite.
         """
         of_all = _OWN_COST + _COST_PER_LAYER * len(self.parameters)
         self.forward_passes += self._padding * of_all * len(vectors) / len(self.parameters)
         totals = {layer: torch.zeros_like(vector) for layer, vector in vectors.items()}
+        last = next(reversed(list(vectors)), None)
         for number in range(len(self._groups)):
-            self._add_blocks(totals, number, vectors)
+            graph = self._graph(number, vectors)
+            for layer, vector in vectors.items():
+                retain = bool(self._kept) or layer != last
+                self._add({layer: totals[layer]}, graph, {layer: vector}, retain=retain)
         return self._mean(totals)
 
     def whole(self, vectors: Vectors) -> dict[str, Tensor]:
-        """(H u)_i for every layer i; a layer that is not in ``vectors`` has u_i = 0.
-
-        One backward pass where the blocks take one per layer. Raises as ``__call__``.
-        """
+        """(H u)_i for every layer i, in one backward pass; u_i = 0 for layers without a vector."""
         self.forward_passes += self._padding * _WHOLE_COST
         like = next(iter(vectors.values()))
         totals = {
@@ -133,12 +126,10 @@ class BlockHessian:
         def held(group: Sequence[Example]) -> float:
             return graph.bytes_of(group, config) + float(gradients)
 
-        groups = micro_batches(
-            examples,
-            lambda group: (
-                padded_tokens(group, config) <= _MOST_TOKENS and held(group) <= memory_bytes
-            ),
-        )
+        def fits(group: Sequence[Example]) -> bool:
+            return padded_tokens(group, config) <= _MOST_TOKENS and held(group) <= memory_bytes
+
+        groups = micro_batches(examples, fits)
         return groups, len(groups) == 1 or sum(map(held, groups)) <= memory_bytes
 
     def _share(self, group: Sequence[Example]) -> float:
@@ -165,15 +156,6 @@ class BlockHessian:
         with _differentiating(self._model):
             found = iter(torch.autograd.grad(loss, every, create_graph=True, allow_unused=True))
         return {layer: [next(found) for _ in own] for layer, own in weights.items()}
-
-    def _add_blocks(self, totals: Vectors, number: int, vectors: Vectors) -> None:
-        """Add a micro-batch's H_i u_i to totals_i."""
-        graph = self._graph(number, vectors)
-        for left, (layer, vector) in zip(
-            reversed(range(len(vectors))), vectors.items(), strict=True
-        ):
-            retain = bool(self._kept) or left > 0
-            self._add({layer: totals[layer]}, graph, {layer: vector}, retain=retain)
 
     def _add(self, totals: Vectors, graph: Gradients, vectors: Vectors, *, retain: bool) -> None:
         """Add ∂ Σ_j ⟨g_j, u_j⟩ / ∂w_i to totals_i, over all layers j of ``vectors``."""
@@ -213,31 +195,6 @@ class BlockHessian:
         return totals
 
 
-def _require_targets(examples: Sequence[Example]) -> None:
-    if not examples:
-        raise DataError("curvature has no examples; set curvature.examples to at least 1")
-    for i, example in enumerate(examples):
-        if not example.completion:
-            raise DataError(
-                f"example {i} of the curvature has no target token, so that its mean loss is "
-                "undefined; drop it from the data"
-            )
-
-
-def _require_finite(
-    layers: Mapping[str, Sequence[str]], parameters: Mapping[str, Sequence[Tensor]]
-) -> None:
-    if not layers:
-        raise ModelError("curvature needs a trainable weight and every one is frozen")
-    for layer, names in layers.items():
-        for name, weight in zip(names, parameters[layer], strict=True):
-            if not weight.isfinite().all():
-                raise ModelError(
-                    f"weight {name} of layer {layer} is not finite; the checkpoint is damaged: "
-                    "train or download it again"
-                )
-
-
 @contextmanager
 def _differentiating(model: Any) -> Iterator[None]:
     """Turn torch's refusals into a sentence for the user."""
@@ -260,9 +217,8 @@ _ROUNDING = 1e-3
 def require_symmetry(hessian: BlockHessian, seed: int = 0) -> None:
     """Raise ModelError if ⟨u, Hz⟩ and ⟨z, Hu⟩ differ, for random u and z: two whole products.
 
-    A fused kernel computes its gradient outside autograd, which then takes it for a constant, and
-    products are wrong without an error. A single example is enough to detect it. An error in an
-    elementwise function's derivative is itself symmetric and is not detected.
+    A fused kernel's gradient is a constant to autograd, and products are wrong without an error. A
+    single example detects it. Errors in an elementwise derivative are symmetric, so not detected.
     """
     u, z = (_normal_vectors(hessian, seed, number) for number in range(2))
     image_u, image_z = hessian.whole(u), hessian.whole(z)

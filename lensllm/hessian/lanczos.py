@@ -1,15 +1,13 @@
 """vᵀH⁺v and vᵀH⁻v of every layer from few Hessian products, by Lanczos quadrature.
 
-k Lanczos steps on H from the unit vector u fix the first 2k moments of u's spectral measure μ (its
-weight on each eigenvalue of H). The wanted uᵀH⁺u = ∫ max(λ, 0) dμ is an integral over that measure,
-and the Gauss rule estimates it (Golub and Meurant 1994). But max(λ, 0) has its kink at 0, where
-fine-tuning puts nearly all of the weight: the Gauss value overshoots, tenfold at times, whenever
-two nodes straddle 0, and repeats itself for steps on end long before it is right. The change over
-the last step therefore proves nothing. Two properties do:
+k Lanczos steps on H from the unit vector u fix the first 2k moments of u's spectral measure μ, and
+the Gauss rule estimates uᵀH⁺u = ∫ max(λ, 0) dμ (Golub and Meurant 1994). Fine-tuning puts nearly
+all weight near the kink at 0, so the Gauss value overshoots, tenfold at times, and its change over
+the last step proves nothing. Two properties do:
 
-- every measure with the known moments lies between two rules that add one node: the rule with a
-  node at the kink gives the least possible value, and the largest is found by moving that node
-  (Chebyshev–Markov extremal measures; after one step it is Scarf's 1958 bound);
+- every measure with the known moments lies between two rules that add one node: a node at the kink
+  gives the least value, and the largest is found by moving that node (Chebyshev–Markov extremal
+  measures; after one step it is Scarf's 1958 bound);
 - the median of the last four Gauss values ignores the overshoots.
 
 The runs of all layers advance in lockstep, so that one pass over the data serves a step of all.
@@ -59,7 +57,8 @@ class GaussRule:
 
 def gauss_rule(diagonal: Array, off: Array) -> GaussRule:
     """The Gauss rule of a tridiagonal matrix with ``diagonal`` (k,) and ``off`` (k − 1,)."""
-    return _rule(_tridiagonal(diagonal, off))
+    nodes, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
+    return GaussRule(nodes, vectors[0] ** 2, vectors[-1])
 
 
 def exhausted(diagonal: Array, off: Array) -> bool:
@@ -69,12 +68,7 @@ def exhausted(diagonal: Array, off: Array) -> bool:
 
 
 def positive_part(diagonal: Array, off: Array) -> PositivePart:
-    """Estimate and bounds of ∫ max(λ, 0) dμ from k Lanczos steps.
-
-    Args:
-        diagonal: (k,) coefficients α_1 … α_k.
-        off: (k,) coefficients β_1 … β_k.
-    """
+    """Estimate and bounds of ∫ max(λ, 0) dμ from the coefficients α, β (k,) of Lanczos."""
     steps = len(diagonal)
     first = max(1, steps - _MEDIAN_OF + 1)
     values = [gauss_rule(diagonal[:k], off[: k - 1]).positive for k in range(first, steps + 1)]
@@ -84,30 +78,19 @@ def positive_part(diagonal: Array, off: Array) -> PositivePart:
     return PositivePart(float(np.clip(np.median(values), low, high)), low, high)
 
 
-def _tridiagonal(diagonal: Array, off: Array) -> Array:
-    return np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1)
-
-
-def _rule(matrix: Array) -> GaussRule:
-    nodes, vectors = np.linalg.eigh(matrix)
-    return GaussRule(nodes, vectors[0] ** 2, vectors[-1])
-
-
 def _extremes(diagonal: Array, off: Array) -> tuple[float, float]:
     """Least and largest value over the last entry α of a (k + 1)-node rule.
 
     As α = β_k tan φ goes once round the projective line, the value rises from its minimum, where a
-    node is at 0, to its maximum and falls back: one bounded search finds the maximum.
+    node is at 0, to its maximum and falls back.
     """
-    extended = _tridiagonal(np.append(diagonal, 0.0), off)
 
     def value(angle: float) -> float:
-        extended[-1, -1] = off[-1] * math.tan(angle)
-        return _rule(extended).positive
+        return gauss_rule(np.append(diagonal, off[-1] * math.tan(angle)), off).positive
 
-    nodes, vectors = np.linalg.eigh(extended[:-1, :-1])
-    nodes = np.where(nodes == 0.0, np.finfo(float).tiny, nodes)
-    at_zero = math.atan(off[-1] * float(np.sum(vectors[-1] ** 2 / nodes)))
+    rule = gauss_rule(diagonal, off[:-1])
+    nodes = np.where(rule.nodes == 0.0, np.finfo(float).tiny, rule.nodes)
+    at_zero = math.atan(off[-1] * float(np.sum(rule.last**2 / nodes)))
     found = minimize_scalar(
         lambda angle: -value(angle),
         bounds=(at_zero, at_zero + math.pi),
@@ -119,9 +102,8 @@ def _extremes(diagonal: Array, off: Array) -> tuple[float, float]:
 
 Product = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
-# Layers up to this size keep their whole Krylov basis. Of larger ones only the last two vectors are
-# kept: on real layers of 200,000 to 300,000 weights in float32 the Gauss values of the first 12
-# steps then agree to 1e-4 with those of a basis kept orthogonal, and later ones stay quadrature
+# Layers up to this size keep their whole Krylov basis, larger ones the last two vectors: at 200,000
+# weights and more, the Gauss values of the first 12 steps then agree to 1e-4, and later ones are
 # rules of nearly the same measure, with nodes that repeat (Greenbaum 1989).
 _SMALL = 2**16
 
@@ -154,13 +136,12 @@ def positive_quadratic(
     """vᵀH⁺v of every layer by Lanczos started at v/‖v‖.
 
     A layer leaves the lockstep when its error is at most ``tolerance`` of vᵀ|H|v and the last step
-    moved its largest Ritz value by less than ``tolerance`` of it; ``steps`` is the most any layer
-    takes. Holds three vectors of each layer's size, of small layers ``steps`` + 1.
+    moved its largest Ritz value by less than ``tolerance`` of it, or after ``steps``.
 
     Args:
         product: symmetric products of all layers asked for, such as ``BlockHessian``.
         vectors: v of each layer, flat and not zero.
-        images: H v of each layer where it is known already: the first step is then free.
+        images: H v of layers where it is known already, which saves the first step.
     """
     runs = {layer: _Run(vector) for layer, vector in vectors.items()}
     for layer, image in (images or {}).items():
@@ -173,10 +154,9 @@ def positive_quadratic(
 
 
 def spectral_density(product: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> GaussRule:
-    """Density of H's eigenvalues: the Gauss rule of the spectral measure of ``start``.
+    """Density of H's eigenvalues: the Gauss rule of ``start``, a flat vector of random signs.
 
-    ``start`` is a flat vector of random signs, so that its measure stands for all eigenvalues (Lin,
-    Saad and Yang 2016, section 3.2). At most ``steps`` nodes; the weights sum to 1.
+    At most ``steps`` nodes, whose weights sum to 1 (Lin, Saad and Yang 2016, section 3.2).
     """
     run = _Run(start)
     while not run.done(steps, tolerance=0.0):
@@ -227,14 +207,10 @@ class _Run:
         return self._complete or taken >= steps or (taken > 1 and self._settled(tolerance))
 
     def _settled(self, tolerance: float) -> bool:
-        taken = len(self._diagonal)
-        before, largest = (
-            float(gauss_rule(self.diagonal[:k], self.off[: k - 1]).nodes[-1])
-            for k in (taken - 1, taken)
-        )
+        found, before = self.result(), gauss_rule(self.diagonal[:-1], self.off[:-2]).nodes[-1]
+        largest = found.largest_eigenvalue
         if abs(largest - before) > tolerance * abs(largest):
             return False
-        found = self.result()
         return found.error <= tolerance * (found.positive + found.negative)
 
     def result(self) -> Quadratic:

@@ -1,7 +1,6 @@
 """Low-rank adapters (Hu et al. 2021): W x + (alpha / r) · B A x for linear layers, W frozen.
 
-Added by peft. The head and all embeddings have none, tied or not; nor have routers of a mixture of
-experts, nor its experts where their weights are fused into one tensor that no linear layer holds.
+The head, embeddings, routers and fused experts have none.
 """
 
 from __future__ import annotations
@@ -16,19 +15,17 @@ from transformers.pytorch_utils import Conv1D
 from lensllm.config.sections import Lora
 from lensllm.core.errors import ModelError
 
-# Which expert a token goes to: a small map whose adapter would move whole experts.
+# Maps that choose an expert: their adapters would move whole experts.
 _ROUTERS = ("classifier", "router", "gate", "shared_expert_gate")
-# Their fused kernels read the weight itself, past any adapter.
+# Layers whose fused kernels read the weight itself, past any adapter.
 _FUSED = dict.fromkeys(("mamba", "mamba2", "falcon_mamba", "falcon_h1"), ("out_proj",))
-_NAME = "default"
 _PREFIX = "base_model.model."  # what peft puts before the names of a model's weights
 
 
 def add(model: Any, settings: Lora, seed: int) -> Any:
-    """``model`` with adapters, the only weights that can be trained, in float32.
+    """``model`` on the CPU with adapters, the only trainable weights, in float32.
 
-    A is drawn from ``seed`` alone and B is 0, so the model computes what it did. Call it before the
-    model is moved to another device. Raises ``ModelError`` where there is no linear layer.
+    A is drawn from ``seed`` and B is 0. Raises ``ModelError`` if there is no linear layer.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -74,20 +71,14 @@ def is_adapted(model: Any) -> bool:
 
 
 def merged_difference(model: Any) -> dict[str, Tensor]:
-    """(alpha / r) · B A by the name of the weight it is added to when merged, float32 on the CPU.
-
-    Not merged weights less frozen ones: that difference would have lost the digits of a small
-    change to a large weight.
-    """
+    """(alpha / r) · B A by the name of the weight it is added to, in float32 on the CPU."""
+    # Merged weights less frozen ones would have lost digits.
     from peft.tuners.lora import LoraLayer
 
-    return {
-        f"{path.removeprefix(_PREFIX)}.weight": _difference(layer)
-        for path, layer in model.named_modules()
-        if isinstance(layer, LoraLayer)
-    }
-
-
-def _difference(layer: Any) -> Tensor:
-    difference: Tensor = layer.get_delta_weight(_NAME)
-    return difference.detach().float().cpu().contiguous()
+    found = {}
+    for path, layer in model.named_modules():
+        if isinstance(layer, LoraLayer):
+            difference: Tensor = layer.get_delta_weight("default")
+            name = f"{path.removeprefix(_PREFIX)}.weight"
+            found[name] = difference.detach().float().cpu().contiguous()
+    return found

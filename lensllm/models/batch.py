@@ -1,9 +1,8 @@
-"""From token ids to the losses of target tokens, the same way for every architecture.
+"""Losses of target tokens from token ids, for every architecture.
 
-An *example* is a prompt and a completion; only completion tokens carry loss. Causal models read
-prompt + completion in one row; encoder-decoder models read the prompt in the encoder and the
-completion in the decoder. The language-model head, half the cost of a small model, is run on the
-target positions alone.
+Only completion tokens carry loss. Causal models read prompt + completion in one row,
+encoder-decoder models the prompt in the encoder and the completion in the decoder. The head, half
+the cost of a small model, runs on the target positions alone.
 """
 
 from __future__ import annotations
@@ -34,9 +33,7 @@ class Batch:
     """Examples padded on the right, and where their target tokens are."""
 
     inputs: dict[str, Tensor]  # keyword arguments of the model's forward
-    positions: (
-        Tensor  # (N,) rows of the flattened (batch * time) hidden states that predict a target
-    )
+    positions: Tensor  # (N,) rows of the flattened (batch * time) hidden states before a target
     targets: Tensor  # (N,) target token ids
     owner: Tensor  # (N,) the example, 0 … batch - 1, of each target
     size: int  # examples in the batch
@@ -59,8 +56,7 @@ def _pad(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
 def collate(examples: Sequence[Example], config: Any) -> Batch:
     """Pad ``examples`` for a model with the transformers ``config``.
 
-    A causal model with padding on the right needs no attention mask: no target position sees the
-    padding behind it. An encoder does, so encoder-decoder batches carry one.
+    Encoders need an attention mask; causal models padded on the right do not.
     """
     pad = config.pad_token_id or 0
     if config.is_encoder_decoder:
@@ -95,8 +91,7 @@ def collate(examples: Sequence[Example], config: Any) -> Batch:
 
 @contextmanager
 def head_on(head: nn.Module, positions: Tensor) -> Iterator[None]:
-    """Let ``head`` see only the hidden states at ``positions`` (rows, columns) of the flattened
-    batch."""
+    """Let ``head`` see only the states at ``positions`` (rows, columns) of the flattened batch."""
 
     def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         states = args[0].flatten(0, 1).index_select(0, positions.flatten())
@@ -110,11 +105,8 @@ def head_on(head: nn.Module, positions: Tensor) -> Iterator[None]:
 
 
 def target_logits(model: Any, batch: Batch) -> Tensor:
-    """Logits that predict the batch's target tokens, shape (N, vocabulary).
-
-    Hooking the head rather than calling the base model keeps whatever the architecture does around
-    it (T5's scaling, soft caps, biases).
-    """
+    """Logits that predict the batch's target tokens, shape (N, vocabulary)."""
+    # Calling the base model instead would lose T5's scaling, soft caps and biases.
     with head_on(model.get_output_embeddings(), batch.positions[None]):
         logits: Tensor = model(**batch.inputs, use_cache=False).logits
     return logits[0]

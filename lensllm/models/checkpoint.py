@@ -12,41 +12,30 @@ from lensllm.models import limits
 
 INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
-# Architectures that have this key for their learned positions; in others it binds nothing (T5).
+# Architectures whose number of learned positions is n_positions; in others the key binds nothing.
 _POSITIONS = dict.fromkeys(("gpt2", "gptj", "codegen", "gpt_bigcode", "openai-gpt"), "n_positions")
-# What the classes of language models are called; all others with a head have another one.
+# Ends of the names of classes of language models.
 _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel")
-# Their value may be a repository, whose kernels transformers would load.
+# Keys whose value may be a repository, whose kernels transformers would load.
 _IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation",
                     "_experts_implementation")  # fmt: skip
-# The largest files of tokenizers have 40 MB; those that are read by Python are to be smaller.
+# The largest files of tokenizers have 40 MB.
 _MOST_BYTES = {
-    "config.json": 2**22,
-    "generation_config.json": 2**22,
-    "special_tokens_map.json": 2**22,
-    "tokenizer_config.json": 2**25,
-    "added_tokens.json": 2**25,
-    INDEX: 2**25,
-    "chat_template.jinja": 2**20,
-    "chat_template.json": 2**20,
-    "tokenizer.json": 2**27,
-    "vocab.json": 2**27,
-    "merges.txt": 2**27,
-    "tokenizer.model": 2**27,
-    "spiece.model": 2**27,
+    **dict.fromkeys(("config.json", "generation_config.json", "special_tokens_map.json"), 2**22),
+    **dict.fromkeys(("tokenizer_config.json", "added_tokens.json", INDEX), 2**25),
+    **dict.fromkeys(("chat_template.jinja", "chat_template.json"), 2**20),
+    **dict.fromkeys(("tokenizer.json", "vocab.json", "merges.txt"), 2**27),
+    **dict.fromkeys(("tokenizer.model", "spiece.model"), 2**27),
 }
 _OBJECTS = ("generation_config.json", "special_tokens_map.json", "tokenizer_config.json",
             "added_tokens.json")  # fmt: skip
-# Up to here a file that holds less than its configuration says does no harm before it is found out.
+# A configuration that claims at most this many weights does no harm.
 _HARMLESS_WEIGHTS = 10**8
 _SENSES = ("vision_config", "audio_config", "speech_config", "vision_tower")
 
 
 def check(folder: Path, max_tokens: int) -> None:
-    """Raise ``ModelError`` unless ``folder`` looks like a safetensors checkpoint.
-
-    Examples of ``max_tokens`` must fit its learned positions, where it has such.
-    """
+    """Raise ``ModelError`` unless ``folder`` is a safetensors checkpoint for ``max_tokens``."""
     if not folder.is_dir():
         raise ModelError(f"candidates: no such folder: {folder}; give a transformers checkpoint")
     if not (folder / "config.json").is_file():
@@ -72,10 +61,7 @@ def check(folder: Path, max_tokens: int) -> None:
 
 
 def weights_in(path: Path) -> int:
-    """Count the weights of a .safetensors file by its header.
-
-    Raises ``ModelError`` where that contradicts itself or the file.
-    """
+    """Number of weights by a .safetensors file's header. Raises ``ModelError`` if it is wrong."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -89,8 +75,7 @@ def weights_in(path: Path) -> int:
 
 
 def check_weights(folder: Path, claimed: int) -> None:
-    """Raise ``ModelError`` if the files hold far fewer weights than the ``claimed`` ones, all of
-    which would be allocated."""
+    """Raise ``ModelError`` if the files hold far fewer weights than ``claimed``."""
     if claimed <= _HARMLESS_WEIGHTS:
         return
     held = sum(map(weights_in, folder.glob("*.safetensors")))
@@ -103,15 +88,12 @@ def check_weights(folder: Path, claimed: int) -> None:
 
 def may_claim_too_much(folder: Path) -> bool:
     """True if config.json may claim so many weights that ``check_weights`` is worth its time."""
-    where = f"candidates: {folder}"
-    return limits.weights(_read(folder / "config.json"), where) > _HARMLESS_WEIGHTS
+    settings = _read(folder / "config.json")
+    return limits.weights(settings, f"candidates: {folder}") > _HARMLESS_WEIGHTS
 
 
 def shards(folder: Path) -> list[str]:
-    """The files of weights that the index in ``folder`` names; none without an index.
-
-    Raises ``ModelError`` for one that lies elsewhere or is not of safetensors.
-    """
+    """The files of weights that the index in ``folder`` names; none without an index."""
     if not (folder / INDEX).is_file():
         return []
     named = _read(folder / INDEX).get("weight_map")
@@ -130,8 +112,13 @@ def shards(folder: Path) -> list[str]:
 
 
 def check_settings(folder: Path, max_tokens: int) -> None:
-    """Raise ``ModelError`` if the config.json in ``folder`` is of a model that we cannot rank."""
-    _check_sizes(folder)
+    """Raise ``ModelError`` if the config.json in ``folder`` is of a model that cannot be ranked."""
+    for name, most in _MOST_BYTES.items():  # of files that are read whole
+        path = folder / name
+        if path.is_file() and (size := path.stat().st_size) > most:
+            raise ModelError(
+                f"candidates: {path} has {size:,} bytes, of at most {most:,}; download it again"
+            )
     settings = _read(folder / "config.json")
     limits.check(settings, f"candidates: {folder}")
     for name in _OBJECTS:
@@ -145,8 +132,9 @@ def check_settings(folder: Path, max_tokens: int) -> None:
         )
     kinds = [str(kind) for kind in kinds]
     if any(sense in settings for sense in _SENSES):
+        kind = kinds[0] if kinds else settings.get("model_type", "unknown")
         raise ModelError(
-            f"candidates: {folder} is a model of more than text ({_kind(settings, kinds)}); "
+            f"candidates: {folder} is a model of more than text ({short(kind)}); "
             "take a text-only checkpoint of its family"
         )
     if stray := [k for k in kinds if "For" in k and not k.endswith(_LANGUAGE_MODELS)]:
@@ -168,15 +156,11 @@ def check_settings(folder: Path, max_tokens: int) -> None:
                 f"{short(settings[key])}), which is never run; take that key out of its config.json"
             )
     context = settings.get(_POSITIONS.get(family(folder), "max_position_embeddings"))
-    if isinstance(context, int) and 0 < context < max_tokens:
-        raise ModelError(
-            f"candidates: {folder} reads at most {context} tokens and data.max_tokens is "
-            f"{max_tokens}; lower it to {context} for all, or leave the candidate out"
-        )
+    limits.check_context(context, max_tokens, f"candidates: {folder}")
 
 
 def family(folder: Path) -> str:
-    """The architecture by its transformers name, of a checked folder; empty where it has none."""
+    """Transformers' name of the architecture in a checked folder; empty if it has none."""
     return short(_read(folder / "config.json").get("model_type") or "")
 
 
@@ -184,20 +168,6 @@ def generation(folder: Path) -> dict[str, Any]:
     """The settings of generation_config.json; none without one."""
     path = folder / "generation_config.json"
     return _read(path) if path.is_file() else {}
-
-
-def _kind(settings: dict[str, Any], kinds: list[str]) -> str:
-    return short(kinds[0]) if kinds else short(settings.get("model_type", "unknown"))
-
-
-def _check_sizes(folder: Path) -> None:
-    """Raise ``ModelError`` for a file that is read whole and larger than any such file is."""
-    for name, most in _MOST_BYTES.items():
-        path = folder / name
-        if path.is_file() and (size := path.stat().st_size) > most:
-            raise ModelError(
-                f"candidates: {path} has {size:,} bytes, of at most {most:,}; download it again"
-            )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,24 +1,19 @@
 """Floating-point operations of training and evaluation, from shapes alone.
 
-Conventions:
-
-- A matrix of N weights costs 2 N per token in the forward pass. In the backward pass it costs 2 N
-  for the gradient of its input, where something trainable comes before it, and 2 N for that of its
-  weights, where they are trainable: 6 N in all, and 4 N where low-rank adapters leave it frozen.
-- Attention costs 4 · width per pair of positions and layer, forward, and up to twice that backward.
-  All T × T pairs count, those behind a causal mask or outside a sliding window too: neither eager
-  nor scaled-dot-product attention with a mask saves them.
+- A matrix of N weights costs 2 N per token forward. Backward it costs 2 N for the gradient of its
+  input, if something trainable comes before it, and 2 N for that of its weights, if trainable.
+- Attention costs 4 · width per pair of positions and layer forward, and up to twice that backward.
+  All T × T pairs count: attention with a mask saves none of them.
 - A mixture of experts is charged with the experts that a token passes through, and its router.
-- Encoder and decoder are charged by their own tokens; cross-attention's keys and values by the
-  encoder's. The head runs on target tokens only, as our loop does.
-- Checkpointed gradients cost the blocks' forward pass again, but for the last product of each
-  block, whose result nothing in it needs.
-- Padding, norms, softmax, activations, scans of state-space layers, look-ups of embeddings and the
-  optimiser are left out.
+- Encoder and decoder are charged by their own tokens, cross-attention's keys and values by the
+  encoder's, the head by target tokens.
+- Padding, norms, softmax, activations, scans of state-space layers, look-ups of embeddings,
+  checkpointed gradients and the optimiser are left out.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from itertools import groupby
@@ -32,7 +27,6 @@ from lensllm.models.batch import Example
 # Projections that read the same input: none of them stands behind the others.
 _QUERY, _KEY, _VALUE = {"q", "q_proj", "query"}, {"k", "k_proj", "key"}, {"v", "v_proj", "value"}
 _GATED = {"gate_proj", "up_proj", "wi_0", "wi_1", "w1", "w3"}
-_SCORES = 1  # by head and pair of positions, where attention is not fused: softmax, dropout
 _ADAPTED = {"base_layer", "lora_A", "lora_B"}  # below a linear map with an adapter (peft)
 
 
@@ -42,7 +36,6 @@ class Passes:
 
     forward: float = 0.0
     backward: float = 0.0
-    again: float = 0.0  # forward once more, where gradients are checkpointed
     kept: float = 0.0  # numbers that the matrices read and write, for the backward pass
 
     def __add__(self, other: Passes) -> Passes:
@@ -71,14 +64,12 @@ def forward_flops(shape: Shape, examples: Sequence[Example]) -> float:
     return sum(2.0 * example_passes(shape, example).forward for example in examples)
 
 
-def train_flops(
-    shape: Shape, examples: Sequence[Example], epochs: int, *, checkpointing: bool = False
-) -> float:
+def train_flops(shape: Shape, examples: Sequence[Example], epochs: int) -> float:
     """FLOPs of ``epochs`` forward and backward passes over ``examples`` without padding."""
     total = 0.0
     for example in examples:
         once = example_passes(shape, example)
-        total += once.forward + once.backward + (once.again if checkpointing else 0.0)
+        total += once.forward + once.backward
     return 2.0 * epochs * total
 
 
@@ -99,17 +90,17 @@ def example_passes(shape: Shape, example: Example) -> Passes:
 
 
 def shape_of(model: Any) -> Shape:
-    """Read the shape off a loaded (or meta-device) model, with its adapters where it has some."""
+    """The shape of a model, which may be on the meta device, with its adapters."""
     return _Walk(model).shape()
 
 
 @dataclass(frozen=True)
 class _Matrix:
-    """Weights that every token, or with a mixture of experts some, are multiplied by."""
+    """Weights that tokens are multiplied by."""
 
-    name: str  # of the module, without what an adapter puts below it
-    part: str  # base_layer, lora_A or lora_B of a map with an adapter
-    weights: float  # that a token meets
+    name: str  # the module's, without what an adapter adds below it
+    part: str  # base_layer, lora_A or lora_B of a map with an adapter; else empty
+    weights: float  # met by a token
     reads: float  # numbers by token
     writes: float
     trainable: bool
@@ -131,24 +122,21 @@ class _Matrix:
 
 
 class _Walk:
-    """Through the modules in the order they are registered, which is that of the forward pass."""
+    """A walk through the modules in the order of the forward pass, in which they are registered."""
 
     def __init__(self, model: Any) -> None:
         self.model, self.config = model, model.config
         self.head = model.get_output_embeddings()
         self.parts: dict[str, Passes] = {}
-        # whether the hidden states carry a gradient so far
-        self.reached = {"encoder": False, "decoder": False}
+        self.reached = {"encoder": False, "decoder": False}  # by a gradient of the hidden states
         self.attentions = _attentions(model)
         self.normed = {
             _layer(name) for name, module in model.named_modules() if _is_trainable_norm(module)
         } - {""}
 
     def shape(self) -> Shape:
-        groups = [list(g) for _, g in groupby(self._matrices(), key=lambda matrix: matrix.group)]
-        last = {_block(group[0].name): group for group in groups}
-        for group in groups:
-            self._pass(group, is_last=group is last[_block(group[0].name)])
+        for _, group in groupby(list(self._matrices()), key=lambda matrix: matrix.group):
+            self._pass(list(group))
         weight = self.head.weight
         below = self.reached["decoder"] or self.reached["encoder"]
         back = weight.numel() * (below + weight.requires_grad)
@@ -159,16 +147,17 @@ class _Walk:
             if isinstance(module, nn.Embedding):
                 self._look_up(name, module)
             elif module is not self.head:
-                yield from self._of(name, module)
+                yield from self._module_matrices(name, module)
 
     def _look_up(self, name: str, module: nn.Embedding) -> None:
         """An embedding costs nothing, and begins the backward pass where it is trainable."""
         if module.weight.requires_grad and "relative_attention" not in name:
-            shared = self.config.is_encoder_decoder and not _sided(name)
+            sided = any(f".{side}." in f".{name}" for side in self.reached)
+            shared = self.config.is_encoder_decoder and not sided
             for side in self.reached if shared else [self._side(name)]:
                 self.reached[side] = True
 
-    def _of(self, name: str, module: nn.Module) -> Iterator[_Matrix]:
+    def _module_matrices(self, name: str, module: nn.Module) -> Iterator[_Matrix]:
         path = name.split(".")
         cut = next((i for i, part in enumerate(path) if part in _ADAPTED), len(path))
         leaf, experts = not list(module.children()), self._experts(path)
@@ -193,7 +182,7 @@ class _Walk:
             )
 
     def _experts(self, path: list[str]) -> int:
-        """How many modules the experts of a mixture are, 0 where ``path`` leads to none of them."""
+        """Number of expert modules in the mixture that ``path`` leads to; 0 if to none."""
         if "experts" not in path:
             return 0
         holder = self.model.get_submodule(".".join(path[: path.index("experts") + 1]))
@@ -203,32 +192,29 @@ class _Walk:
         inside = self.config.is_encoder_decoder and ".encoder." in f".{name}"
         return "encoder" if inside else "decoder"
 
-    def _pass(self, group: list[_Matrix], *, is_last: bool) -> None:
-        """Through matrices that read the same input, and the attention they feed."""
+    def _pass(self, group: list[_Matrix]) -> None:
+        """Add matrices that read the same input, and the attention they feed."""
         parent, side = group[0].parent, self._side(group[0].name)
         cross = side == "decoder" and _is_cross(parent)
         carries: dict[str, bool] = {}
         self._add(side, Passes(kept=group[0].reads))
         for matrix in group:
             from_encoder = cross and matrix.slot in _KEY | _VALUE
-            entry = self.reached["encoder"] if from_encoder else self._enters(side, parent)
+            entry = self.reached["encoder" if from_encoder else side]
+            if not from_encoder and _layer(parent) in self.normed:  # a norm is its first module
+                entry = True
             below = entry or matrix.part == "lora_B"
             back = matrix.weights * (below + matrix.trainable)
-            again = 0.0 if is_last and "experts" not in matrix.name else matrix.weights
             part = "cross" if from_encoder else side
-            self._add(part, Passes(matrix.weights, back, again, matrix.writes))
+            self._add(part, Passes(matrix.weights, back, matrix.writes))
             carries[matrix.slot] = carries.get(matrix.slot, False) or entry or matrix.trainable
         if parent in self.attentions:
             self.attentions.remove(parent)
             self._attend("cross" if cross else side, carries)
         self.reached[side] = self.reached[side] or any(carries.values())
 
-    def _enters(self, side: str, name: str) -> bool:
-        """True if the input carries a gradient; a layer's norm counts as its first module."""
-        return self.reached[side] or _layer(name) in self.normed
-
     def _attend(self, where: str, carries: dict[str, bool]) -> None:
-        """The products of queries with keys and of their shares with values."""
+        """Add the products of queries with keys and of attention's shares with values."""
 
         def any_of(names: set[str]) -> bool:
             separate = carries.keys() & (_QUERY | _KEY | _VALUE)
@@ -236,30 +222,21 @@ class _Walk:
 
         query, key, value = any_of(_QUERY), any_of(_KEY), any_of(_VALUE)
         scores, mixed = query + key, (query or key) + value
-        width = _width(self.config)
-        kept = _SCORES * self.config.num_attention_heads if _is_eager(self.config) else 0
-        self._add(f"{where}_pairs", Passes(2 * width, width * (scores + mixed), 2 * width, kept))
+        config, heads = self.config, self.config.num_attention_heads
+        size = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
+        width = float(heads * (size or config.hidden_size // heads))
+        # Without fused attention, the scores of every head and pair are kept.
+        kept = heads if getattr(config, "_attn_implementation", None) == "eager" else 0
+        self._add(f"{where}_pairs", Passes(2 * width, width * (scores + mixed), kept))
 
     def _add(self, part: str, more: Passes) -> None:
         self.parts[part] = self.parts.get(part, Passes()) + more
 
 
-def _sided(name: str) -> bool:
-    return any(f".{side}." in f".{name}" for side in ("encoder", "decoder"))
-
-
 def _layer(name: str) -> str:
-    """``model.layers.3.mlp.fc`` → ``model.layers.3``."""
-    path = name.split(".")
-    numbers = [i for i, part in enumerate(path) if part.isdigit()]
-    return ".".join(path[: numbers[-1] + 1]) if numbers else ""
-
-
-def _block(name: str) -> str:
-    """``encoder.block.3.layer.1.mlp.wi`` → ``encoder.block.3``."""
-    path = name.split(".")
-    numbers = [i for i, part in enumerate(path) if part.isdigit()]
-    return ".".join(path[: numbers[0] + 1]) if numbers else name
+    """``model.layers.3.mlp.fc`` → ``model.layers.3``; empty outside of layers."""
+    found = re.match(r"(.*\.)?\d+(?=\.|$)", name)
+    return found[0] if found else ""
 
 
 def _is_trainable_norm(module: nn.Module) -> bool:
@@ -268,26 +245,10 @@ def _is_trainable_norm(module: nn.Module) -> bool:
 
 
 def _is_cross(parent: str) -> bool:
-    last = parent.lower().rpartition(".")[2]
-    return "encdec" in last or "encoder_attn" in last or "crossattention" in last
+    return bool(re.search(r"(encdec|encoder_attn|crossattention)[^.]*$", parent.lower()))
 
 
 def _attentions(model: Any) -> set[str]:
-    """Modules that multiply queries, keys and values: in transformers their class says so."""
+    """Modules that multiply queries, keys and values, by the name of their class."""
     named = {n for n, m in model.named_modules() if "Attention" in type(m).__name__}
     return {name for name in named if not any(other.startswith(f"{name}.") for other in named)}
-
-
-def _is_eager(config: Any) -> bool:
-    return getattr(config, "_attn_implementation", None) == "eager"
-
-
-def _width(config: Any) -> float:
-    """Width of attention: heads times the size of one."""
-    heads = config.num_attention_heads
-    size = (
-        getattr(config, "head_dim", None)
-        or getattr(config, "d_kv", None)
-        or config.hidden_size // heads
-    )
-    return float(heads * size)

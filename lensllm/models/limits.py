@@ -1,7 +1,6 @@
-"""Check the shapes in a config.json by plain numbers, before any model is built of them.
+"""Limits of the shapes in a config.json, checked before transformers builds a model of them.
 
-transformers makes a list or a module per layer, expert and label, so that a number of a stranger's
-can take hours or all of the memory, even on the meta device.
+A huge number of layers, experts or labels takes hours or all memory, even on the meta device.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from lensllm.core.untrusted import shown
 
 MOST_WEIGHTS = 10**14  # ten times what is counted for the largest language models
 _MOST_MODULES = 100_000  # layers times experts, where each expert is a module
-# Positions times width, in families that compute the table of positions number by number.
+# Positions times width in families that compute the table of positions number by number.
 _MOST_SINUSOIDS = 2**26
 _SINUSOIDAL = ("marian", "pegasus", "pegasus_x", "ctrl", "xlm", "flaubert", "fsmt", "m2m_100",
                "xglm", "blenderbot", "bigbird_pegasus", "speech_to_text", "reformer")  # fmt: skip
 
-# What a number is: least, most, and the keys that architectures have for it.
+# Kind of number → least, most, and the keys that architectures have for it.
 _KINDS: dict[str, tuple[int, int, tuple[str, ...]]] = {
     "layers": (0, 1_000, (
         "num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers",
@@ -51,7 +50,7 @@ _KIND_OF = {key: kind for kind, (_, _, keys) in _KINDS.items() for key in keys}
 
 
 def check(settings: Mapping[str, Any], where: str) -> None:
-    """Raise ``ModelError`` for a shape that no language model has, a wrong type among them."""
+    """Raise ``ModelError`` for a shape that no language model has."""
     found = _shapes(settings, where)
     weights = _weights(found)
     if weights > MOST_WEIGHTS:
@@ -73,8 +72,17 @@ def check(settings: Mapping[str, Any], where: str) -> None:
         )
 
 
+def check_context(context: Any, max_tokens: int, where: str) -> None:
+    """Raise ``ModelError`` if a model reads ``context`` tokens and examples are longer."""
+    if isinstance(context, int) and 0 < context < max_tokens:
+        raise ModelError(
+            f"{where} reads at most {context} tokens and data.max_tokens is {max_tokens}; "
+            f"lower it to {context} for all, or leave the candidate out"
+        )
+
+
 def weights(settings: Mapping[str, Any], where: str) -> float:
-    """About how many weights a model of these settings has, rather too many than too few."""
+    """An upper estimate of a model's number of weights."""
     return _weights(_shapes(settings, where))
 
 
@@ -87,7 +95,7 @@ def _weights(found: Mapping[str, list[int]]) -> float:
 
 
 def _shapes(settings: Mapping[str, Any], where: str) -> dict[str, list[int]]:
-    """The numbers of each kind, wherever they stand."""
+    """The numbers of each kind, at any depth of the settings."""
     found: dict[str, list[int]] = {kind: [] for kind in _KINDS}
     for key, value in _numbers(settings):
         kind = _KIND_OF[key]
@@ -102,7 +110,7 @@ def _shapes(settings: Mapping[str, Any], where: str) -> dict[str, list[int]]:
 
 
 def _numbers(settings: Any) -> Iterator[tuple[str, Any]]:
-    """Keys that are a shape and their values; of a list each of them, of null none."""
+    """Keys of shapes with their values; each item of a list, and nothing for null."""
     for key, value in settings.items():
         if isinstance(value, dict):
             yield from _numbers(value)

@@ -1,4 +1,4 @@
-"""Load a candidate: safetensors only, no remote code, float32 master weights, the best device."""
+"""Load a candidate: safetensors only, no remote code, float32 weights, the best device."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def load_model(
 ) -> Any:
     """The causal or encoder-decoder model in ``folder``, in evaluation mode.
 
-    ``attention`` is an implementation as transformers calls it; None: theirs. Raises ``ModelError``
-    when the folder holds no loadable safetensors checkpoint, not all weights of one, or NaN.
+    ``attention`` is transformers' name of an implementation. Raises ``ModelError`` if the folder
+    holds no complete safetensors checkpoint with finite weights.
     """
     config = load_config(folder)
     if checkpoint.may_claim_too_much(folder):
@@ -55,7 +55,7 @@ def load_model(
 
 
 def weight_not_finite(model: Any) -> str:
-    """The name of the first weight with NaN or infinity; empty when there is none."""
+    """Name of the first weight with NaN or infinity; empty if there is none."""
     return next((n for n, weight in model.named_parameters() if not weight.isfinite().all()), "")
 
 
@@ -80,12 +80,11 @@ def model_class(config: Any) -> type:
 
 
 def load_config(folder: Path) -> Any:
-    """The transformers configuration in ``folder``, or of the .gguf file that it is.
+    """The transformers configuration of a language model in ``folder`` or a .gguf file.
 
-    Raises ``ModelError`` for an architecture that is none of a language model, or that transformers
-    does not have.
+    Raises ``ModelError`` for any other architecture.
     """
-    place, more = (folder, {})
+    place, more = folder, {}
     if folder.suffix == gguf.SUFFIX and folder.is_file():
         place, more = folder.parent, {"gguf_file": folder.name}
     try:
@@ -159,15 +158,13 @@ def choose_device(wanted: str) -> torch.device:
 
     Raises ``ModelError`` if this machine has no such device.
     """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if wanted == "auto":
-        if torch.cuda.is_available():
-            wanted = "cuda"
-        else:
-            wanted = "mps" if torch.backends.mps.is_available() else "cpu"
-    elif wanted == "cuda" and not torch.cuda.is_available():
-        raise ModelError("engine.device: no CUDA device here; set engine.device=auto or cpu")
-    elif wanted == "mps" and not torch.backends.mps.is_available():
-        raise ModelError("engine.device: no MPS device here; set engine.device=auto or cpu")
+        wanted = "cuda" if cuda else "mps" if mps else "cpu"
+    elif (wanted == "cuda" and not cuda) or (wanted == "mps" and not mps):
+        raise ModelError(
+            f"engine.device: no {wanted.upper()} device here; set engine.device=auto or cpu"
+        )
     return torch.device(wanted)
 
 
@@ -188,10 +185,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def fuse_activations(model: Any) -> Any:
-    """Replace GPT-2's "gelu_new" by torch's own kernel: the same function but for rounding.
+    """Replace GPT-2's "gelu_new" by torch's own kernel, the same function but for rounding.
 
-    Written out, its eight passes over the widest activations, most of them kept for the backward
-    pass, cost small models 4 to 11 % of their time and 5 to 18 % of their process's memory.
+    Written out, it costs small models 4 to 11 % of their time and 5 to 18 % of their memory.
     """
     for module in list(model.modules()):
         for name, child in module.named_children():

@@ -1,4 +1,4 @@
-"""A candidate as its settings of fine-tuning require: precision, attention and adapters."""
+"""A candidate prepared for fine-tuning: precision, attention and adapters."""
 
 from __future__ import annotations
 
@@ -15,23 +15,20 @@ from lensllm.models import adapters, load
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A candidate ready for fine-tuning, on the CPU and in evaluation mode."""
-
-    model: Any
-    dtype: torch.dtype  # dtype of matrix products; trainable weights are float32
-    precision: str  # the dtype and its reason
-    attention: str  # the implementation and its reason
-
-
-@dataclass(frozen=True)
 class RunSettings:
-    """Precision and attention that a candidate runs with, and the reasons."""
+    """Precision and attention of a candidate, with reasons."""
 
     dtype: torch.dtype  # dtype of matrix products
     precision: str  # the dtype and its reason
     implementation: str  # of attention, by transformers' name
     attention: str  # the implementation and its reason
+
+
+@dataclass(frozen=True)
+class Prepared(RunSettings):
+    """A candidate ready for fine-tuning, on the CPU and in evaluation mode."""
+
+    model: Any  # trainable weights are float32
 
 
 def choose_settings(
@@ -52,8 +49,8 @@ def choose_settings(
 def prepare(folder: Path, settings: FineTune, seed: int, device: torch.device) -> Prepared:
     """Load the model in ``folder`` for fine-tuning on ``device``; it is still on the CPU.
 
-    Trained weights are float32. Weights below adapters are never updated, so they are kept in the
-    dtype that every product would round them to. ``seed`` draws the adapters' first weights.
+    Weights below adapters are kept in the dtype that every product would round them to. ``seed``
+    draws the adapters' first weights.
     """
     config = load.load_config(folder)
     with torch.device("meta"):
@@ -63,7 +60,7 @@ def prepare(folder: Path, settings: FineTune, seed: int, device: torch.device) -
     model = load.load_model(folder, attention=chosen.implementation, dtype=frozen)
     if settings.method == "lora":
         model = adapters.add(model, settings.lora, seed)
-    return Prepared(model, chosen.dtype, chosen.precision, chosen.attention)
+    return Prepared(**vars(chosen), model=model)
 
 
 # Below this many weights bfloat16 loses on every device measured (0.44 x at 1M weights on CPU).

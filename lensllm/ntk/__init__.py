@@ -1,9 +1,8 @@
 """The neural tangent kernel of a pretrained model on the span of its residual.
 
-``residual_kernel`` in ``kernel`` is the entry point. Gradients of examples come as small factors
-from one batched pass (``batched``), or one by one where a weight is used in a way that only
-autograd knows (``factors``). ``products`` turns them into inner products, exactly or by a sketch;
-``method`` measures the cost and chooses. ``overlap`` compares the gradients on two texts.
+``kernel.residual_kernel`` is the entry point. Gradients of examples come as small factors from one
+batched pass (``batched``), or one by one (``factors``). ``products`` multiplies them; ``method``
+measures the cost and chooses. ``overlap`` compares the gradients on two texts.
 """
 
 from lensllm.ntk.kernel import Kernel, residual_kernel

@@ -1,9 +1,8 @@
 """Gradients of many examples from one batched pass, as factors.
 
-During the forward pass every use of a trainable weight by a torch function is recorded. For a
-linear map, a lookup, a gain or a bias the input is kept, and a hook on the output keeps the
-gradient there. No gradient of a weight is computed. Any other use is refused, and the examples are
-then computed one by one.
+The forward pass records every use of a trainable weight by a torch function. Of a linear map, a
+lookup, a gain or a bias it keeps the input, and by a hook the gradient at the output; no gradient
+of a weight is computed. Any other use is refused.
 """
 
 from __future__ import annotations
@@ -33,8 +32,7 @@ def batched_gradients(
 ) -> tuple[dict[str, list[Use]], Tensor]:
     """All uses of every weight by the examples, by name, and their residual norms (B,).
 
-    Raises:
-        NotFactored: a weight is used in another way.
+    Raises ``NotFactored``.
     """
     with _frozen(weights):
         recorder = _Recorder(weights, len(examples))
@@ -77,17 +75,18 @@ class _Recorder(TorchFunctionMode):
         named = [self._names[id(a)] for a in given if id(a) in self._names]
         if not named:
             return func(*args, **kwargs)
-        if func in _RULES and not (func in _KEEP_GRADIENT and _has_number(args)):
+        adds_number = func in _KEEP_GRADIENT and any(isinstance(a, int | float) for a in args)
+        if func in _RULES and not adds_number:
             try:
                 args, kwargs, backward = _RULES[func](self, *args, **kwargs)
             except TypeError:  # arguments that a rule does not know, such as a factor
                 raise NotFactored(f"{named[0]} is used by an unusual {_called(func)}") from None
-            out = func(*args, **kwargs)
-            return self._hooked(out, backward)
+            return self._hooked(func(*args, **kwargs), backward)
         out = func(*args, **kwargs)
-        if not isinstance(out, Tensor) and any(isinstance(part, Tensor) for part in _flat((out,))):
-            raise NotFactored(f"{named[0]} is taken apart by {_called(func)}")
-        if isinstance(out, Tensor) and id(out) not in self._names:
+        if not isinstance(out, Tensor):
+            if any(isinstance(part, Tensor) for part in _flat((out,))):
+                raise NotFactored(f"{named[0]} is taken apart by {_called(func)}")
+        elif id(out) not in self._names:
             if func not in _KEEP_GRADIENT:
                 raise NotFactored(f"{named[0]} goes through {_called(func)}")
             self._names[id(out)] = named[0]
@@ -104,10 +103,6 @@ class _Recorder(TorchFunctionMode):
         if self.size > 1 and not flattened and (tensor.dim() < 3 or len(tensor) != self.size):
             raise NotFactored(f"an input of shape {tuple(tensor.shape)} has no batch dimension")
         return tensor.detach().reshape(self.size, -1, tensor.shape[-1])
-
-    def expanded(self, ids: Tensor) -> Tensor:
-        """Repeat ids that are looked up once for the whole batch, as positions are, per example."""
-        return ids.expand(self.size, -1) if ids.dim() == 2 and ids.shape[0] == 1 else ids
 
     def _hooked(self, out: Tensor, backward: Backward) -> Tensor:
         if not torch.is_grad_enabled():
@@ -127,10 +122,7 @@ class _Recorder(TorchFunctionMode):
         return out
 
 
-# --- rules: torch functions whose weights have factors --------------------------------------------
-
-# A rule takes the arguments of its function. It returns the positional and keyword arguments to
-# call the function with, and the ``Backward`` that makes factors shaped as ``matrix_shape`` says.
+# Positional and keyword arguments to call the function with, and the ``Backward`` of the call.
 Recorded = tuple[tuple[Any, ...], dict[str, Any], Backward]
 
 
@@ -167,7 +159,8 @@ def _embedding(
     recorder: _Recorder, ids: Tensor, weight: Tensor, padding_idx: int | None = None, *rest: Any,
     **named: Any,
 ) -> Recorded:  # fmt: skip
-    ids = recorder.expanded(ids)
+    if ids.dim() == 2 and ids.shape[0] == 1:  # looked up once for all examples, as positions are
+        ids = ids.expand(recorder.size, -1)
     if len(ids) != recorder.size:
         raise NotFactored(f"{recorder.name(weight)} is looked up without a batch dimension")
 
@@ -184,37 +177,37 @@ def _layer_norm(
     recorder: _Recorder, x: Tensor, shape: Sequence[int], weight: Tensor | None = None,
     bias: Tensor | None = None, eps: float = 1e-5,
 ) -> Recorded:  # fmt: skip
-    def use(out: Tensor) -> Use:
-        return _scaled(recorder, out, F.layer_norm(x, shape, eps=eps))
-
-    return (x, shape, weight, bias, eps), {}, _affine(recorder, weight, bias, use)
+    backward = _gain(recorder, weight, bias, lambda: F.layer_norm(x, shape, eps=eps))
+    return (x, shape, weight, bias, eps), {}, backward
 
 
 def _rms_norm(
     recorder: _Recorder, x: Tensor, shape: Sequence[int], weight: Tensor | None = None,
     eps: float | None = None,
 ) -> Recorded:  # fmt: skip
-    def use(out: Tensor) -> Use:
-        return _scaled(recorder, out, F.rms_norm(x, shape, eps=eps))
-
-    return (x, shape, weight, eps), {}, _affine(recorder, weight, None, use)
+    backward = _gain(recorder, weight, None, lambda: F.rms_norm(x, shape, eps=eps))
+    return (x, shape, weight, eps), {}, backward
 
 
-def _gain(recorder: _Recorder, a: Any, b: Any) -> Recorded:
+def _product(recorder: _Recorder, a: Any, b: Any) -> Recorded:
     """y = x ⊙ w along the last dimension: the end of an RMS norm written out."""
     weight, x = _along_last(recorder, a, b)
-    return (a, b), {}, _affine(recorder, weight, None, lambda out: _scaled(recorder, out, x))
+    return (a, b), {}, _gain(recorder, weight, None, lambda: x)
 
 
-def _bias(recorder: _Recorder, a: Any, b: Any) -> Recorded:
+def _sum(recorder: _Recorder, a: Any, b: Any) -> Recorded:
     """y = x + w along the last dimension."""
     weight, _ = _along_last(recorder, a, b)
     return (a, b), {}, _affine(recorder, weight, None, lambda out: Outer.row(out.sum(1)))
 
 
-def _scaled(recorder: _Recorder, out: Tensor, x: Tensor) -> Use:
-    """Use of a gain that multiplies ``x``, from the gradient ``out`` (B, T, last)."""
-    return Outer.row((out * recorder.by_example(x)).sum(1))
+def _gain(
+    recorder: _Recorder, weight: Tensor | None, bias: Tensor | None, x: Callable[[], Tensor]
+) -> Backward:
+    """Backward of a gain that multiplies ``x()``, and of a bias added to it."""
+    return _affine(
+        recorder, weight, bias, lambda out: Outer.row((out * recorder.by_example(x())).sum(1))
+    )
 
 
 def _along_last(recorder: _Recorder, a: Any, b: Any) -> tuple[Tensor, Tensor]:
@@ -234,10 +227,6 @@ def _flat(values: Iterable[Any]) -> Iterator[Any]:
         yield from value if isinstance(value, tuple | list) else (value,)
 
 
-def _has_number(args: Sequence[Any]) -> bool:
-    return any(isinstance(a, int | float) for a in args)
-
-
 _PICKS = {Tensor.__getitem__, Tensor.index_select, torch.index_select, Tensor.gather, torch.gather}
 _ADDITIONS = (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__)
 _PRODUCTS = (torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__)
@@ -247,8 +236,8 @@ _RULES: dict[Any, Callable[..., Recorded]] = {
     F.embedding: _embedding,
     F.layer_norm: _layer_norm,
     F.rms_norm: _rms_norm,
-    **dict.fromkeys(_PRODUCTS, _gain),
-    **dict.fromkeys(_ADDITIONS, _bias),
+    **dict.fromkeys(_PRODUCTS, _product),
+    **dict.fromkeys(_ADDITIONS, _sum),
 }
 # Functions whose output's gradient is the weight's: casts, and the w + 1 of Gemma's norms.
 _KEEP_GRADIENT = {Tensor.to, Tensor.float, Tensor.double, Tensor.type_as, *_ADDITIONS}

@@ -1,10 +1,14 @@
 """Gradients of examples as small factors, and their computation one example at a time.
 
 The gradient of a weight, as a matrix of ``rows`` × ``columns`` (all but the last dimension
-flattened; a bias is one row), is a sum over the weight's uses in the forward pass. Inner products
-and sketches need a few rows at a time only, so the gradient is never formed as a whole where its
-factors are known. ``single_gradients`` forms it, which is right for whatever autograd can
-differentiate; ``lensllm.ntk.batched`` finds the factors of many examples in one pass.
+flattened; a bias is one row), is a sum over the weight's uses in the forward pass. Where factors
+are known, it is formed a few rows at a time only.
+
+Every kind of use, of one weight by B examples, has
+
+- ``tensors``, which it keeps in memory;
+- ``block(start, stop)``: these rows of the B gradients, shape (B, (stop − start) · columns);
+- ``signed(rows, columns)``: gradients with rows and columns multiplied by these signs.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,20 +24,6 @@ from torch import Tensor
 
 from lensllm.core.errors import ModelError
 from lensllm.models.batch import Example, collate, head_on
-
-
-class Use(Protocol):
-    """One use of a weight by B examples."""
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The tensors that it keeps in memory."""
-
-    def block(self, start: int, stop: int) -> Tensor:
-        """Rows ``start`` … ``stop`` of the B gradients, shape (B, (stop − start) · columns)."""
-
-    def signed(self, rows: Tensor, columns: Tensor) -> Use:
-        """The gradients with rows and columns multiplied by signs (rows,) and (columns,)."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +71,6 @@ class Lookup:
         sums.index_add_(0, owner * (stop - start) + self.ids[inside] - start, right)
         return sums.view(count, -1)
 
-    def renumbered(self, known: Tensor) -> Lookup:
-        """The same use of a table that consists of the rows ``known``, ascending."""
-        return replace(self, ids=torch.searchsorted(known, self.ids.contiguous()))
-
     def signed(self, rows: Tensor, columns: Tensor) -> Lookup:
         return replace(self, right=self.right * rows[self.ids][..., None] * columns)
 
@@ -107,6 +93,9 @@ class Whole:
         return Whole(self.gradients * (rows[:, None] * columns))
 
 
+Use = Outer | Lookup | Whole
+
+
 def matrix_shape(weight: Tensor) -> tuple[int, int]:
     """Rows and columns of a weight's gradient as a matrix."""
     columns = weight.shape[-1] if weight.dim() else 1
@@ -119,10 +108,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def mean_losses(model: Any, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    """Mean loss of each example ℓ (B,), in nats per target token, and residual norms ρ (B,).
-
-    ℓ carries its autograd graph.
-    """
+    """Mean losses ℓ (B,), in nats per target token and differentiable; residual norms ρ (B,)."""
     batch = collate(examples, model.config).to(model.device)
     counts = torch.bincount(batch.owner, minlength=batch.size)
     # Examples with fewer targets are padded by position 0 of the batch, at weight 0.
@@ -140,11 +126,8 @@ def mean_losses(model: Any, examples: Sequence[Example]) -> tuple[Tensor, Tensor
 
 
 def _residual_norms(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """‖softmax − onehot‖ over an example's target tokens, scaled by 1/√|T|, shape (B,).
-
-    The entry at the target, 1 − p, is summed from the others: near p = 1 the difference would have
-    no correct digits.
-    """
+    """‖softmax − onehot‖ over an example's target tokens, scaled by 1/√|T|, shape (B,)."""
+    # 1 − p at the target is summed from the others: near p = 1 a difference has no correct digits.
     others = logits.softmax(-1).scatter_(-1, targets[..., None], 0.0)
     squares = others.square().sum(-1) + others.sum(-1).square()
     return (squares * weights).sum(1).sqrt()
@@ -153,31 +136,28 @@ def _residual_norms(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
 def single_gradients(
     model: Any, weights: Mapping[str, Tensor], examples: Sequence[Example]
 ) -> tuple[dict[str, list[Use]], Tensor]:
-    """Use of every weight by one example, by name, and the example's residual norm (1,).
+    """Use of every weight by the one example, by name, and its residual norm (1,).
 
-    Raises:
-        ModelError: the model cannot be differentiated, or its loss has no gradient.
+    Raises ``ModelError`` if the model cannot be differentiated, or its loss has no gradient.
     """
-    if len(examples) != 1:
-        raise ValueError("one example at a time")
     with _differentiable(model, examples):
         loss, norms = mean_losses(model, examples)
-    if not loss.requires_grad:
-        raise ModelError(
-            "the loss of a kernel probe has no gradient: the model's forward pass is closed to "
-            "autograd, as that of quantised layers is; load the checkpoint in float32 or bfloat16"
-        )
-    with _differentiable(model, examples):
+        if not loss.requires_grad:
+            raise ModelError(
+                "the loss of a kernel probe has no gradient: the model's forward pass is closed to "
+                "autograd, as that of quantised layers is; load the checkpoint in float32 or "
+                "bfloat16"
+            )
         found = torch.autograd.grad(loss.sum(), list(weights.values()), materialize_grads=True)
     return {
-        name: [Whole(gradient.view(1, *matrix_shape(gradient)))]
-        for name, gradient in zip(weights, (g.contiguous() for g in found), strict=True)
+        name: [Whole(gradient.reshape(1, *matrix_shape(gradient)))]
+        for name, gradient in zip(weights, found, strict=True)
     }, norms
 
 
 @contextmanager
 def _differentiable(model: Any, examples: Sequence[Example]) -> Iterator[None]:
-    """Turn what torch says of a layer that autograd cannot go through into a sentence."""
+    """Turn torch's refusal of a layer into a sentence for the user."""
     try:
         yield
     except torch.OutOfMemoryError:

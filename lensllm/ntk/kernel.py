@@ -7,23 +7,23 @@ tokens × vocabulary):
 - g_i = J_iᵀ r_i / √|T_i| = ∇ ℓ_i, the gradient of the example's mean loss in nats per token;
 - K_ij = ⟨g_i, g_j⟩ / (ρ_i ρ_j) = Pᵀ Θ P with P = blockdiag(r_i / ρ_i).
 
-The residual is Pρ and lies in the span of P, so F(0) = Σ ρ_i² and F′(0) are exact. Under gradient
-flow on L = (1/n) Σ ℓ_i the loss falls at the rate dL/dτ = −(1/n²) ρᵀKρ = F′(0) / (2n).
+The residual is Pρ and lies in the span of P, so F(0) = Σ ρ_i² and F′(0) are exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from lensllm.core.errors import DataError, ModelError
+from lensllm.data.tokens import select, tokenise
 from lensllm.models.batch import Example
 from lensllm.models.load import weight_not_finite
 from lensllm.ntk.factors import single_gradients
@@ -41,7 +41,6 @@ class Kernel:
     matrix: Array  # (n, n) K, symmetric, positive semi-definite
     residual_norms: Array  # (n,) ρ
     spectrum: Spectrum  # spectrum of K/n
-    parameters: int  # trainable weights; tied ones count once
     computation: Computation
     relative_error: float  # expected error of K in the Frobenius norm; 0 for exact products
 
@@ -55,17 +54,17 @@ def residual_kernel(
 ) -> Kernel:
     """Compute the kernel over all trainable weights; ``lensllm.ntk.method`` says what it costs.
 
-    A tied weight is one parameter: its uses add to one gradient. An example that is predicted with
-    certainty (ρ = 0) has a row of zeros. Weights in bfloat16 or float16 are summed in float32.
+    An example that is predicted with certainty (ρ = 0) has a row of zeros. Weights in bfloat16 or
+    float16 are summed in float32.
 
     Args:
-        model: transformers model; evaluated without dropout, on the device it is on.
+        model: transformers model; evaluated without dropout, on its device.
         examples: n training examples, never test ones.
-        method: ``exact`` or ``sketch``; ``auto`` sketches where exact products cost too much.
+        method: ``auto`` sketches where exact products cost too much.
         memory_bytes: limit of the computation, the model not counted.
 
     Raises:
-        DataError: no example, one without target token, or tokens outside the vocabulary.
+        DataError: no example, or tokens outside the vocabulary.
         ModelError: no weight is trainable, the loss has no finite gradient, every gradient is
             zero, or the memory does not hold one example.
     """
@@ -74,11 +73,12 @@ def residual_kernel(
     model.eval()
     try:
         with torch.enable_grad():
-            chosen, gram, norms = _products(model, examples, method, memory_bytes)
+            chosen, gram, norms = _named_products(model, examples, method, memory_bytes)
     finally:
         for module, training in modes.items():
             module.training = training
-    matrix = _normalised(gram.numpy(), norms.numpy())
+    scale = norms.outer(norms).numpy()
+    matrix = np.divide(gram.numpy(), scale, out=np.zeros_like(scale), where=scale > 0)
     if not matrix.any():
         raise ModelError(
             "the kernel is zero: no trainable weight moves the loss of any probe; "
@@ -87,7 +87,7 @@ def residual_kernel(
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     error = expected_error(matrix, parameters) if chosen.method == "sketch" else 0.0
     found = spectrum(matrix, norms.numpy())
-    return Kernel(matrix, norms.numpy(), found, parameters, chosen, error)
+    return Kernel(matrix, norms.numpy(), found, chosen, error)
 
 
 def _check(model: Any, examples: Sequence[Example]) -> None:
@@ -95,13 +95,6 @@ def _check(model: Any, examples: Sequence[Example]) -> None:
         raise DataError("the kernel has no probes; set kernel.probes to at least 4")
     vocabulary = len(model.get_input_embeddings().weight)
     for i, example in enumerate(examples):
-        if not example.completion:
-            raise DataError(f"kernel probe {i} has no target token; drop its training example")
-        if not example.prompt and not model.config.is_encoder_decoder:
-            raise DataError(
-                f"kernel probe {i} has no prompt, from which its first target token could be "
-                "predicted; drop its training example"
-            )
         ids = (*example.prompt, *example.completion)
         if not 0 <= min(ids) <= max(ids) < vocabulary:
             raise DataError(
@@ -110,81 +103,103 @@ def _check(model: Any, examples: Sequence[Example]) -> None:
             )
 
 
-def _products(
+def _named_products(
     model: Any, examples: Sequence[Example], method: Wanted, memory_bytes: int
-) -> tuple[Computation, torch.Tensor, torch.Tensor]:
+) -> tuple[Computation, Tensor, Tensor]:
     """``products``, with an error that names the layer where a gradient stops being finite."""
     try:
         return products(model, examples, method, memory_bytes)
     except NotFinite as error:
         unexplained = str(error)
     # Outside the handler, which would keep the factors in memory.
-    raise ModelError(not_finite_part(model, examples) or unexplained)
+    raise ModelError(_not_finite_part(model, examples) or unexplained)
 
 
-def _normalised(gram: Array, norms: Array) -> Array:
-    scale = np.outer(norms, norms)
-    return np.divide(gram, scale, out=np.zeros_like(gram), where=scale > 0)
-
-
-def not_finite_part(model: Any, examples: Sequence[Example]) -> str:
+def _not_finite_part(model: Any, examples: Sequence[Example]) -> str:
     """A sentence on the first part that is not finite; empty if all parts are.
 
-    A NaN or infinity flows backward to the embedding from whatever layer it arose in, so the first
-    weight whose gradient has one says nothing. Weights, outputs and gradients are checked in turn.
+    A NaN flows backward to the embedding from any layer, so the first weight whose gradient has one
+    says nothing. Weights, outputs and gradients are checked in turn.
     """
     if name := weight_not_finite(model):
         return f"the weight {name} is not finite; the checkpoint is damaged"
     weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
     dtype = str(model.dtype).removeprefix("torch.")
-    for example in examples:
-        with _watched(model) as observed:
-            uses, _ = single_gradients(model, weights, [example])
-        if observed.not_finite:
-            return (
-                f"the output of {observed.not_finite[0]} is not finite on a kernel probe, though "
-                f"every weight is: it overflows {dtype} or divides by zero; leave this candidate "
-                "out"
-            )
-        bad = [name for name, found in uses.items() if not _finite(*found[0].tensors)]
-        if bad:
-            nearest = max(bad, key=lambda name: observed.order.get(name.rpartition(".")[0], -1))
-            return (
-                f"on a kernel probe the gradient is not finite from {nearest} on downwards, though "
-                "every weight and output is: the backward pass of what comes after it overflows "
-                f"{dtype} or is wrong; leave this candidate out"
-            )
-    return ""
-
-
-@dataclass
-class _ForwardPass:
-    """Modules seen in a forward pass."""
-
-    not_finite: list[str] = field(default_factory=list)  # with such an output, innermost first
-    order: dict[str, int] = field(default_factory=dict)  # larger nearer to the loss
-
-
-@contextmanager
-def _watched(model: nn.Module) -> Iterator[_ForwardPass]:
-    observed = _ForwardPass()
+    outputs: list[str] = []  # modules whose output is not finite, innermost first
+    order: dict[str, int] = {}  # of modules: larger nearer to the loss
 
     def check_output(name: str, out: Any) -> None:
-        observed.order[name] = len(observed.order)
+        order[name] = len(order)
         parts = out if isinstance(out, tuple | list) else (out,)
         if not _finite(*(part for part in parts if isinstance(part, Tensor))):
-            observed.not_finite.append(name)
+            outputs.append(name)
 
     handles = [
         module.register_forward_hook(lambda _, __, out, name=name: check_output(name, out))
         for name, module in model.named_modules()
     ]
     try:
-        yield observed
+        for example in examples:
+            order.clear()
+            uses, _ = single_gradients(model, weights, [example])
+            if outputs:
+                return (
+                    f"the output of {outputs[0]} is not finite on a kernel probe, though every "
+                    f"weight is: it overflows {dtype} or divides by zero; leave this candidate out"
+                )
+            bad = [name for name, found in uses.items() if not _finite(*found[0].tensors)]
+            if bad:
+                nearest = max(bad, key=lambda name: order.get(name.rpartition(".")[0], -1))
+                return (
+                    f"on a kernel probe the gradient is not finite from {nearest} on downwards, "
+                    "though every weight and output is: the backward pass of what comes after it "
+                    f"overflows {dtype} or is wrong; leave this candidate out"
+                )
     finally:
         for handle in handles:
             handle.remove()
+    return ""
 
 
 def _finite(*tensors: Tensor) -> bool:
     return all(bool(tensor.isfinite().all()) for tensor in tensors)
+
+
+def ntk_spectrum(
+    model: Any,
+    tokenizer: Any,
+    examples: Iterable[tuple[str, str]],
+    *,
+    max_tokens: int = 512,
+    method: Wanted = "auto",
+) -> Spectrum:
+    """Spectrum of a model's neural tangent kernel on its residuals at the present weights.
+
+    ``residual(t)`` of the result is F(Θ, t), the residual left after gradient-flow time t (Zeng et
+    al. 2025, equations 8 and 9).
+
+    Args:
+        model: a causal or encoder-decoder language model of transformers, on the device it is on.
+        tokenizer: the model's tokenizer, with an end-of-text token.
+        examples: n pairs (prompt, completion); only the completion has a loss. 32 to 128 will do.
+        max_tokens: longest example; a prompt is cut at its beginning, a completion at its end.
+        method: ``exact``, ``sketch``, or by the model's size ``auto``.
+
+    Returns:
+        n eigenvalues of K / n, descending, and the squared coordinates of the residual.
+
+    Raises:
+        DataError: there is no example, or its tokens are not the model's.
+        ModelError: no weight is trainable, or the loss has no finite gradient.
+
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> from lensllm.models.zoo import tokenizer
+    >>> words = tokenizer.train(["red green blue"] * 10, vocabulary=270)
+    >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=len(words), n_embd=8, n_layer=1, n_head=2))
+    >>> found = ntk_spectrum(model, words, [("red", "green"), ("green", "blue"), ("blue", "red")])
+    >>> found.eigenvalues.shape, bool(found.residual(1.0) < found.residual(0.0))
+    ((3,), True)
+    """
+    pairs = pd.DataFrame(list(examples), columns=["prompt", "completion"])
+    tokens = tokenise(pairs, tokenizer, max_tokens)
+    return residual_kernel(model, select(tokens, range(len(pairs))), method=method).spectrum

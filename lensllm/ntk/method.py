@@ -1,10 +1,9 @@
-"""How the inner products of n gradients are computed, chosen by the cost measured on two examples.
+"""Inner products of n gradients, by the method that costs less as measured on two examples.
 
-Costs, in one batched forward and backward over the same examples of T tokens on average:
+Costs, relative to one batched forward and backward pass over the examples, of T tokens on average:
 
-- factors from batched passes: about 0.7 for the passes without gradients of weights and 0.4 for the
-  gradients of the examples, formed a few rows at a time; from single passes: 1.2 to 2;
-- exact products add n / (3 T), 2 n² flops a weight beside 6 n T, nearly half of which is saved by
+- factors: about 1.1 from batched passes, 1.2 to 2 from single ones;
+- exact products add n / (3 T): 2 n² flops a weight beside 6 n T, nearly half of which is saved by
   symmetry beyond ``products.BLOCK``; and the factors of all examples stay in memory;
 - a sketch adds one addition per weight and example, and n · ``products.WIDTH`` numbers.
 """
@@ -12,7 +11,7 @@ Costs, in one batched forward and backward over the same examples of T tokens on
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -21,9 +20,10 @@ from torch import Tensor
 
 from lensllm.core.errors import ModelError
 from lensllm.models.batch import Example
+from lensllm.models.memory import amount
 from lensllm.ntk.batched import NotFactored, batched_gradients
 from lensllm.ntk.factors import Use, matrix_shape, single_gradients
-from lensllm.ntk.products import BLOCK, WIDTH, Contraction, Product, Sketch
+from lensllm.ntk.products import BLOCK, WIDTH, Contraction, Sketch
 
 Method = Literal["exact", "sketch"]
 Wanted = Literal["auto", "exact", "sketch"]
@@ -35,7 +35,7 @@ _EXACT_SHARE = 1.0
 
 @dataclass(frozen=True)
 class Computation:
-    """The way a kernel was computed, and why."""
+    """Method and passes that computed a kernel, and why."""
 
     method: Method
     passes: Literal["batched", "single"]  # forward and backward passes
@@ -47,8 +47,7 @@ def products(
 ) -> tuple[Computation, Tensor, Tensor]:
     """Computation, inner products of the gradients (n, n) and residual norms (n,), float64.
 
-    Raises:
-        ModelError: every weight is frozen, or ``memory_bytes`` are too few.
+    Raises ``ModelError`` if every weight is frozen, or ``memory_bytes`` are too few.
     """
     # Examples of similar length share a batch, so that little is padded.
     order = sorted(range(len(examples)), key=lambda i: len(examples[i]))
@@ -63,7 +62,7 @@ def products(
     except NotFactored as refused:  # the tried pair was factored, another batch is not
         why = str(refused)
     if why:  # outside the handler, which would keep the factors of the first try in memory
-        found = replace(found, source=single_gradients, why_single=why)
+        found = replace(found, why_single=why)
         chosen, gram, norms = _products(model, weights, ordered, method, memory_bytes, found)
     back = torch.tensor(order).argsort()
     return chosen, gram[back][:, back], norms[back]
@@ -75,12 +74,15 @@ def _products(
 ) -> tuple[Computation, Tensor, Tensor]:  # fmt: skip
     chosen = _choose(found, examples, wanted, memory_bytes)
     shapes = {name: matrix_shape(weight) for name, weight in weights.items()}
-    product: Product = Contraction(shapes, len(examples))
-    if chosen.method == "sketch":
-        product = Sketch(shapes, len(examples), found.dtype, model.device)
+    product = (
+        Contraction(shapes, len(examples))
+        if chosen.method == "exact"
+        else Sketch(shapes, len(examples), found.dtype, model.device)
+    )
+    gradients = single_gradients if found.why_single else batched_gradients
     norms = torch.empty(len(examples), dtype=torch.float64)
     for start, stop in found.batches(examples, chosen.method, memory_bytes):
-        uses, norms[start:stop] = found.source(model, weights, examples[start:stop])
+        uses, norms[start:stop] = gradients(model, weights, examples[start:stop])
         product.add(start, stop, uses)
     return chosen, product.gram(), norms
 
@@ -89,14 +91,16 @@ def _choose(
     found: Cost, examples: Sequence[Example], wanted: Wanted, memory_bytes: int
 ) -> Computation:
     """Choose the method. Raises ``ModelError`` if the memory is too small for it."""
-    share = _exact_share(examples)
+    count, blocks = len(examples), math.ceil(len(examples) / BLOCK)
+    # Cost of exact products as a share of a pass; blocks above the diagonal are mirrored.
+    share = count**2 / (3 * sum(map(len, examples))) * (blocks + 1) / (2 * blocks)
     needed: dict[Method, float] = {m: found.least(examples, m) for m in get_args(Method)}
-    fitting = {m for m, count in needed.items() if count <= memory_bytes}
+    fitting = {m for m, size in needed.items() if size <= memory_bytes}
     allowed = [m for m in needed if wanted in ("auto", m)]
     if not fitting.intersection(allowed):
         method = min(allowed, key=needed.__getitem__)
         raise ModelError(
-            f"the kernel takes {amount(needed[method])} for {len(examples)} probes by {method} "
+            f"the kernel takes {amount(needed[method])} for {count} probes by {method} "
             f"products, more than the {amount(memory_bytes)} of kernel.memory_gib; raise it"
             + (", set kernel.method=auto" if fitting else "")
             + " or lower kernel.probes"
@@ -109,41 +113,28 @@ def _choose(
         method, reason = "exact", f"a sketch would take {amount(needed['sketch'])}"
     elif share > _EXACT_SHARE:
         method = "sketch"
-        reason = f"exact products of {len(examples)} probes would add {share:.0%} to a pass"
+        reason = f"exact products of {count} probes would add {share:.0%} to a pass"
     else:
-        method, reason = (
-            "exact",
-            f"the products of {len(examples)} probes add {share:.0%} to a pass",
-        )
+        method = "exact"
+        reason = f"the products of {count} probes add {share:.0%} to a pass"
     if found.why_single:
         return Computation(method, "single", f"{reason}; one probe at a time: {found.why_single}")
     return Computation(method, "batched", reason)
 
 
-def _exact_share(examples: Sequence[Example]) -> float:
-    """Cost of exact products as a share of a pass; blocks above the diagonal are mirrored."""
-    blocks = math.ceil(len(examples) / BLOCK)
-    return len(examples) ** 2 / (3 * sum(map(len, examples))) * (blocks + 1) / (2 * blocks)
-
-
 Weights = Mapping[str, Tensor]
-Source = Callable[[Any, Weights, Sequence[Example]], tuple[dict[str, list[Use]], Tensor]]
 
-# A batch this large keeps a core's matrix products at full speed; larger ones only take memory.
-_BATCH_TOKENS = 1024
-# Activations, gradients at them and the formed rows, in multiples of the factors that are kept.
-_WORKING = 3
-# Float32 tensors of the logits' size at once: logits, log-softmax, softmax and two gradients.
-_HEAD_WORKING = 5
-# Relative difference above which batched gradients count as wrong.
-_TOLERANCE, _NARROW_TOLERANCE = 1e-3, 0.05  # narrow: bfloat16 and float16
+_BATCH_TOKENS = 1024  # enough for full speed on a core; larger batches only take memory
+_WORKING = 3  # activations, gradients and formed rows, in multiples of the factors
+_HEAD_WORKING = 5  # tensors of the logits' size: logits, log-softmax, softmax, two gradients
+# Relative difference above which batched gradients count as wrong; narrow: bfloat16 and float16.
+_TOLERANCE, _NARROW_TOLERANCE = 1e-3, 0.05
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The way gradients are computed, and the memory that it takes."""
+    """Passes that compute the gradients, and the memory that they take."""
 
-    source: Source
     why_single: str  # reason for single passes; "" if batches work
     dtype: torch.dtype  # of sums
     gradient_bytes: int  # one example's whole gradient, formed in single passes only
@@ -155,11 +146,8 @@ class Cost:
         """Bytes of the factors, or whole gradients, of ``examples`` in one batch."""
         if self.why_single:
             return float(len(examples) * self.gradient_bytes)
-        longest = max(map(len, examples))
-        per_example = (
-            longest * self.bytes_per_token + _most_targets(examples) * self.bytes_per_target
-        )
-        return len(examples) * per_example
+        tokens = max(map(len, examples)) * self.bytes_per_token
+        return len(examples) * (tokens + _most_targets(examples) * self.bytes_per_target)
 
     def working(self, examples: Sequence[Example]) -> float:
         """Peak bytes while ``examples`` are one batch."""
@@ -204,15 +192,13 @@ def gradient_cost(
 ) -> Cost:
     """Measure the cost on the shortest and the longest example, batched and one by one.
 
-    Batches are used if they give the same gradients.
-
-    Raises:
-        ModelError: the memory does not hold one example's gradient.
+    Batches are used if they give the same gradients. Raises ``ModelError`` if the memory does not
+    hold one example's gradient.
     """
     dtype = torch.promote_types(model.dtype, torch.float32)
     gradient_bytes = sum(weight.nbytes for weight in weights.values())
     logit_bytes = len(model.get_output_embeddings().weight) * dtype.itemsize
-    cost = Cost(single_gradients, "", dtype, gradient_bytes, logit_bytes)
+    cost = Cost("", dtype, gradient_bytes, logit_bytes)
     if gradient_bytes > memory_bytes:
         raise ModelError(
             f"the kernel takes {amount(gradient_bytes)} for the gradient of a single probe, more "
@@ -236,9 +222,7 @@ def gradient_cost(
     if differ.any() or ((found.cpu() - norms).abs() > limit * norms).any():
         return replace(cost, why_single="gradients from a batch differ from single ones")
     by_token, by_target = _bytes(model, weights, uses, pair)
-    return replace(
-        cost, source=batched_gradients, bytes_per_token=by_token, bytes_per_target=by_target
-    )
+    return replace(cost, bytes_per_token=by_token, bytes_per_target=by_target)
 
 
 def _bytes(
@@ -246,22 +230,16 @@ def _bytes(
 ) -> tuple[float, float]:
     """Bytes of a padded pair's factors, by token and, for the head's, by target."""
     head = model.get_output_embeddings().weight
-    by_head: dict[bool, dict[int, int]] = {True: {}, False: {}}  # storages: factors share inputs
+    at_head: dict[int, int] = {}  # by storage, since factors share inputs
+    others: dict[int, int] = {}
     for name, found in uses.items():
-        for use in found:
-            for tensor in use.tensors:
-                at_head = weights[name] is head and head.shape[0] in tensor.shape[2:]
-                storage = tensor.untyped_storage()
-                by_head[at_head][storage.data_ptr()] = storage.nbytes()
-    others, heads = (sum(by_head[at_head].values()) for at_head in (False, True))
-    return others / (2 * max(map(len, pair))), heads / (2 * _most_targets(pair))
+        for tensor in (tensor for use in found for tensor in use.tensors):
+            has_logits = weights[name] is head and head.shape[0] in tensor.shape[2:]
+            storage = tensor.untyped_storage()
+            (at_head if has_logits else others)[storage.data_ptr()] = storage.nbytes()
+    tokens, targets = 2 * max(map(len, pair)), 2 * _most_targets(pair)
+    return sum(others.values()) / tokens, sum(at_head.values()) / targets
 
 
 def _most_targets(examples: Sequence[Example]) -> int:
-    """Largest number of target tokens of an example."""
     return max(len(example.completion) for example in examples)
-
-
-def amount(count: float) -> str:
-    """A number of bytes as text, e.g. ``1.5 GiB``."""
-    return f"{count / 2**30:.2g} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.2g} MiB"

@@ -1,19 +1,20 @@
 """Inner products of the examples' gradients: exactly, or from a CountSketch.
 
 ``Contraction`` multiplies exactly, one weight at a time, and keeps all factors until then.
-``Sketch`` needs constant memory, whatever the number of weights: entry p of the flattened gradient
-goes to bucket p mod m with a random sign (Charikar, Chen, Farach-Colton 2002; for kernels Mohamadi,
-Bae, Sutherland 2023 project alike). Its inner products are unbiased; with K's participation ratio
-r = (Σλ)² / Σλ² their relative Frobenius error is about √((r + 1) / m). The sign of an entry is that
-of its row times that of its column, so the factors are signed, not the gradient, which costs
-nothing. m is a prime, so that no two entries of a column share a bucket because of the weight's
-shape.
+``Sketch`` needs constant memory: entry p of the flattened gradient goes to bucket p mod m with a
+random sign (Charikar, Chen, Farach-Colton 2002), that of its row times that of its column, so that
+the factors are signed, not the gradient. Its inner products are unbiased; with K's participation
+ratio r = (Σλ)² / Σλ² their relative Frobenius error is about √((r + 1) / m).
+
+Both have ``add(start, stop, uses)``, for the gradients of examples ``start`` … ``stop``, and
+``gram()``, the inner products (n, n) in float64; either raises ``NotFinite``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from itertools import accumulate
+from typing import cast
 
 import numpy as np
 import torch
@@ -24,31 +25,24 @@ from lensllm.core import seeds
 from lensllm.core.errors import ModelError
 from lensllm.ntk.factors import Lookup, Use
 
-# Columns multiplied at once: a third faster than 8,192, and no slower than more. Float32 products
-# this long, summed in float64, leave K within 1e-6 of its norm.
+# Columns multiplied at once: a third faster than 8,192; float32 products this long, summed in
+# float64, leave K within 1e-6 of its norm.
 _COLUMNS = 32_768
-# Examples multiplied at once; blocks above the diagonal are mirrored, not computed.
-BLOCK = 64
+BLOCK = 64  # examples multiplied at once; blocks above the diagonal are mirrored
+
+
+Shapes = Mapping[str, tuple[int, int]]  # rows and columns by weight
+_Batch = tuple[int, list[Use]]  # number of examples, and the uses of one weight by them
 
 
 class NotFinite(ModelError):
     """A gradient has a NaN or infinity; ``lensllm.ntk.kernel`` looks for the layer it is from."""
 
 
-class Product(Protocol):
-    """Collects gradients as factors and gives their inner products."""
-
-    def add(self, start: int, stop: int, uses: Mapping[str, list[Use]]) -> None:
-        """Add the gradients of examples ``start`` … ``stop``. Raises ``NotFinite``."""
-
-    def gram(self) -> Tensor:
-        """Inner products (n, n), float64. Raises ``NotFinite``."""
-
-
 class Contraction:
-    """Exact inner products; keeps the factors of all examples (``Use.tensors``) until ``gram``."""
+    """Exact inner products; keeps the factors of all examples until ``gram``."""
 
-    def __init__(self, shapes: Mapping[str, tuple[int, int]], examples: int) -> None:
+    def __init__(self, shapes: Shapes, examples: int) -> None:
         self._shapes, self._count = shapes, examples
         self._uses: dict[str, list[_Batch]] = {name: [] for name in shapes}
 
@@ -67,16 +61,13 @@ class Contraction:
         return total
 
 
-_Batch = tuple[int, list[Use]]  # number of examples, and the uses of one weight by them
-
-
 def _blocks(batches: list[_Batch], rows: int, columns: int) -> Iterator[Tensor]:
     """Gradients of one weight in blocks of shape (n, about ``_COLUMNS``), uses added up."""
     uses = [use for _, found in batches for use in found]
     if not uses:
         return
     if all(isinstance(use, Lookup) for use in uses):
-        batches, rows = _only_used(batches)
+        batches, rows = _only_used(cast("list[tuple[int, list[Lookup]]]", batches))
     step = max(1, _COLUMNS // columns)
     for top in range(0, rows, step):
         bottom = min(top + step, rows)
@@ -93,12 +84,11 @@ def _blocks(batches: list[_Batch], rows: int, columns: int) -> Iterator[Tensor]:
         ])  # fmt: skip
 
 
-def _only_used(batches: list[_Batch]) -> tuple[list[_Batch], int]:
+def _only_used(batches: list[tuple[int, list[Lookup]]]) -> tuple[list[_Batch], int]:
     """Restrict lookups to the rows that occur, few of a vocabulary; their number."""
-    ids = [use.ids for _, found in batches for use in found if isinstance(use, Lookup)]
-    known = torch.unique(torch.cat([i.flatten() for i in ids]))
+    known = torch.unique(torch.cat([u.ids.flatten() for _, found in batches for u in found]))
     return [
-        (size, [use.renumbered(known) for use in found if isinstance(use, Lookup)])
+        (size, [Lookup(torch.searchsorted(known, u.ids.contiguous()), u.right) for u in found])
         for size, found in batches
     ], len(known)
 
@@ -117,33 +107,29 @@ def add_products(total: Tensor, block: Tensor) -> None:
 
 
 def not_finite(name: str) -> NotFinite:
-    """The error for a gradient with NaN or infinity, or whose sum or square is infinite."""
+    """The error for a gradient of which an entry, the sum or the square is not finite."""
     return NotFinite(
         f"the gradient of {name} is not finite on a kernel probe, or too large to be squared; "
         "leave this candidate out"
     )
 
 
-# With 235 orthogonal gradients (r = n) the error is 0.06; for a trained model on similar texts r is
-# far smaller.
+# Error 0.06 with 235 orthogonal gradients (r = n), far less for a trained model on similar texts. A
+# prime, so that no two entries of a column share a bucket because of the weight's shape.
 WIDTH = 65_521
-# Entries of one gradient formed at once; those of a batch then stay near a core's cache.
-_ENTRIES = 2**15
+_ENTRIES = 2**15  # of one gradient formed at once: a batch's stay near a core's cache
 
 
 class Sketch:
     """Sketched inner products; folds the factors of every batch into n × m numbers at once."""
 
     def __init__(
-        self,
-        shapes: Mapping[str, tuple[int, int]],
-        examples: int,
-        dtype: torch.dtype,
-        device: torch.device,
+        self, shapes: Shapes, examples: int, dtype: torch.dtype, device: torch.device,
         width: int = WIDTH,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._shapes, self._width = shapes, width
-        self._offsets = _offsets(shapes)
+        sizes = (rows * columns for rows, columns in shapes.values())
+        self._offsets = dict(zip(shapes, accumulate(sizes, initial=0), strict=False))
         self._signs = {name: _signs(name, shape, dtype, device) for name, shape in shapes.items()}
         self.values = torch.zeros(examples, width, dtype=dtype, device=device)
 
@@ -177,11 +163,7 @@ class Sketch:
 
 
 def expected_error(matrix: NDArray[np.float64], parameters: int, width: int = WIDTH) -> float:
-    """Expected relative Frobenius error of a sketched kernel K, √((r + 1) / m).
-
-    r = tr(K)² / ‖K‖² is the participation ratio of K's spectrum. The error is 0 if every one of the
-    ``parameters`` has a bucket of its own.
-    """
+    """Expected relative Frobenius error of a sketched kernel K; 0 with a bucket per parameter."""
     if parameters <= width:
         return 0.0
     ratio = np.trace(matrix) ** 2 / np.square(matrix).sum()
@@ -198,15 +180,6 @@ def _fold(values: Tensor, block: Tensor, bucket: int) -> None:
         values += block[:, first : first + whole * width].reshape(len(block), whole, width).sum(1)
     if rest:
         values[:, :rest] += block[:, -rest:]
-
-
-def _offsets(shapes: Mapping[str, tuple[int, int]]) -> dict[str, int]:
-    """Offset of each weight in the flattened gradient."""
-    offsets, end = {}, 0
-    for name, (rows, columns) in shapes.items():
-        offsets[name] = end
-        end += rows * columns
-    return offsets
 
 
 def _signs(

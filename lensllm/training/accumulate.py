@@ -1,8 +1,6 @@
 """The gradients of one optimiser step, accumulated over micro-batches that fit into memory.
 
-They are those of the mean loss over all target tokens of the batch, whatever the micro-batch. If a
-micro-batch does not fit, gradients are cleared and random states restored before the step is tried
-again with smaller ones.
+A step whose micro-batch does not fit is tried again with smaller ones, from the same random states.
 """
 
 from __future__ import annotations
@@ -31,18 +29,23 @@ def gradients(
     tuner: BatchSizeTuner,
     ranks: Ranks = ALONE,
 ) -> Tensor:
-    """Set the gradients of the examples' mean loss per target token, and return that loss.
+    """Set the gradients of the examples' mean loss per target token; returns it, nats, shape ().
 
-    The loss has shape () and is in nats. Raises ``ModelError`` if not even one example fits.
+    Raises ``ModelError`` if not even one example fits.
     """
     before = random_states(device)
+    share = math.ceil(len(examples) / ranks.size)
     while True:
-        loss = _try(model, examples, device, dtype, tuner.plan.micro_batch, ranks)
-        if loss is not None:
+        try:
+            loss = _backward(model, examples, device, dtype, tuner.plan.micro_batch, ranks)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
             return ranks.sum(loss)
+        # Outside the handler, whose traceback holds the activations.
         model.zero_grad(set_to_none=True)
         release(device)
-        share = math.ceil(len(examples) / ranks.size)
         if not tuner.shrink(share, model.supports_gradient_checkpointing):
             raise too_large(model, examples, device)
         if not ranks.alone:  # the other ranks wait inside a pass that this one has left
@@ -54,24 +57,7 @@ def gradients(
         restore_random_states(before, device)
 
 
-def _try(
-    model: Any,
-    examples: Sequence[Example],
-    device: torch.device,
-    dtype: torch.dtype,
-    micro_batch: int,
-    ranks: Ranks,
-) -> Tensor | None:
-    """The loss, tried with ``micro_batch`` examples at a time; None if they did not fit."""
-    try:
-        return _in_parts(model, examples, device, dtype, micro_batch, ranks)
-    except (RuntimeError, MemoryError) as error:  # its traceback holds the activations
-        if not is_out_of_memory(error):
-            raise
-        return None
-
-
-def _in_parts(
+def _backward(
     model: Any,
     examples: Sequence[Example],
     device: torch.device,
@@ -113,17 +99,13 @@ def set_checkpointing(model: Any, wanted: bool) -> None:
 def random_states(device: torch.device) -> dict[str, Tensor]:
     """Random states that dropout draws from: those of the CPU and of the device."""
     states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        states["mps"] = torch.mps.get_rng_state()
+    if device.type != "cpu":
+        states[device.type] = torch.get_device_module(device).get_rng_state()
     return states
 
 
 def restore_random_states(states: Mapping[str, Tensor], device: torch.device) -> None:
     """Continue drawing from ``states``."""
     torch.set_rng_state(states["cpu"])
-    if "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
-    elif "mps" in states:
-        torch.mps.set_rng_state(states["mps"])
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(states[device.type])

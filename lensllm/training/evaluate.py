@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lensllm.core.errors import ModelError
-from lensllm.models.batch import Batch, Example, collate, example_means, token_losses
+from lensllm.models.batch import Example, collate, example_means, token_losses
 from lensllm.training.memory import BatchSizeTuner, is_out_of_memory, release, too_large
 from lensllm.training.ranks import ALONE, Ranks
 
@@ -47,15 +46,22 @@ def evaluate(
     """
     model.eval()
     tuner = tuner or BatchSizeTuner()
-    ordered = sorted(examples, key=len)
-    mine, count = ranks.share(ordered)
+    # Weights gathered in inference mode could not be trained on afterwards.
+    without_gradients = torch.inference_mode if ranks.alone else torch.no_grad
+    mine, count = ranks.share(sorted(examples, key=len))
     nats, tokens, means = 0.0, 0, [torch.zeros(0, dtype=torch.float64)]
     start = 0
     while start < len(mine):
         size = min(tuner.plan.evaluation_batch, len(mine) - start)
         chosen = mine[start : start + size]
         batch = collate(chosen, model.config)
-        losses = _losses(model, batch, device, dtype, ranks)
+        losses = None
+        try:
+            with without_gradients(), autocast(device, dtype):
+                losses = token_losses(model, batch.to(device)).cpu().double()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
         if losses is None:
             release(device)
             if not ranks.alone or not tuner.shrink_evaluation(size):
@@ -66,7 +72,12 @@ def evaluate(
         nats += float(losses.sum())
         tokens += len(losses)
         start += size
-    return _gather(EvaluationResult(nats, tokens, torch.cat(means).numpy()), ranks)
+    totals = ranks.gather([(nats, tokens)])
+    return EvaluationResult(
+        sum(n for n, _ in totals),
+        sum(t for _, t in totals),
+        np.array(ranks.gather(torch.cat(means).tolist())),
+    )
 
 
 def require_finite(loss: float, whose: str) -> float:
@@ -79,32 +90,8 @@ def require_finite(loss: float, whose: str) -> float:
     return loss
 
 
-def _losses(
-    model: Any, batch: Batch, device: torch.device, dtype: torch.dtype, ranks: Ranks
-) -> Tensor | None:
-    """Nats of each target token (N,), float64 on the CPU; None if the batch did not fit."""
-    # Weights gathered in inference mode could not be trained on afterwards.
-    without_gradients = torch.inference_mode() if ranks.alone else torch.no_grad()
-    try:
-        with without_gradients, autocast(device, dtype):
-            return token_losses(model, batch.to(device)).cpu().double()
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return None
-
-
-def _gather(mine: EvaluationResult, ranks: Ranks) -> EvaluationResult:
-    """The result over the examples of all ranks."""
-    if ranks.alone:
-        return mine
-    totals = ranks.gather([(mine.nats, mine.tokens)])
-    means = ranks.gather(mine.examples.tolist())
-    return EvaluationResult(sum(n for n, _ in totals), sum(t for _, t in totals), np.array(means))
-
-
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
     """Context with matrix products in ``dtype``."""
-    if dtype == torch.float32 or dtype == torch.float64:
+    if dtype in (torch.float32, torch.float64):
         return nullcontext()
     return torch.autocast(device.type, dtype=dtype)

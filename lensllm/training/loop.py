@@ -1,13 +1,12 @@
 """The training loop of a cell, its learning-rate schedule and its batches.
 
-Examples of similar length share a batch, the head runs on target positions only, and no step waits
-for a number from the device.
+No step waits for a number from the device.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,7 +20,7 @@ from lensllm.core.errors import ModelError
 from lensllm.models.batch import Example
 from lensllm.training import accumulate
 from lensllm.training.evaluate import evaluate, require_finite
-from lensllm.training.memory import BatchSizeTuner, explain_out_of_memory
+from lensllm.training.memory import BatchPlan, BatchSizeTuner, explain_out_of_memory
 from lensllm.training.ranks import ALONE, Ranks, local
 from lensllm.training.resume import Checkpoint, Checkpoints
 
@@ -54,7 +53,7 @@ class Diverged(ModelError):
 
 @dataclass
 class _Progress:
-    """How far a cell is; with weights, moments and random states, all that resuming needs."""
+    """Position of a cell in its training."""
 
     epoch: int = 1  # current one, from 1
     batches: int = 0  # finished in this epoch
@@ -72,7 +71,7 @@ def fine_tune(
     model: Any,
     train: Sequence[Example],
     validation: Sequence[Example],
-    recipe: FineTune,
+    settings: FineTune,
     *,
     seed: int,
     device: torch.device,
@@ -87,7 +86,6 @@ def fine_tune(
     Args:
         seed: seed of dropout and of the order of batches.
         dtype: dtype of the matrix products; weights and optimiser stay float32.
-        on_epoch: called after every epoch.
         tuner: batch sizes known to fit into memory; learns smaller ones.
         checkpoints: where an interrupted cell resumes from, and saves to.
         ranks: processes over which the model is sharded already.
@@ -96,36 +94,37 @@ def fine_tune(
         Diverged: the training loss stops being finite.
         ModelError: the loss was never finite, or not one example fits into memory.
     """
-    cell = _Cell(model, train, validation, recipe, seed, device, dtype, tuner, checkpoints, ranks)
+    tuner = tuner or BatchSizeTuner()
+    cell = _Cell(model, train, validation, settings, seed, device, dtype, tuner, checkpoints, ranks)
     with explain_out_of_memory(model, train, device):
         return cell.run(on_epoch)
 
 
+@dataclass
 class _Cell:
-    def __init__(
-        self,
-        model: Any,
-        train: Sequence[Example],
-        validation: Sequence[Example],
-        recipe: FineTune,
-        seed: int,
-        device: torch.device,
-        dtype: torch.dtype,
-        tuner: BatchSizeTuner | None,
-        checkpoints: Checkpoints | None,
-        ranks: Ranks,
-    ) -> None:
-        self.model, self.recipe, self.seed = model, recipe, seed
-        self.train, self.validation = train, validation
-        self.device, self.dtype, self.ranks = device, dtype, ranks
-        self.tuner, self.checkpoints = tuner or BatchSizeTuner(), checkpoints
-        self.lengths = [len(e) for e in train]
-        self.steps = recipe.epochs * math.ceil(len(train) / recipe.batch_size)
-        self.named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    model: Any
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    settings: FineTune
+    seed: int
+    device: torch.device
+    dtype: torch.dtype
+    tuner: BatchSizeTuner
+    checkpoints: Checkpoints | None
+    ranks: Ranks
+
+    def __post_init__(self) -> None:
+        self.steps = self.settings.epochs * math.ceil(len(self.train) / self.settings.batch_size)
+        self.named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.parameters = list(self.named.values())
         self.best: dict[str, Tensor] = {}
-        # Losses of steps not yet in the total; reading one would wait for the device.
-        self.losses: list[Tensor] = []
+        self.losses: list[Tensor] = []  # not yet in the total: reading one waits for the device
+        self.execution: dict[str, Any] = {
+            "device": self.device,
+            "dtype": self.dtype,
+            "tuner": self.tuner,
+            "ranks": self.ranks,
+        }
 
     def run(self, on_epoch: Callable[[Epoch], None]) -> TrainingResult:
         torch.manual_seed(seeds.integer(self.seed, "dropout"))
@@ -133,7 +132,7 @@ class _Cell:
         accumulate.set_checkpointing(self.model, self.tuner.plan.checkpointing)
         saved = self.checkpoints.load() if self.checkpoints else None
         self.state = self._resume(saved) if saved else self._start()
-        while self.state.epoch <= self.recipe.epochs:
+        while self.state.epoch <= self.settings.epochs:
             self._train_epoch()
             on_epoch(self.state.epochs[-1])
         self._load_weights(self.best)
@@ -142,9 +141,9 @@ class _Cell:
 
     def _train_epoch(self) -> None:
         """Train one epoch, or the rest of it after a resumption."""
-        state, recipe = self.state, self.recipe
+        state, settings = self.state, self.settings
         draw = seeds.generator(self.seed, "batches", state.epoch)
-        order = list(batches(self.lengths, recipe.batch_size, draw))
+        order = batches([len(e) for e in self.train], settings.batch_size, draw)
         self.model.train()
         for indices in order[state.batches :]:
             self.losses.append(self._step([self.train[i] for i in indices]))
@@ -154,10 +153,10 @@ class _Cell:
         self._flush_losses()
         mean = state.total / len(order)
         if not math.isfinite(mean):
-            key = "lora.learning_rate" if recipe.method == "lora" else "learning_rate"
+            key = "lora.learning_rate" if settings.method == "lora" else "learning_rate"
             error = Diverged(
                 f"the training loss is not finite in epoch {state.epoch}; "
-                f"lower finetune.{key} ({recipe.peak:g})"
+                f"lower finetune.{key} ({settings.peak:g})"
             )
             last = Epoch(state.epoch, state.step, mean, math.inf, state.integral)
             error.result = TrainingResult((*state.epochs, last), last)
@@ -167,54 +166,38 @@ class _Cell:
 
     def _step(self, examples: list[Example]) -> Tensor:
         """Make one optimiser step; the batch's mean loss in nats per token, shape ()."""
-        state, recipe = self.state, self.recipe
-        rate = learning_rate(state.step, self.steps, recipe.peak, recipe.warmup)
+        state, settings = self.state, self.settings
+        rate = learning_rate(state.step, self.steps, settings.peak, settings.warmup)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        loss = accumulate.gradients(
-            self.model,
-            examples,
-            device=self.device,
-            dtype=self.dtype,
-            tuner=self.tuner,
-            ranks=self.ranks,
-        )
-        torch.nn.utils.clip_grad_norm_(self.parameters, recipe.clip)
+        loss = accumulate.gradients(self.model, examples, **self.execution)
+        torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         state.step, state.integral = state.step + 1, state.integral + rate
         return loss
 
     def _validate(self) -> float:
-        return evaluate(
-            self.model,
-            self.validation,
-            device=self.device,
-            dtype=self.dtype,
-            tuner=self.tuner,
-            ranks=self.ranks,
-        ).nats_per_token
+        return evaluate(self.model, self.validation, **self.execution).nats_per_token
 
     def _close_epoch(self, epoch: Epoch) -> None:
         self.state.epochs.append(epoch)
         if self.state.best is epoch:
             # Kept on the host: a device has little memory, and these are written rarely.
-            self.best = {n: _copied(p, torch.device("cpu")) for n, p in self.named.items()}
+            self.best = {n: local(p.detach()).to("cpu", copy=True) for n, p in self.named.items()}
 
     def _flush_losses(self) -> None:
         """Add the losses of the last steps to the epoch's total."""
         if self.losses:
-            for loss in torch.stack(self.losses).tolist():
+            for loss in torch.stack(self.losses).tolist():  # sum() would round otherwise
                 self.state.total += loss
             self.losses.clear()
 
     def _optimiser(self) -> torch.optim.AdamW:
         """AdamW with its moments allocated, so that a step cannot run out of memory halfway."""
+        settings = self.settings
         optimiser = torch.optim.AdamW(
-            self.parameters,
-            lr=self.recipe.peak,
-            weight_decay=self.recipe.weight_decay,
-            fused=True,
+            self.parameters, lr=settings.peak, weight_decay=settings.weight_decay, fused=True
         )
         for p in self.parameters:
             optimiser.state[p] = {
@@ -224,7 +207,6 @@ class _Cell:
             }
         return optimiser
 
-    # --- checkpoints ---------------------------------------------------------------------------
     def _start(self) -> _Progress:
         self.state = _Progress()
         loss = require_finite(self._validate(), "the pretrained model")
@@ -239,37 +221,32 @@ class _Cell:
             tensors[f"best/{name}"] = self.best[name]
             for moment, value in self.optimiser.state[parameter].items():
                 tensors[f"{moment}/{name}"] = local(value)
-        checkpoints.save(
-            self.state.step, {**asdict(self.state), "fit": asdict(self.tuner.plan)}, tensors
-        )
+        state = {**asdict(self.state), "fit": asdict(self.tuner.plan)}
+        checkpoints.save(self.state.step, state, tensors)
 
     def _resume(self, saved: Checkpoint) -> _Progress:
         """Put a checkpoint into model, optimiser and random states; the progress it was at."""
-        values, tensors = dict(saved.state), saved.tensors
-        self.tuner.adopt(values.pop("fit"))
+        values, tensors = saved
+        self.tuner.plan = BatchPlan(**values.pop("fit"))
         accumulate.set_checkpointing(self.model, self.tuner.plan.checkpointing)
         self._load_weights({name: tensors[f"weight/{name}"] for name in self.named})
         for name, parameter in self.named.items():
             for moment, value in self.optimiser.state[parameter].items():
                 local(value).copy_(tensors[f"{moment}/{name}"])
         self.best = {name: tensors[f"best/{name}"] for name in self.named}
-        states = {n.removeprefix("random/"): t for n, t in tensors.items() if n[:7] == "random/"}
-        accumulate.restore_random_states(states, self.device)
-        return _Progress(**{**values, "epochs": [Epoch(**e) for e in values["epochs"]]})
+        kinds = {"cpu", self.device.type}
+        accumulate.restore_random_states({k: tensors[f"random/{k}"] for k in kinds}, self.device)
+        values["epochs"] = [Epoch(**e) for e in values["epochs"]]
+        return _Progress(**values)
 
     def _load_weights(self, weights: dict[str, Tensor]) -> None:
-        """Copy ``weights`` into the model."""
         with torch.no_grad():
             for name, parameter in self.named.items():
                 local(parameter).copy_(weights[name])
 
 
-def _copied(parameter: Tensor, device: torch.device) -> Tensor:
-    return local(parameter.detach()).to(device, copy=True)
-
-
-# Batches are cut from pools of this many batches, each pool sorted by length: little padding, and
-# still other batches in every epoch.
+# Batches are cut from pools of this many, each sorted by length: little padding, yet other batches
+# in every epoch.
 _POOL_BATCHES = 16
 
 
@@ -281,14 +258,11 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     return peak * (steps - step) / max(1, steps - rise)
 
 
-def batches(
-    lengths: Sequence[int], size: int, generator: np.random.Generator
-) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], size: int, generator: np.random.Generator) -> list[list[int]]:
     """Indices of one epoch's batches: every example once, similar lengths together."""
     order = generator.permutation(len(lengths))
     cut: list[list[int]] = []
     for start in range(0, len(order), size * _POOL_BATCHES):
         pool = sorted(order[start : start + size * _POOL_BATCHES].tolist(), key=lengths.__getitem__)
         cut += [pool[i : i + size] for i in range(0, len(pool), size)]
-    for i in generator.permutation(len(cut)):
-        yield cut[i]
+    return [cut[i] for i in generator.permutation(len(cut))]

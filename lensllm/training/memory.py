@@ -1,8 +1,7 @@
-"""Batch sizes that fit into memory: found by running out of it, remembered for the next cell.
+"""Batch sizes that fit into memory, found by running out of it and kept for the next cell.
 
 A batch that does not fit is halved repeatedly; at one example at a time, gradient checkpointing is
-turned on. The loss and its gradients are those of the whole batch either way, so none of this is in
-any key.
+turned on. Loss and gradients stay those of the whole batch, so no key depends on this.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import re
 import resource
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,17 +26,13 @@ import torch
 
 from lensllm.core.errors import ModelError
 from lensllm.models.batch import Example
-from lensllm.models.memory import memory
+from lensllm.models.memory import amount, memory
 
 log = logging.getLogger("lensllm.training")
 GIB = 2**30
-EVALUATION_BATCH = 64
-# Messages of allocators that raise a bare RuntimeError: torch's on a CPU, C++, oneDNN, Apple's.
-_COMPLAINTS = (
-    "can't allocate memory",
-    "out of memory",
-    "bad_alloc",
-    "could not create a memory object",
+# Messages of allocators that raise a bare RuntimeError: torch's on a CPU, Apple's, C++, oneDNN.
+_COMPLAINTS = re.compile(
+    "can't allocate memory|out of memory|bad_alloc|could not create a memory object"
 )
 
 
@@ -45,17 +40,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     """True if ``error`` says that an allocator refused."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    said = str(error)
-    return isinstance(error, RuntimeError) and any(words in said for words in _COMPLAINTS)
+    return isinstance(error, RuntimeError) and bool(_COMPLAINTS.search(str(error)))
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How many examples are in memory at a time."""
+    """Numbers of examples that are in memory at a time."""
 
     micro_batch: int = 0  # examples of an optimiser step at a time; 0: all of them
     checkpointing: bool = False  # gradient checkpointing: activations are computed twice
-    evaluation_batch: int = EVALUATION_BATCH
+    evaluation_batch: int = 64
 
     def smaller(self, batch: int, can_checkpoint: bool) -> BatchPlan | None:
         """The next smaller plan for a step of ``batch`` examples; None if there is none."""
@@ -77,14 +71,7 @@ class BatchPlan:
 
 
 class BatchSizeTuner:
-    """Finds the batch plan of one candidate on one device, and keeps it in a file.
-
-    Several processes and threads may write the file: it is replaced whole, and a smaller plan that
-    another one has found meanwhile is kept.
-
-    Args:
-        path: the file; None: the plan is not kept.
-    """
+    """Finds the batch plan of one candidate on one device; several may share the file ``path``."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
@@ -93,31 +80,25 @@ class BatchSizeTuner:
     def shrink(self, batch: int, can_checkpoint: bool) -> bool:
         """Use a smaller plan from now on; False if there is none."""
         smaller = self.plan.smaller(batch, can_checkpoint)
-        if smaller is None:
-            return False
-        self._remember(smaller)
-        return True
+        if smaller:
+            self._remember(smaller)
+        return smaller is not None
 
     def shrink_evaluation(self, batch: int) -> bool:
         """Use smaller batches for evaluation from now on; False if ``batch`` is 1."""
-        if batch == 1:
-            return False
-        self._remember(replace(self.plan, evaluation_batch=(batch + 1) // 2))
-        return True
-
-    def adopt(self, plan: Mapping[str, Any]) -> None:
-        """Use the plan of an interrupted cell."""
-        self.plan = BatchPlan(**plan)
+        if batch > 1:
+            self._remember(replace(self.plan, evaluation_batch=(batch + 1) // 2))
+        return batch > 1
 
     def _remember(self, plan: BatchPlan) -> None:
         self.plan = plan
         if self.path is None:
             return
-        text = json.dumps(asdict(plan.smallest(_read(self.path))))
+        plan = plan.smallest(_read(self.path))  # another process may have found a smaller one
         whole = self.path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
         with suppress(OSError):  # the next cell then finds its plan by itself
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            whole.write_text(text)
+            whole.write_text(json.dumps(asdict(plan)))
             whole.replace(self.path)
 
 
@@ -142,10 +123,8 @@ def device_name(device: torch.device, limit_gib: float | None) -> str:
 def release(device: torch.device) -> None:
     """Free the memory that a failed attempt held."""
     gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()
+    if device.type != "cpu":
+        torch.get_device_module(device).empty_cache()
 
 
 @contextmanager
@@ -165,8 +144,10 @@ def limited(limit_gib: float | None, device: torch.device) -> Iterator[None]:
             torch.cuda.set_per_process_memory_fraction(1.0, device)
     elif device.type == "cpu" and sys.platform == "linux":
         before = resource.getrlimit(resource.RLIMIT_DATA)
-        held = _data_bytes()
-        resource.setrlimit(resource.RLIMIT_DATA, (held + round(limit_gib * GIB), before[1]))
+        # RLIMIT_DATA limits what Linux counts as VmData: private writable memory.
+        _, _, counted = Path("/proc/self/status").read_text().partition("VmData:")
+        most = 1024 * int(counted.split()[0]) + round(limit_gib * GIB)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, before[1]))
         try:
             yield
         finally:
@@ -176,25 +157,15 @@ def limited(limit_gib: float | None, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _data_bytes() -> int:
-    """Bytes of private writable memory of this process, as RLIMIT_DATA counts them."""
-    line = next(
-        line
-        for line in Path("/proc/self/status").read_text().splitlines()
-        if line.startswith("VmData")
-    )
-    return int(line.split()[1]) * 1024
-
-
 def too_large(model: Any, examples: Sequence[Example], device: torch.device) -> ModelError:
     """Error for a cell that fits in no way, with the memory that one example at a time takes."""
     parts = asdict(memory(model, [max(examples, key=len)], checkpointing=True))
     if device.type != "cpu":
         del parts["best"]  # the best weights are kept on the host
-    listed = ", ".join(f"{name} {_amount(size)}" for name, size in parts.items())
+    listed = ", ".join(f"{name} {amount(size)}" for name, size in parts.items())
     return ModelError(
         f"out of memory on {device.type} with one example at a time: training needs about "
-        f"{_amount(sum(parts.values()))} beside the process ({listed}); use a device with more, "
+        f"{amount(sum(parts.values()))} beside the process ({listed}); use a device with more, "
         "fewer engine.slots, a larger engine.memory_gib, engine.processes, or finetune.method: lora"
     )
 
@@ -210,7 +181,3 @@ def explain_out_of_memory(
         if not is_out_of_memory(error):
             raise
         raise too_large(model, examples, device) from None
-
-
-def _amount(size: float) -> str:
-    return f"{size / GIB:.2g} GiB" if size >= GIB / 10 else f"{size / 2**20:.2g} MiB"

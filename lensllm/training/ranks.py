@@ -1,8 +1,7 @@
-"""A cell on several processes: each holds a share of the weights and takes a share of each batch.
+"""A cell on several processes, each with a share of the weights and of every batch.
 
-Weights, gradients and optimiser are sharded by torch's ``fully_shard`` (FSDP2), block by block; a
-block's whole weights exist only while it computes. Every rank runs the same program; ranks
-exchange values only by the few methods of ``Ranks``.
+Weights, gradients and optimiser are sharded by torch's ``fully_shard`` (FSDP2), block by block.
+Every rank runs the same program; ranks exchange values only by the methods of ``Ranks``.
 """
 
 from __future__ import annotations
@@ -20,13 +19,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
-# A rank that waits this long for another gives up: longer than any one step or evaluation batch.
-_PATIENCE = timedelta(minutes=30)
+_PATIENCE = timedelta(minutes=30)  # of a rank that waits for another; longer than any step
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The number of this process among those of a cell; a single process by default."""
+    """This process's number among those of a cell; a single process by default."""
 
     rank: int = 0
     size: int = 1
@@ -42,10 +40,7 @@ class Ranks:
         return self.size == 1
 
     def share(self, items: Sequence[T]) -> tuple[list[T], int]:
-        """This rank's items, and how many of them count.
-
-        All ranks get equally many, so the last may be a duplicate of another rank's.
-        """
+        """This rank's items, equally many on all, and the number that are no duplicates."""
         mine = list(items[self.rank :: self.size])
         count = len(mine)
         return mine + list(items[:1]) * (math.ceil(len(items) / self.size) - count), count
@@ -84,19 +79,11 @@ ALONE = Ranks()
 
 @contextmanager
 def joined(rank: int, size: int, meeting: Path, device: torch.device) -> Iterator[Ranks]:
-    """Context in which this process is one of ``size`` ranks, which meet at the file ``meeting``.
-
-    gloo on CPUs, NCCL on GPUs.
-    """
+    """Context in which this process is one of ``size`` ranks that meet at the file ``meeting``."""
     if device.type == "cuda":
         torch.cuda.set_device(rank)
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        init_method=f"file://{meeting}",
-        rank=rank,
-        world_size=size,
-        timeout=_PATIENCE,
-    )
+    backend, url = "nccl" if device.type == "cuda" else "gloo", f"file://{meeting}"
+    dist.init_process_group(backend, init_method=url, rank=rank, world_size=size, timeout=_PATIENCE)
     try:
         yield Ranks(rank, size)
     finally:
@@ -119,5 +106,5 @@ def shard(model: Any, ranks: Ranks, device: torch.device) -> Any:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's share of a sharded tensor; any other tensor as it is."""
+    """This rank's share of a sharded tensor; any other tensor unchanged."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor

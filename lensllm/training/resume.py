@@ -1,10 +1,7 @@
 """Checkpoints of a long cell, from which a killed one resumes, to the same bits on a CPU.
 
-A checkpoint is one safetensors file that is replaced whole; its header holds all other values as
-JSON, so nothing is ever unpickled. ``spent.json`` records the seconds of earlier attempts, those
-after their last checkpoint included.
-
-    <folder>/<step>-<rank>-of-<ranks>.safetensors, spent.json
+A checkpoint is one safetensors file, ``<step>-<rank>-of-<ranks>.safetensors``, that is replaced
+whole and holds other values as JSON in its header. ``spent.json`` has the seconds of all attempts.
 """
 
 from __future__ import annotations
@@ -14,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,39 +23,28 @@ from lensllm.training.ranks import ALONE, Ranks
 
 log = logging.getLogger("lensllm.training")
 _SPENT = "spent.json"
-# Interval at which the time of an attempt is written.
-_BEAT_SECONDS = 1.0
+_BEAT_SECONDS = 1.0  # interval at which the time of an attempt is written
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """Values and tensors that a cell resumes from."""
-
-    state: dict[str, Any]  # JSON values
-    tensors: dict[str, Tensor]  # on the CPU
+# JSON values and tensors, on the CPU, that a cell resumes from.
+Checkpoint = tuple[dict[str, Any], dict[str, Tensor]]
 
 
 class Checkpoints:
     """Checkpoints of one cell, in a folder that only one attempt at a time uses.
 
-    Args:
-        folder: need not exist; nothing is written for a cell that ends sooner.
-        every_seconds: interval between two checkpoints.
-        made_by: versions and device; a checkpoint of others is not used.
-        ranks: processes of the cell, each with checkpoints of its share.
+    ``made_by`` holds versions and device; a checkpoint of others is not used.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        every_seconds: float,
-        made_by: Mapping[str, Any],
-        ranks: Ranks = ALONE,
+        self, folder: Path, every_seconds: float, made_by: Mapping[str, Any], ranks: Ranks = ALONE
     ) -> None:
         self._folder, self._every, self._ranks = folder, every_seconds, ranks
         self._made_by = dict(made_by)
         self._began = self._last = self._beat = time.monotonic()
-        self.seconds_before = _spent(folder / _SPENT)  # of earlier attempts
+        self.seconds_before = 0.0  # of earlier attempts
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            self.seconds_before = float(json.loads((folder / _SPENT).read_text())["seconds"])
 
     def due(self) -> bool:
         """True if it is time for another checkpoint; to be called after every step."""
@@ -71,7 +57,7 @@ class Checkpoints:
     def save(self, step: int, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Write this rank's checkpoint; earlier ones are deleted once all ranks have written."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / self._name(step)
+        path = self._folder / self._name(step, self._ranks.rank)
         whole = path.with_suffix(".new")
         header = json.dumps({"made_by": self._made_by, "state": dict(state)})
         save_file({k: t.contiguous() for k, t in tensors.items()}, whole, {"lensllm": header})
@@ -88,7 +74,7 @@ class Checkpoints:
 
     def load(self) -> Checkpoint | None:
         """This rank's part of the latest checkpoint that all ranks have; None without one."""
-        steps = [int(p.name.split("-", 1)[0]) for p in self._folder.glob("*-0-of-*.safetensors")]
+        steps = {int(p.name.split("-", 1)[0]) for p in self._folder.glob("*-0-of-*.safetensors")}
         for step in sorted(steps, reverse=True):
             paths = [self._folder / self._name(step, rank) for rank in range(self._ranks.size)]
             if all(path.is_file() for path in paths):
@@ -102,27 +88,17 @@ class Checkpoints:
                 if header["made_by"] != self._made_by:
                     log.warning("a checkpoint of other versions or another device is left unused")
                     return None
-                names = list(file.keys())
-                return Checkpoint(header["state"], {name: file.get_tensor(name) for name in names})
+                return header["state"], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             log.warning("the checkpoint %s cannot be read (%s); the cell begins anew", path, error)
             return None
 
-    def _name(self, step: int, rank: int | None = None) -> str:
-        rank = self._ranks.rank if rank is None else rank
+    def _name(self, step: int, rank: int) -> str:
         return f"{step}-{rank}-of-{self._ranks.size}.safetensors"
 
     def _note_time(self) -> None:
-        """Record the seconds spent so far."""
         self._folder.mkdir(parents=True, exist_ok=True)
         whole = self._folder / f"{_SPENT}.new"
         seconds = self.seconds_before + time.monotonic() - self._began
         whole.write_text(json.dumps({"seconds": seconds}))
         whole.replace(self._folder / _SPENT)
-
-
-def _spent(path: Path) -> float:
-    try:
-        return float(json.loads(path.read_text())["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0.0

@@ -1,4 +1,4 @@
-"""The throughput of a candidate on this machine, measured on a few steps, and its predictions."""
+"""The throughput of a candidate on this machine, and the costs that it predicts."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
     from lensllm.models.batch import Example
 
-# Two steps to warm up, then three times six of which the median counts: a pause of the machine
-# falls on one of the three, and six batches group lengths almost as a cell does.
+# The median of three epochs counts, since a pause of the machine falls on one of them; six batches
+# group lengths almost as a cell does.
 _WARM_UP_STEPS = 2
 _EPOCHS, _STEPS = 3, 6
-# Every third of these batches is evaluated: they have as little padding as hundreds of examples.
+# Every third of the batches is evaluated: they have as little padding as hundreds of examples.
 _EVALUATIONS, _BATCHES, _EVALUATION_BATCH = 2, 9, 64
 _CAP_SECONDS = 20.0  # approximate limit of the timed steps: fewer steps if they are slow
 _CPU, _GPUS = Path("/proc/cpuinfo"), Path("/proc/driver/nvidia/gpus")
@@ -61,9 +61,8 @@ class Throughput:
 
     def flops(self, trained: float, evaluated: float) -> float:
         """FLOPs of a cell; ``trained`` counts an example once per epoch."""
-        return (
-            trained * self.train_flops_per_example + evaluated * self.evaluation_flops_per_example
-        )
+        train = trained * self.train_flops_per_example
+        return train + evaluated * self.evaluation_flops_per_example
 
     def seconds(self, trained: float, evaluated: float) -> float:
         """Seconds of a cell; arguments as of ``flops``."""
@@ -75,28 +74,26 @@ class Throughput:
 def measure_throughput(
     model: Any,
     examples: Sequence[Example],
-    recipe: FineTune,
+    settings: FineTune,
     *,
     device: torch.device,
     dtype: torch.dtype,
     train_flops: Callable[[Sequence[Example]], float],
     forward_flops: Callable[[Sequence[Example]], float],
 ) -> StepTimes:
-    """Time training ``model`` on the first of the ``examples``, and evaluating it on some.
-
-    The cells' own training loop is timed, an epoch at a time. The model's weights are changed.
-    """
-    from lensllm.training import evaluate, fine_tune
+    """Time the cells' training loop on ``examples``, and evaluation; changes the weights."""
+    from lensllm.training.evaluate import evaluate
+    from lensllm.training.loop import fine_tune
 
     def train(steps: int, epochs: int) -> tuple[list[float], Sequence[Example]]:
         """Seconds of each of ``epochs`` epochs of ``steps`` steps, and the examples of one."""
-        subset = examples[: steps * recipe.batch_size]
+        subset = examples[: steps * settings.batch_size]
         marks = [time.perf_counter()]
         fine_tune(
             model,
             subset,
             examples[:1],
-            recipe.model_copy(update={"epochs": epochs}),
+            settings.model_copy(update={"epochs": epochs}),
             seed=0,
             device=device,
             dtype=dtype,
@@ -105,10 +102,10 @@ def measure_throughput(
         return [end - begin for begin, end in pairwise(marks)], subset
 
     warm, subset = train(_WARM_UP_STEPS, 1)
-    affordable = _CAP_SECONDS / (warm[0] / math.ceil(len(subset) / recipe.batch_size))
+    affordable = _CAP_SECONDS / (warm[0] / math.ceil(len(subset) / settings.batch_size))
     epochs = max(1, min(_EPOCHS, int(affordable)))
     seconds, subset = train(max(1, min(_STEPS, int(affordable / epochs))), epochs)
-    steps = math.ceil(len(subset) / recipe.batch_size)
+    steps = math.ceil(len(subset) / settings.batch_size)
     # Evaluating an example takes about a third of the time of training on it.
     affordable = _CAP_SECONDS / (median(seconds) / len(subset) / 3) / 4 / _EVALUATIONS
     evaluated = _evaluated(examples, max(1, int(affordable)))
@@ -138,12 +135,10 @@ def compare_with_cells(
     cells: pd.DataFrame,
     example_counts: Callable[[int, int], tuple[float, float]],
 ) -> pd.DataFrame:
-    """Table report/forecast: predicted and actual cost of each candidate's cells.
+    """Table report/forecast: predicted and actual cost of each candidate's ``cells``.
 
-    Args:
-        throughputs: by candidate; candidates without one are left out.
-        cells: rows of finetune/cell.
-        example_counts: from epochs and size to the numbers of examples trained on and evaluated.
+    Candidates without a throughput are left out. ``example_counts`` gives the numbers of examples
+    trained on and evaluated, from epochs and size.
     """
     rows = []
     for name, mine in cells.groupby("candidate", sort=False):
@@ -166,22 +161,14 @@ def compare_with_cells(
 
 
 def machine() -> dict[str, Any]:
-    """Hardware that a throughput depends on: processor, usable cores, GPUs."""
-    return {"cpu": _cpu(), "cores": cores(), "gpus": _gpus()}
+    """Hardware that a throughput depends on, found without torch: processor, cores, GPUs."""
+    names = _field(_CPU, "model name") if _CPU.exists() else []
+    cpu = names[0] if names else platform.processor() or platform.machine()
+    gpus = [name for path in sorted(_GPUS.glob("*/information")) for name in _field(path, "Model")]
+    return {"cpu": cpu, "cores": cores(), "gpus": gpus}
 
 
-def _cpu() -> str:
-    if _CPU.exists():
-        for line in _CPU.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _gpus() -> list[str]:
-    """Models of the GPUs, found without torch, which the command's own process does not load."""
-    found = []
-    for path in sorted(_GPUS.glob("*/information")):
-        lines = path.read_text().splitlines()
-        found += [r.partition(":")[2].strip() for r in lines if r.startswith("Model")]
-    return found
+def _field(path: Path, key: str) -> list[str]:
+    """Values of the lines ``key…: value`` of a file of /proc."""
+    lines = path.read_text().splitlines()
+    return [line.partition(":")[2].strip() for line in lines if line.startswith(key)]

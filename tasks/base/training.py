@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import torch
 
     from lensllm.models.batch import Example
-    from lensllm.training import EvaluationResult, TrainingResult
+    from lensllm.training.evaluate import EvaluationResult
+    from lensllm.training.loop import TrainingResult
     from lensllm.training.memory import BatchSizeTuner
     from lensllm.training.ranks import Ranks
 
@@ -49,7 +50,7 @@ class Trained:
 
     def evaluate(self, examples: list[Example]) -> EvaluationResult:
         """The loss of ``examples`` under the model."""
-        from lensllm.training import evaluate
+        from lensllm.training.evaluate import evaluate
 
         return evaluate(
             self.model,
@@ -90,7 +91,8 @@ def train(
     from lensllm.data.tokens import select
     from lensllm.models import load
     from lensllm.models.prepare import prepare
-    from lensllm.training import Diverged, fine_tune, memory, resume
+    from lensllm.training import memory, resume
+    from lensllm.training.loop import Diverged, fine_tune
     from lensllm.training.ranks import shard
 
     store, hints = context.store, context.hints

@@ -121,7 +121,7 @@ def build(context: BuildContext) -> None:
 def measure_cell(context: BuildContext, ranks: Ranks) -> None:
     """Train and measure, on each of the ranks; the first writes."""
     from lensllm.models import cost, load
-    from lensllm.training import require_finite
+    from lensllm.training.evaluate import require_finite
 
     meter = Meter(load.choose_device(context.hints["device"]))
     trained = train(context, context.params, context.upstream, ranks)

@@ -1,8 +1,7 @@
 """The embedded candidates as plain numbers: a dozen small language models.
 
-They differ in architecture, size and pretraining text, so that which of them is best depends on how
-much fine-tuning data there is. ``lensllm.models.zoo.pretrain`` builds and trains them; a plan names
-them without loading torch.
+They differ in architecture, size and pretraining text, so that the best one depends on the amount
+of fine-tuning data. ``lensllm.models.zoo.pretrain`` builds and trains them.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ZooSpec:
-    """One candidate: how it is built and what it has read."""
+    """One candidate: its architecture and pretraining."""
 
     name: str
     architecture: str  # gpt2 | gpt_neo | t5 | opt | qwen3
@@ -39,7 +38,7 @@ class ZooSpec:
         return 12.0 * self.layers * self.width**2
 
     def describe(self) -> dict[str, Any]:
-        """Everything the weights depend on besides text and tokenizer."""
+        """Settings that the weights depend on besides text and tokenizer."""
         return asdict(self)
 
 

@@ -14,11 +14,11 @@ from lensllm.core.errors import ModelError
 from lensllm.hessian.curvature import layers_of
 from lensllm.models import adapters, delta, load
 from lensllm.models.batch import Example, collate, target_logits
-from lensllm.training import TrainingResult, fine_tune
+from lensllm.training.loop import TrainingResult, fine_tune
 from tests.lensllm import families
 
 LORA = Lora(rank=3, alpha=6, learning_rate=2e-2)
-RECIPE = FineTune(method="lora", lora=LORA, learning_rate=2e-2, epochs=4, batch_size=4, warmup=0)
+SETTINGS = FineTune(method="lora", lora=LORA, learning_rate=2e-2, epochs=4, batch_size=4, warmup=0)
 EVERY = ("gpt2", "gpt2-untied", "gpt-neo", "opt", "bloom", "llama", "qwen3", "gemma2", "mamba",
          "mixtral", "qwen2-moe", "gpt-oss", "t5", "mt5", "switch", "bart")  # fmt: skip
 
@@ -37,7 +37,9 @@ def frozen(model: Any) -> dict[str, torch.Tensor]:
 
 def train(model: Any, examples: list[Example]) -> TrainingResult:
     device = torch.device("cpu")
-    return fine_tune(model, examples, examples, RECIPE, seed=0, device=device, dtype=torch.float32)
+    return fine_tune(
+        model, examples, examples, SETTINGS, seed=0, device=device, dtype=torch.float32
+    )
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -137,7 +139,7 @@ def test_frozen_weights_may_be_narrow_and_adapters_are_not():
         model,
         examples,
         examples,
-        RECIPE,
+        SETTINGS,
         seed=0,
         device=torch.device("cpu"),
         dtype=torch.bfloat16,

@@ -51,8 +51,7 @@ def test_grows_with_the_batch_and_not_with_frozen_weights():
     assert adapted.gradients < 0.3 * one.gradients
 
 
-def test_checkpointing_and_narrow_products_take_less():
+def test_checkpointing_takes_less():
     model = families.build("gpt2")
     whole = memory(model, [EXAMPLE] * 8).activations
     assert memory(model, [EXAMPLE] * 8, checkpointing=True).activations < whole
-    assert memory(model, [EXAMPLE] * 8, bytes_per_number=2).activations < whole

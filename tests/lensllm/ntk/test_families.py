@@ -96,8 +96,6 @@ def test_kernel_is_that_of_one_plain_call_a_probe(family, reference, method):
     kernel = _kernel(reference.model, reference.probes, method)
     assert _error(kernel.matrix, reference.kernel()) <= TOLERANCE
     np.testing.assert_allclose(kernel.residual_norms, reference.norms, rtol=TOLERANCE)
-    weights = _trainable(reference.model).values()
-    assert sum(weight.numel() for weight in weights) == kernel.parameters
     # a batched pass that goes wrong is replaced by single ones, right but slow, and so not seen
     assert ("single" if family in SINGLE else "batched") == kernel.computation.passes
 

@@ -46,7 +46,6 @@ def test_kernel_is_the_projected_tangent_kernel(
     expected, norms = _reference(model, probes, plain_logits)
     assert np.linalg.norm(kernel.matrix - expected) <= 1e-6 * np.linalg.norm(expected)
     np.testing.assert_allclose(kernel.residual_norms, norms, rtol=1e-6)
-    assert kernel.parameters == sum(p.numel() for p in model.parameters())
 
 
 def test_tied_weights_are_one_parameter(tiny_model, tiny_examples):
@@ -254,8 +253,6 @@ def test_memory_that_a_device_lacks_is_no_fault_of_the_model(tiny_model, tiny_ex
     ("probes", "said"),
     [
         ([], "no probes"),
-        ([Example([1], [2]), Example([1], [])], "probe 1 has no target token"),
-        ([Example([1], [2]), Example([], [2])], "probe 1 has no prompt"),
         ([Example([1, 11], [2])], "probe 0 has token 11, and the model knows 0 to 10"),
         ([Example([1], [-1])], "probe 0 has token -1, and the model knows 0 to 10"),
     ],

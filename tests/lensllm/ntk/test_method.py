@@ -6,6 +6,7 @@ import torch
 
 from lensllm.core.errors import ModelError
 from lensllm.models.batch import Example
+from lensllm.models.memory import amount
 from lensllm.ntk import method, residual_kernel
 from lensllm.ntk.batched import batched_gradients
 from lensllm.ntk.method import MEMORY_BYTES
@@ -82,7 +83,7 @@ def test_exact_products_that_do_not_fit_where_a_sketch_does(monkeypatch):
 
 
 def test_amounts_are_read_by_people():
-    assert [method.amount(2**k) for k in (10, 26, 30, 33)] == [
+    assert [amount(2**k) for k in (10, 26, 30, 33)] == [
         "0.00098 MiB", "64 MiB", "1 GiB", "8 GiB"
     ]  # fmt: skip
 

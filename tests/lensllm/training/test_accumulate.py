@@ -8,7 +8,8 @@ import torch
 
 from lensllm.config.sections import FineTune
 from lensllm.core.errors import ModelError
-from lensllm.training import accumulate, fine_tune
+from lensllm.training import accumulate
+from lensllm.training.loop import fine_tune
 from lensllm.training.memory import BatchPlan, BatchSizeTuner
 from tests.lensllm.training.cells import CPU, FLOAT, TRAIN, VALIDATION, tiny
 
@@ -17,7 +18,7 @@ DOUBLE = torch.float64
 
 def tuner_with(**fit: Any) -> BatchSizeTuner:
     made = BatchSizeTuner()
-    made.adopt(fit)
+    made.plan = BatchPlan(**fit)
     return made
 
 
@@ -61,12 +62,12 @@ def test_parts_have_the_whole_batchs_loss_and_gradients(
 
 @pytest.mark.parametrize(("size", "checkpointing"), [(1, True), (3, False), (9, False)])
 def test_a_cells_losses_do_not_depend_on_the_parts(size: int, checkpointing: bool):
-    recipe = FineTune(batch_size=8, epochs=2, learning_rate=1e-3)
+    settings = FineTune(batch_size=8, epochs=2, learning_rate=1e-3)
     ends = []
     for fit in (tuner_with(), tuner_with(micro_batch=size, checkpointing=checkpointing)):
         model = tiny(dropout=0.0).double()
         tuned = fine_tune(
-            model, TRAIN, VALIDATION, recipe, seed=3, device=CPU, dtype=DOUBLE, tuner=fit
+            model, TRAIN, VALIDATION, settings, seed=3, device=CPU, dtype=DOUBLE, tuner=fit
         )
         ends.append([e.validation_nats_per_token for e in tuned.epochs])
     assert ends[0] == pytest.approx(ends[1], rel=1e-9)

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from lensllm.config.sections import FineTune
 from lensllm.core.errors import ModelError
-from lensllm.training import batches, evaluate, fine_tune, learning_rate
+from lensllm.training.evaluate import evaluate
+from lensllm.training.loop import batches, fine_tune, learning_rate
 from tests.lensllm.training.cells import CPU, FLOAT, TRAIN, VALIDATION, tiny
 
 
 def tune(model, **settings):
-    recipe = FineTune(**{"batch_size": 8, "epochs": 3, "learning_rate": 1e-2, **settings})
-    return fine_tune(model, TRAIN, VALIDATION, recipe, seed=3, device=CPU, dtype=FLOAT)
+    settings = FineTune(**{"batch_size": 8, "epochs": 3, "learning_rate": 1e-2, **settings})
+    return fine_tune(model, TRAIN, VALIDATION, settings, seed=3, device=CPU, dtype=FLOAT)
 
 
 @given(st.integers(1, 300), st.floats(0, 0.9))
@@ -84,12 +85,12 @@ def test_the_same_cell_gives_the_same_bits(kind: str):
 
 
 def test_dropout_follows_the_cells_seed():
-    recipe = FineTune(batch_size=8, epochs=1)
+    settings = FineTune(batch_size=8, epochs=1)
     ends = []
     for seed in (3, 4):
         model = tiny()
         assert model.config.resid_pdrop == 0.1
-        tuned = fine_tune(model, TRAIN, VALIDATION, recipe, seed=seed, device=CPU, dtype=FLOAT)
+        tuned = fine_tune(model, TRAIN, VALIDATION, settings, seed=seed, device=CPU, dtype=FLOAT)
         ends.append(tuned.epochs[-1].train_nats_per_token)
     assert ends[0] != ends[1]
 
@@ -119,9 +120,9 @@ def test_a_loss_that_no_learning_rate_mends_does_not_blame_it():
 
 def test_bfloat16_keeps_float32_weights_and_about_the_same_loss():
     exact, mixed = tiny(), tiny()
-    recipe = FineTune(batch_size=8, epochs=2)
+    settings = FineTune(batch_size=8, epochs=2)
     ends = [
-        fine_tune(m, TRAIN, VALIDATION, recipe, seed=0, device=CPU, dtype=d)
+        fine_tune(m, TRAIN, VALIDATION, settings, seed=0, device=CPU, dtype=d)
         for m, d in ((exact, FLOAT), (mixed, torch.bfloat16))
     ]
     assert {torch.float32} == {p.dtype for p in mixed.parameters()}

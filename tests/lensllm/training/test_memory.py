@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lensllm.core.errors import ModelError
-from lensllm.training import evaluate, memory
+from lensllm.training import memory
+from lensllm.training.evaluate import evaluate
 from lensllm.training.memory import BatchPlan, BatchSizeTuner
 from tests.lensllm.training.cells import CPU, FLOAT, TRAIN, tiny
 
@@ -93,7 +94,8 @@ _CAPPED = """
 import json, sys
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
-from lensllm.training import evaluate, fine_tune
+from lensllm.training.evaluate import evaluate
+from lensllm.training.loop import fine_tune
 from lensllm.config.sections import FineTune
 from lensllm.training import memory
 from lensllm.models.batch import Example

@@ -29,7 +29,8 @@ import json, os, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from lensllm.training import evaluate, fine_tune
+from lensllm.training.evaluate import evaluate
+from lensllm.training.loop import fine_tune
 from lensllm.config.sections import FineTune
 from lensllm.training import memory
 from lensllm.training.ranks import joined, shard
@@ -50,7 +51,7 @@ with joined(rank, size, folder / f"meeting-{size}-{micro}", CPU) as ranks:
                     return self.steps == 2
             model = shard(tiny(kind, dropout=0.0), ranks, CPU)
             tuner = memory.BatchSizeTuner()
-            tuner.adopt({"micro_batch": micro})
+            tuner.plan = memory.BatchPlan(micro_batch=micro)
             try:
                 tuned = fine_tune(
                     model, TRAIN[:39], VALIDATION[:11],

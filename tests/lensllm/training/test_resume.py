@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 torch.set_num_threads(1)
-from lensllm.training import fine_tune
+from lensllm.training.loop import fine_tune
 from lensllm.config.sections import FineTune
 from lensllm.training import resume
 from tests.lensllm.training.cells import CPU, FLOAT, TRAIN, VALIDATION, tiny
@@ -105,8 +105,9 @@ def test_the_last_whole_checkpoint_counts(tmp_path: Path):
     (tmp_path / "11-0-of-1.new").write_bytes(b"half")
     saved = Checkpoints(tmp_path, 60, {"torch": "2"}).load()
     assert saved is not None
-    assert saved.state == {"step": 10}
-    assert saved.tensors["w"].tolist() == [10.0] * 3
+    state, tensors = saved
+    assert state == {"step": 10}
+    assert tensors["w"].tolist() == [10.0] * 3
 
 
 @pytest.mark.parametrize("damage", ["versions", "bytes", "processes"])

@@ -15,7 +15,7 @@ from lensllm.training.throughput import Throughput
 from tests.lensllm import families
 
 EXAMPLES = [Example(list(range(1, 8)), list(range(3, 9))) for _ in range(40)]
-RECIPE = FineTune(batch_size=4, epochs=7)
+SETTINGS = FineTune(batch_size=4, epochs=7)
 
 
 class _Clock:
@@ -44,7 +44,7 @@ def _measure(monkeypatch, seconds_per_token: float, examples=EXAMPLES):
     found = throughput.measure_throughput(
         model,
         examples,
-        RECIPE,
+        SETTINGS,
         device=torch.device("cpu"),
         dtype=torch.float32,
         train_flops=lambda some: train_flops(shape, some, 1),
