@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,15 +10,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from lensllm.config import grid
 from lensllm.report import style, text
-from lensllm.report.answer_tables import records
-from lensllm.report.page import inline, template
+from lensllm.report.page import drawings, render_template
 from lensllm.report.result import Array
 from lensllm.report.style import (
     CROWD,
@@ -94,75 +91,18 @@ class AblationResult:
 # --- the page ----------------------------------------------------------------------------------
 def render(result: AblationResult) -> str:
     """The page as HTML; equal data give equal text."""
-    return template("ablation.html.j2").render(
+    ranked = result.candidates.dropna(subset=["rank"])
+    ranks = ranked.set_index(["candidate", "point"])["rank"].map("{:.0f}".format)
+    return render_template(
+        "ablation.html.j2",
         result=result,
-        figures={
-            "settings": (
-                inline(figure(result), "settings-wide", _WORDS),
-                inline(figure(result, style.NARROW), "settings-narrow", _WORDS),
-            )
-        },
+        figures={"settings": drawings("settings", figure, result, _WORDS)},
         looks=result.looks,
-        keys=_keys(result),
-        points=records(result.points),
-        values=_values,
-        ranks=_rank_rows(result),
-        measured=bool(result.points["pearson"].notna().any()),
-        config=yaml.safe_dump(dict(result.config), sort_keys=False, allow_unicode=True),
+        ranks=ranks.to_dict(),
+        config=result.config,
+        loads=json.loads,
+        shown=grid.shown,
     )
-
-
-@dataclass(frozen=True)
-class Key:
-    """A row of ablation/keys in words."""
-
-    key: str
-    own: str
-    others: str
-    kendall: float
-    truth_kendall: float
-    pearson: str
-    changes: str
-    regret: float
-    transition: str
-    ats: str
-
-
-def _keys(result: AblationResult) -> list[Key]:
-    return [
-        Key(
-            key=row["key"],
-            own=grid.shown(json.loads(row["reference"])),
-            others=", ".join(map(grid.shown, json.loads(row["values"]))) or text.MISSING,
-            kendall=row["kendall_low"],
-            truth_kendall=row["truth_kendall_low"],
-            pearson=text.interval(row["pearson_low"], row["pearson_high"]) or text.MISSING,
-            changes=f"{row['choice_changes']} of {row['points']}",
-            regret=row["regret_high"],
-            transition=text.moved(row["transition_move_low"], row["transition_move_high"]),
-            ats=text.moved(row["ats_move_low"], row["ats_move_high"]),
-        )
-        for row in records(result.keys)
-    ]
-
-
-def _values(point: dict[str, Any]) -> list[str]:
-    """The settings of a row of ablation/points, key by key."""
-    return [grid.shown(value) for value in json.loads(point["settings"]).values()]
-
-
-def _rank_rows(result: AblationResult) -> list[tuple[str, list[str]]]:
-    """Every candidate's rank at every point that has a ranking."""
-    ranked = list(result.points["point"][result.ranked])
-    ranks = result.candidates.set_index(["candidate", "point"])["rank"]
-    return [
-        (name, [_rank(float(ranks.get((name, point), math.nan))) for point in ranked])
-        for name in result.candidate_names
-    ]
-
-
-def _rank(rank: float) -> str:
-    return text.MISSING if math.isnan(rank) else f"{rank:.0f}"
 
 
 # --- the figure --------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lensllm.report import diagnostic_tables, style, text
-from lensllm.report.predictor_tables import by_budget
+from lensllm.report.answer_tables import by_budget
 from lensllm.report.result import Array, Result
 from lensllm.report.style import (
     CROWD,
