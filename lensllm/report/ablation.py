@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator
 
 from lensllm.config import grid
 from lensllm.report import style, text
@@ -20,6 +20,7 @@ from lensllm.report.page import drawings, render_template
 from lensllm.report.result import Array
 from lensllm.report.style import (
     CROWD,
+    DASHES,
     INK,
     MUTED,
     SHADE,
@@ -27,23 +28,25 @@ from lensllm.report.style import (
     Label,
     Layout,
     Look,
+    axes_at,
+    bare,
     direct_labels,
-    heading,
+    ticks,
+    title,
 )
 from lensllm.selection.ablation import alone
 
 _WORDS = "Ranks, agreement and transition sizes along the values of each setting"
 _MOST_RANKS = 12  # that can all be written beside their lines
 _VALUE_CHARACTERS = 12
-_DASHES = (0, (4, 2.2))
 _CORRELATIONS = (
     ("pearson", "PearCorr", Look(None, INK, "o"), "solid"),
     ("kendall", "order, Kendall", Look(None, MUTED, "s"), "solid"),
-    ("truth_kendall", "true order", Look(None, MUTED, "^"), _DASHES),
+    ("truth_kendall", "true order", Look(None, MUTED, "^"), DASHES),
 )
 _MEDIANS = (
     ("transition", "D*, median", Look(None, INK, "o"), "solid"),
-    ("ats_transition", "AtS, median", Look(None, MUTED, "D"), _DASHES),
+    ("ats_transition", "AtS, median", Look(None, MUTED, "D"), DASHES),
 )
 
 
@@ -136,65 +139,38 @@ def figure(result: AblationResult, layout: Layout = WIDE) -> Figure:
     along = [_Along.of(result, key) for key in result.keys["key"]]
     rows = (("Rank", _rank_lines), ("Agreement", _agreement), ("Transition, D", _transition))
     tall = (min(5.2, 1.3 + 0.17 * len(result.candidate_names)), 2.0, 2.4)
-    with style.style():
-        drawing, columns, across = _grid(layout, len(along), tall)
-        for place, (panels, points) in enumerate(zip(columns, along, strict=True)):
-            first = place % across == 0
-            last = (place + 1) % across == 0 or place == len(along) - 1
-            heading(panels[0], points.key, layout)
-            for axes, (words, draw) in zip(panels, rows, strict=True):
-                labels = draw(axes, result, points)
-                _frame(axes, points, layout)
-                axes.tick_params(labelleft=first)
-                if first:
-                    _name(axes, words, layout)
-                if last:
-                    direct_labels(axes, labels, layout)
-    return drawing
-
-
-def _grid(
-    layout: Layout, count: int, heights: Sequence[float]
-) -> tuple[Figure, list[list[Axes]], int]:
-    """``count`` columns of panels of these ``heights`` in inches, and how many stand abreast."""
     em = layout.font / 72
-    down = -(-count // layout.columns)
-    across = -(-count // down)
-    tall = sum(heights) + 2.4 * em
-    figure = Figure(figsize=(layout.width, tall * down))
+    down = -(-len(along) // layout.columns)
+    across = -(-len(along) // down)
+    height = sum(tall) + 2.4 * em
     left, between = 5.8 * em, 2.0 * em
     wide = (layout.width - left - layout.label_inches - between * (across - 1)) / across
-    columns = []
-    for index in range(count):
-        x = left + (index % across) * (wide + between)
-        top = (down - index // across) * tall - 2.0 * em
-        panels = []
-        for height in heights:
-            bottom, inner = top - height + 2.2 * em, height - 3.6 * em  # values below, title above
-            box = (x / layout.width, bottom / tall / down, wide / layout.width, inner / tall / down)
-            panels.append(figure.add_axes(box))
-            top -= height
-        columns.append(panels)
-    return figure, columns, across
-
-
-def _frame(axes: Axes, points: _Along, layout: Layout) -> None:
-    """The values along the bottom, the reference's shaded."""
-    axes.set_xlim(-0.4, len(points.names) - 0.6)
-    axes.set_xticks(range(len(points.names)), points.names, parse_math=False)
-    axes.axvspan(points.own - 0.3, points.own + 0.3, color=SHADE, linewidth=0, zorder=0)
-    axes.tick_params(labelsize=0.92 * layout.font, which="both")
-    axes.grid(axis="x", visible=False)
-    axes.spines["left"].set_visible(False)
-
-
-def _name(axes: Axes, words: str, layout: Layout) -> None:
-    """What the panel shows, written upwards at the left edge of the figure."""
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    middle = axes.get_position().y0 + axes.get_position().height / 2
-    edge = 0.9 * layout.font / 72 / layout.width
-    figure.text(edge, middle, words, rotation=90, va="center", ha="center", fontsize=layout.font)
+    with style.style():
+        drawing = Figure(figsize=(layout.width, height * down))
+        for place, points in enumerate(along):
+            column = place % across
+            last = column == across - 1 or place == len(along) - 1
+            top = (down - place // across) * height - 2.0 * em
+            for (words, draw), inside in zip(rows, tall, strict=True):
+                bottom = top - inside + 2.2 * em  # values below, title above
+                x = left + column * (wide + between)
+                axes = axes_at(drawing, x, bottom, wide, inside - 3.6 * em)
+                labels = draw(axes, result, points)
+                if draw is _rank_lines:
+                    title(axes, points.key, layout, pad=8)
+                axes.set_xlim(-0.4, len(points.names) - 0.6)
+                axes.set_xticks(range(len(points.names)), points.names, parse_math=False)
+                axes.axvspan(points.own - 0.3, points.own + 0.3, color=SHADE, linewidth=0, zorder=0)
+                bare(axes, layout, share=0.92)
+                axes.tick_params(labelleft=column == 0)
+                if column == 0:
+                    middle = (bottom + inside / 2 - 1.8 * em) / (height * down)
+                    drawing.text(0.9 * em / layout.width, middle, words, rotation=90, va="center",
+                                 ha="center", fontsize=layout.font)  # fmt: skip
+                if last:
+                    direct_labels(axes, labels, layout)
+                top -= inside
+    return drawing
 
 
 def _rank_lines(axes: Axes, result: AblationResult, points: _Along) -> list[Label]:
@@ -233,9 +209,8 @@ def _transition(axes: Axes, result: AblationResult, points: _Along) -> list[Labe
     low, high = float(known["smallest"].min()), float(known["target"].max())
     bottom, top = low / 1.25, high * 1.25
     axes.set(yscale="log", ylim=(bottom, top))
-    axes.yaxis.set_major_locator(FixedLocator([low, float(known["budget"].iloc[0]), high]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda size, _: text.size(size)))
-    axes.yaxis.set_minor_locator(NullLocator())
+    shown = [low, float(known["budget"].iloc[0]), high]
+    ticks(axes.yaxis, shown, [text.size(size) for size in shown])
     for name, look in reversed(result.looks.items()):
         sizes = np.clip(points.column(result.of_candidate(name), "transition"), low, high)
         axes.plot(sizes, color=look.colour, linewidth=0.7, alpha=0.75, zorder=2, clip_on=False)

@@ -6,8 +6,6 @@ import math
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lensllm.report import diagnostic_tables, style, text
@@ -79,19 +77,16 @@ def kernels(result: Result, layout: Layout = WIDE) -> Figure:
     """
     looks = style.looks(result)
     shown = [name for name in looks if name in result.spectra]
-    times = _times(result)
+    times, stopped = _flow_times(result)
     with style.style():
         figure, (left, right) = panels(layout, 2, 3.4, layout.label_inches)
         labels = []
         for name in reversed(shown):
             look, spectrum = looks[name], result.spectra[name]
-            line: dict[str, Any] = {
-                "color": look.colour,
-                "linewidth": 0.6 if look is CROWD else 1.5,
-            }
-            values = spectrum.eigenvalues[
-                spectrum.eigenvalues > _NEGLIGIBLE * spectrum.eigenvalues[0]
-            ]
+            width = 0.6 if look is CROWD else 1.5
+            line: dict[str, Any] = {"color": look.colour, "linewidth": width}
+            values = spectrum.eigenvalues
+            values = values[values > _NEGLIGIBLE * values[0]]
             left.plot(np.arange(1, len(values) + 1), values, **line)
             share = spectrum.share(times)
             right.plot(times, share, **line)
@@ -104,7 +99,11 @@ def kernels(result: Result, layout: Layout = WIDE) -> Figure:
         heading(left, "Eigenvalues of K/n", layout)
         right.set(xscale="log", xlim=(times[0], times[-1]), ylim=(0, 1.04), xlabel="Flow time t")
         heading(right, "Residual left, F(t) / F(0)", layout)
-        _stopping_times(right, result, layout)
+        if stopped.size:
+            low, high = float(stopped.min()), float(stopped.max())
+            right.axvspan(low, high, color=SHADE, linewidth=0, zorder=0)
+            right.text(math.sqrt(low * high), 0.03, "cells stopped here", ha="center", va="bottom",
+                       color=MUTED, fontsize=0.92 * layout.font)  # fmt: skip
         direct_labels(right, labels[::-1], layout)
     return figure
 
@@ -122,39 +121,18 @@ def drift(result: Result, layout: Layout = WIDE) -> Figure:
         for axes, (column, title) in zip(all_axes, shown, strict=True):
             axes.plot(rows["size"], rows[column], color=PALETTE[0], marker="o", markersize=4,
                       clip_on=False, zorder=3)  # fmt: skip
-            axes.set_ylim(0, max(1e-3, 1.08 * _largest(rows[column])))
+            axes.set_ylim(0, np.nanmax([1e-3, 1.08 * rows[column].max()]))
             size_axis(axes, [int(size) for size in rows["size"]], "Training examples, D", layout)
             heading(axes, title, layout)
     return figure
 
 
-def _times(result: Result) -> Array:
-    """Flow times around those at which cells stopped, else around the kernels' own time scales."""
-    stopped = _stopped(result)
-    fastest = max(float(s.eigenvalues[0]) for s in result.spectra.values())
-    if not stopped.size:
-        return np.geomspace(0.01 / fastest, 1e4 / fastest, 160)
-    start = min(0.01 / fastest, float(stopped.min()))
-    return np.geomspace(start, 10 * float(stopped.max()), 160)
-
-
-def _stopped(result: Result) -> Array:
-    """Flow times at which the cells stopped, where they trained at all."""
+def _flow_times(result: Result) -> tuple[Array, Array]:
+    """Flow times to draw, and those at which cells stopped, where they trained at all."""
     times = result.cells["learning_rate_integral"].to_numpy(dtype=float)
     stopped: Array = times[np.isfinite(times) & (times > 0)]
-    return stopped
-
-
-def _stopping_times(axes: Axes, result: Result, layout: Layout) -> None:
-    stopped = _stopped(result)
-    if not stopped.size:
-        return
-    low, high = float(stopped.min()), float(stopped.max())
-    axes.axvspan(low, high, color=SHADE, linewidth=0, zorder=0)
-    axes.text(math.sqrt(low * high), 0.03, "cells stopped here", ha="center", va="bottom",
-              color=MUTED, fontsize=0.92 * layout.font)  # fmt: skip
-
-
-def _largest(values: pd.Series) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.max()) if len(finite) else 0.0
+    fastest = max(float(s.eigenvalues[0]) for s in result.spectra.values())
+    if not stopped.size:  # the kernels' own time scales
+        return np.geomspace(0.01 / fastest, 1e4 / fastest, 160), stopped
+    start = min(0.01 / fastest, float(stopped.min()))
+    return np.geomspace(start, 10 * float(stopped.max()), 160), stopped

@@ -78,45 +78,25 @@ def drawings(name: str, draw: Draw, result: Any, description: str) -> tuple[Mark
 
 def _figures(result: Result) -> dict[str, tuple[Markup, Markup]]:
     """The figures that have something to show."""
-    figures: dict[str, tuple[bool, Draw, str]] = {
-        "curves": (
-            True,
-            curve_figure.curves,
-            "Learning curves of the candidates, measured and extrapolated",
-        ),
-        "budgets": (
-            bool(answer_tables.by_budget(result)),
-            diagnostic_figures.budgets,
-            "Scores of the predictors at every budget",
-        ),
-        "kernels": (
-            bool(result.spectra),
-            diagnostic_figures.kernels,
-            "Kernel spectra and decay of the residual",
-        ),
-        "bound": (
-            len(result.bounds) > 0,
-            curvature_figures.bound,
-            "Terms of the Hessian bound for each cell",
-        ),
-        "crossing": (
-            len(result.crossings) > 0,
-            curvature_figures.crossing,
-            "The bound's curvature term against its remainder, where they cross, and the law's D*",
-        ),
-        "density": (
-            bool(result.densities),
-            curvature_figures.density,
-            "Spectral densities of the Hessians",
-        ),
-        "drift": (
-            len(result.drift) > 0,
-            diagnostic_figures.drift,
-            "Distance of each subset from the full set",
-        ),
-    }
+    budgets = bool(answer_tables.by_budget(result))
+    figures: list[tuple[str, bool, Draw, str]] = [
+        ("curves", True, curve_figure.curves,
+         "Learning curves of the candidates, measured and extrapolated"),
+        ("budgets", budgets, diagnostic_figures.budgets,
+         "Scores of the predictors at every budget"),
+        ("kernels", bool(result.spectra), diagnostic_figures.kernels,
+         "Kernel spectra and decay of the residual"),
+        ("bound", len(result.bounds) > 0, curvature_figures.bound,
+         "Terms of the Hessian bound for each cell"),
+        ("crossing", len(result.crossings) > 0, curvature_figures.crossing,
+         "The bound's curvature term against its remainder, where they cross, and the law's D*"),
+        ("density", bool(result.densities), curvature_figures.density,
+         "Spectral densities of the Hessians"),
+        ("drift", len(result.drift) > 0, diagnostic_figures.drift,
+         "Distance of each subset from the full set"),
+    ]  # fmt: skip
     return {
         name: drawings(name, draw, result, description)
-        for name, (shown, draw, description) in figures.items()
+        for name, shown, draw, description in figures
         if shown
     }
