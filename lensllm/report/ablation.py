@@ -18,35 +18,19 @@ from lensllm.config import grid
 from lensllm.report import style, text
 from lensllm.report.page import drawings, render_template
 from lensllm.report.result import Array
-from lensllm.report.style import (
-    CROWD,
-    DASHES,
-    INK,
-    MUTED,
-    SHADE,
-    WIDE,
-    Label,
-    Layout,
-    Look,
-    axes_at,
-    bare,
-    direct_labels,
-    ticks,
-    title,
-)
 from lensllm.selection.ablation import alone
 
 _WORDS = "Ranks, agreement and transition sizes along the values of each setting"
 _MOST_RANKS = 12  # that can all be written beside their lines
 _VALUE_CHARACTERS = 12
 _CORRELATIONS = (
-    ("pearson", "PearCorr", Look(None, INK, "o"), "solid"),
-    ("kendall", "order, Kendall", Look(None, MUTED, "s"), "solid"),
-    ("truth_kendall", "true order", Look(None, MUTED, "^"), DASHES),
+    ("pearson", "PearCorr", style.Look(None, style.INK, "o"), "solid"),
+    ("kendall", "order, Kendall", style.Look(None, style.MUTED, "s"), "solid"),
+    ("truth_kendall", "true order", style.Look(None, style.MUTED, "^"), style.DASHES),
 )
 _MEDIANS = (
-    ("transition", "D*, median", Look(None, INK, "o"), "solid"),
-    ("ats_transition", "AtS, median", Look(None, MUTED, "D"), DASHES),
+    ("transition", "D*, median", style.Look(None, style.INK, "o"), "solid"),
+    ("ats_transition", "AtS, median", style.Look(None, style.MUTED, "D"), style.DASHES),
 )
 
 
@@ -73,7 +57,7 @@ class AblationResult:
         return list(self.candidates["candidate"].unique())
 
     @cached_property
-    def looks(self) -> dict[str, Look]:
+    def looks(self) -> dict[str, style.Look]:
         """How each is drawn: every point's choice and what was truly best there stand out."""
         choices = self.points["choice"][self.ranked].unique()
         measured = self.candidates.dropna(subset=["measured"])
@@ -134,7 +118,7 @@ class _Along:
         return values
 
 
-def figure(result: AblationResult, layout: Layout = WIDE) -> Figure:
+def figure(result: AblationResult, layout: style.Layout = style.WIDE) -> Figure:
     """A column of three panels per key: every candidate's rank, agreement, transition sizes."""
     along = [_Along.of(result, key) for key in result.keys["key"]]
     rows = (("Rank", _rank_lines), ("Agreement", _agreement), ("Transition, D", _transition))
@@ -154,26 +138,28 @@ def figure(result: AblationResult, layout: Layout = WIDE) -> Figure:
             for (words, draw), inside in zip(rows, tall, strict=True):
                 bottom = top - inside + 2.2 * em  # values below, title above
                 x = left + column * (wide + between)
-                axes = axes_at(drawing, x, bottom, wide, inside - 3.6 * em)
+                axes = style.axes_at(drawing, x, bottom, wide, inside - 3.6 * em)
                 labels = draw(axes, result, points)
                 if draw is _rank_lines:
-                    title(axes, points.key, layout, pad=8)
+                    style.title(axes, points.key, layout, pad=8)
                 axes.set_xlim(-0.4, len(points.names) - 0.6)
                 axes.set_xticks(range(len(points.names)), points.names, parse_math=False)
-                axes.axvspan(points.own - 0.3, points.own + 0.3, color=SHADE, linewidth=0, zorder=0)
-                bare(axes, layout, share=0.92)
+                axes.axvspan(
+                    points.own - 0.3, points.own + 0.3, color=style.SHADE, linewidth=0, zorder=0
+                )
+                style.bare(axes, layout, share=0.92)
                 axes.tick_params(labelleft=column == 0)
                 if column == 0:
                     middle = (bottom + inside / 2 - 1.8 * em) / (height * down)
                     drawing.text(0.9 * em / layout.width, middle, words, rotation=90, va="center",
                                  ha="center", fontsize=layout.font)  # fmt: skip
                 if last:
-                    direct_labels(axes, labels, layout)
+                    style.direct_labels(axes, labels, layout)
                 top -= inside
     return drawing
 
 
-def _rank_lines(axes: Axes, result: AblationResult, points: _Along) -> list[Label]:
+def _rank_lines(axes: Axes, result: AblationResult, points: _Along) -> list[style.Label]:
     """A line per candidate, the first at the top."""
     count, labels = len(result.candidate_names), []
     axes.set_ylim(count + 0.6, 0.4)
@@ -182,14 +168,14 @@ def _rank_lines(axes: Axes, result: AblationResult, points: _Along) -> list[Labe
     for name, look in reversed(result.looks.items()):
         ranks = points.column(result.of_candidate(name), "rank")
         axes.plot(ranks, **_line(look, 1.8), clip_on=False)
-        if look is not CROWD and np.isfinite(ranks).any():
+        if look is not style.CROWD and np.isfinite(ranks).any():
             end = _last(ranks)
             height = (count + 0.6 - end) / (count + 0.2)
-            labels.append(Label(height, text.without_owner(name), look, f"{end:.0f}  "))
+            labels.append(style.Label(height, text.without_owner(name), look, f"{end:.0f}  "))
     return labels[::-1]
 
 
-def _agreement(axes: Axes, result: AblationResult, points: _Along) -> list[Label]:
+def _agreement(axes: Axes, result: AblationResult, points: _Along) -> list[style.Label]:
     """Correlations: of prediction with truth, and of the orders here with the reference's."""
     columns = [name for name, *_ in _CORRELATIONS]
     low = min(0.0, float(np.nanmin(result.points[columns].to_numpy(dtype=float), initial=0.0)))
@@ -199,18 +185,18 @@ def _agreement(axes: Axes, result: AblationResult, points: _Along) -> list[Label
         values = points.column(result.points, column)
         if np.isfinite(values).any():
             axes.plot(values, **_line(look, 1.4), linestyle=dashes, clip_on=False)
-            labels.append(Label((_last(values) - low + 0.05) / (1.1 - low), name, look))
+            labels.append(style.Label((_last(values) - low + 0.05) / (1.1 - low), name, look))
     return labels
 
 
-def _transition(axes: Axes, result: AblationResult, points: _Along) -> list[Label]:
+def _transition(axes: Axes, result: AblationResult, points: _Along) -> list[style.Label]:
     """D* of the candidates, and the medians of D* and of where AtS's line begins."""
     known = result.points[result.ranked]
     low, high = float(known["smallest"].min()), float(known["target"].max())
     bottom, top = low / 1.25, high * 1.25
     axes.set(yscale="log", ylim=(bottom, top))
     shown = [low, float(known["budget"].iloc[0]), high]
-    ticks(axes.yaxis, shown, [text.size(size) for size in shown])
+    style.ticks(axes.yaxis, shown, [text.size(size) for size in shown])
     for name, look in reversed(result.looks.items()):
         sizes = np.clip(points.column(result.of_candidate(name), "transition"), low, high)
         axes.plot(sizes, color=look.colour, linewidth=0.7, alpha=0.75, zorder=2, clip_on=False)
@@ -220,12 +206,12 @@ def _transition(axes: Axes, result: AblationResult, points: _Along) -> list[Labe
         if np.isfinite(sizes).any():
             axes.plot(sizes, **_line(look, 1.6), linestyle=dashes, clip_on=False)
             height = float(np.log(_last(sizes) / bottom) / np.log(top / bottom))
-            labels.append(Label(height, name, look))
+            labels.append(style.Label(height, name, look))
     return labels
 
 
-def _line(look: Look, width: float) -> dict[str, Any]:
-    if look is CROWD:
+def _line(look: style.Look, width: float) -> dict[str, Any]:
+    if look is style.CROWD:
         return {"color": look.colour, "linewidth": 0.7, "zorder": 2}
     return {
         "color": look.colour, "linewidth": width, "zorder": 3, "marker": look.marker,

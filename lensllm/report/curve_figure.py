@@ -12,31 +12,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from lensllm.laws.fit import evaluate
 from lensllm.report import style, text
 from lensllm.report.result import Array, Result
-from lensllm.report.style import (
-    CROWD,
-    DASHES,
-    INK,
-    MUTED,
-    OTHERS,
-    PAPER,
-    SHADE,
-    WIDE,
-    Label,
-    Layout,
-    Look,
-    axes_at,
-    bare,
-    beside,
-    direct_labels,
-    inches,
-    ticks,
-)
 
 _CHEVRON = [(-1.0, -0.5), (0.0, 0.5), (1.0, -0.5)]  # "off the scale"
 
@@ -45,17 +25,17 @@ _MOST_DOTS = 20  # runs at one size; where there are more, a line says where 80 
 Ink = dict[str, Any]  # keyword arguments of one line or mark
 
 
-def curves(result: Result, layout: Layout = WIDE) -> Figure:
+def curves(result: Result, layout: style.Layout = style.WIDE) -> Figure:
     """Learning curves of every candidate up to the budget, extrapolated to the target."""
     looks = style.looks(result)
-    named = [name for name, look in looks.items() if look is not CROWD]
+    named = [name for name, look in looks.items() if look is not style.CROWD]
     scale = Scale.of(result, layout)
-    em, height = layout.font / 72, 5.9 if layout is WIDE else 4.8
-    left, bottom, top = 4.2 * em, (6.4 if layout is WIDE else 9.2) * em, 4.4 * em
+    em, height = layout.font / 72, 5.9 if layout is style.WIDE else 4.8
+    left, bottom, top = 4.2 * em, (6.4 if layout is style.WIDE else 9.2) * em, 4.4 * em
     inside = layout.width - left - layout.label_inches, height - bottom - top
     with style.style():
         figure = Figure(figsize=(layout.width, height))
-        axes = axes_at(figure, left, bottom, *inside)
+        axes = style.axes_at(figure, left, bottom, *inside)
         _frame(axes, result, scale, layout)
         _crowd(axes, result, [name for name in looks if name not in named], scale)
         for name in reversed(named):  # the best last, on top of the others
@@ -64,7 +44,7 @@ def curves(result: Result, layout: Layout = WIDE) -> Figure:
         places = np.linspace(scale.target, scale.end, len(ranked) + 2)[1:-1].tolist()
         for place, (_, row) in zip(places, ranked.iterrows(), strict=True):
             _prediction(axes, row, looks[row["candidate"]], place, layout)
-        direct_labels(axes, _labels(axes, result, named, looks), layout)
+        style.direct_labels(axes, _labels(axes, result, named, looks), layout)
         _key(figure, result, layout, named, left / layout.width)
     return figure
 
@@ -73,21 +53,25 @@ def _crowd(axes: Axes, result: Result, names: Sequence[str], scale: Scale) -> No
     """Thin grey lines of those that do not stand out, in two strokes: there may be thousands."""
     lines = [_line(result, name, scale) for name in names]
     dashed = [ahead for _, ahead in lines if ahead is not None]
-    for strokes, dashes in (([known for known, _ in lines], "solid"), (dashed, DASHES)):
+    for strokes, dashes in (([known for known, _ in lines], "solid"), (dashed, style.DASHES)):
         axes.add_collection(
-            LineCollection(strokes, colors=OTHERS, linewidths=0.7, linestyles=dashes, zorder=2),
+            LineCollection(
+                strokes, colors=style.OTHERS, linewidths=0.7, linestyles=dashes, zorder=2
+            ),
             autolim=False,
         )
 
 
-def _curve(axes: Axes, result: Result, name: str, look: Look, scale: Scale, layout: Layout) -> None:
+def _curve(
+    axes: Axes, result: Result, name: str, look: style.Look, scale: Scale, layout: style.Layout
+) -> None:
     """One candidate's cells, and a line through them that is dashed where nothing was measured."""
     ink: Ink = {"color": look.colour, "zorder": 3}
     known, ahead = _line(result, name, scale)
     joined = result.fit(name) is None
     axes.plot(*known.T, linewidth=1.3 if joined else 1.5, **ink)
     if ahead is not None:
-        axes.plot(*ahead.T, linewidth=1.0 if joined else 1.5, linestyle=DASHES, **ink)
+        axes.plot(*ahead.T, linewidth=1.0 if joined else 1.5, linestyle=style.DASHES, **ink)
     few, many = _repeats(result, name)
     axes.plot(np.log2(few.index), few, marker=".", markersize=4, linestyle="none", alpha=0.5,
               markeredgewidth=0, **ink)  # fmt: skip
@@ -97,7 +81,7 @@ def _curve(axes: Axes, result: Result, name: str, look: Look, scale: Scale, layo
     curve, paid = result.curve(name), _paid(result, name)
     axes.plot(np.log2(paid.index), paid, **marks)
     later = curve[(curve.index > result.budget) & (curve.index < result.target)]
-    axes.plot(np.log2(later.index), later, markerfacecolor=PAPER, markeredgewidth=1, **marks)
+    axes.plot(np.log2(later.index), later, markerfacecolor=style.PAPER, markeredgewidth=1, **marks)
     if 0 in curve.index:
         _zero_shot(axes, float(curve.loc[0]), paid, marks, scale)
 
@@ -149,21 +133,23 @@ def _zero_shot(axes: Axes, loss: float, paid: pd.Series, marks: Ink, scale: Scal
                   color=marks["color"], linewidth=0.9, linestyle=(0, (1, 2.5)))  # fmt: skip
 
 
-def _prediction(axes: Axes, row: pd.Series, look: Look, place: float, layout: Layout) -> None:
+def _prediction(
+    axes: Axes, row: pd.Series, look: style.Look, place: float, layout: style.Layout
+) -> None:
     """Predicted loss with its 80 % interval, and a star where the truth is known."""
-    wide = layout.mark / WIDE.mark
+    wide = layout.mark / style.WIDE.mark
     axes.plot([place, place], [row["low"], row["high"]], color=look.colour, alpha=0.45,
               linewidth=4.5 * wide, solid_capstyle="butt", zorder=3)  # fmt: skip
     axes.plot([place], [row["predicted"]], marker=look.marker, color=look.colour, zorder=4,
               markersize=4.5 * wide, linestyle="none")  # fmt: skip
     if math.isfinite(row["measured"]):
         axes.plot([place], [row["measured"]], marker="*", markersize=11.5 * wide, zorder=3.5,
-                  markerfacecolor=PAPER, markeredgecolor=look.colour)  # fmt: skip
+                  markerfacecolor=style.PAPER, markeredgecolor=look.colour)  # fmt: skip
 
 
 def _labels(
-    axes: Axes, result: Result, named: Sequence[str], looks: dict[str, Look]
-) -> list[Label]:
+    axes: Axes, result: Result, named: Sequence[str], looks: dict[str, style.Look]
+) -> list[style.Label]:
     """Rank and name of each named candidate at the height of its prediction.
 
     A candidate without a prediction stands at the height where its curve stops.
@@ -178,36 +164,38 @@ def _labels(
         if math.isfinite(loss) and loss > 0:
             height = float(np.clip((math.log(loss) - bottom) / (top - bottom), 0, 1))
             bold = name == result.choice
-            labels.append(Label(height, text.without_owner(name), looks[name], rank, bold))
+            labels.append(style.Label(height, text.without_owner(name), looks[name], rank, bold))
     return labels
 
 
-def _key(figure: Figure, result: Result, layout: Layout, named: Sequence[str], left: float) -> None:
+def _key(
+    figure: Figure, result: Result, layout: style.Layout, named: Sequence[str], left: float
+) -> None:
     """What the marks mean, in one line under the axis; candidates are named beside their lines."""
-    line: Ink = {"color": INK, "linewidth": 1.5}
-    marks = [
-        Line2D([], [], color=INK, marker="o", markersize=5, linestyle="none", label="measured"),
-        Line2D([], [], linestyle=(0, (3, 1.5)), label="to the prediction", **line),
-        Line2D([], [], color=INK, linewidth=5, alpha=0.45, solid_capstyle="butt",
-               label="80 % interval"),
-    ]  # fmt: skip
-    if result.drawn_law:
-        marks.insert(1, Line2D([], [], label=f"{result.drawn_law} law", **line))
-        marks[2].set_label("extrapolated")
-    if any(len(_repeats(result, name)[1]) for name in named):
-        marks.append(Line2D([], [], color=INK, marker="|", markersize=9, markeredgewidth=1.5,
-                            alpha=0.5, linestyle="none", label="80 % of runs"))  # fmt: skip
-    hollow: Ink = {"color": INK, "linestyle": "none", "markerfacecolor": PAPER}
-    beyond = result.cells["size"].between(result.budget, result.target, inclusive="neither")
-    if beyond.any():
-        marks.append(Line2D([], [], marker="o", markersize=5, label="held back", **hollow))
-    if result.truth:
-        marks.append(Line2D([], [], marker="*", markersize=10, label="truth", **hollow))
-    if len(named) < len(result.candidates):
-        marks.append(Line2D([], [], color=OTHERS, linewidth=1, label="the others"))
+    law, sizes = result.drawn_law, result.cells["size"]
+    dot: Ink = {"linestyle": "none", "marker": "o", "markersize": 5}
+    hollow = {**dot, "markerfacecolor": style.PAPER}
+    dashed = {"linestyle": (0, (3, 1.5)), "linewidth": 1.5}
+    stroke = {**dot, "marker": "|", "markersize": 9, "markeredgewidth": 1.5, "alpha": 0.5}
+    many = any(len(_repeats(result, name)[1]) for name in named)
+    marks: list[tuple[str, Ink, bool]] = [
+        ("measured", dot, True),
+        (f"{law} law", {"linewidth": 1.5}, bool(law)),
+        ("extrapolated" if law else "to the prediction", dashed, True),
+        ("80 % interval", {"linewidth": 5, "alpha": 0.45, "solid_capstyle": "butt"}, True),
+        ("80 % of runs", stroke, many),
+        ("held back", hollow, ((sizes > result.budget) & (sizes < result.target)).any()),
+        ("truth", {**hollow, "marker": "*", "markersize": 10}, bool(result.truth)),
+        (
+            "the others",
+            {"color": style.OTHERS, "linewidth": 1},
+            len(named) < len(result.candidates),
+        ),
+    ]
+    handles = style.handles((label, ink) for label, ink, shown in marks if shown)
     figure.legend(
-        handles=marks, loc="lower left", bbox_to_anchor=(left, 0), frameon=False,
-        ncols=len(marks) if layout is WIDE else 3, fontsize=0.95 * layout.font,
+        handles=handles, loc="lower left", bbox_to_anchor=(left, 0), frameon=False,
+        ncols=len(handles) if layout is style.WIDE else 3, fontsize=0.95 * layout.font,
         handlelength=2, columnspacing=1.4, handletextpad=0.5, borderaxespad=0.3,
     )  # fmt: skip
 
@@ -230,24 +218,24 @@ class Scale:
     end: float  # right of the target stand the predictions side by side
 
     @classmethod
-    def of(cls, result: Result, layout: Layout) -> Scale:
+    def of(cls, result: Result, layout: style.Layout) -> Scale:
         """The axis that holds every cell of ``result`` and its target."""
         sizes = result.cells.loc[result.cells["size"] > 0, "size"].unique()
         budget, target = math.log2(result.budget), math.log2(result.target)
         first = min([*map(math.log2, sizes), budget, target])
         span = max(target - first, 1.0)
-        reach = 0.2 if layout is WIDE else 0.32
+        reach = 0.2 if layout is style.WIDE else 0.32
         return cls(first - 0.13 * span, first, budget, target, target + reach * span)
 
 
-def _frame(axes: Axes, result: Result, scale: Scale, layout: Layout) -> None:
+def _frame(axes: Axes, result: Result, scale: Scale, layout: style.Layout) -> None:
     """Scales, ticks, the break before D = 0, and the lines at budget and target."""
     axes.set_yscale("log")
     low, high = _loss_range(result)
     axes.set_ylim(low, high)
     losses = [tick for tick in MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
               if low <= tick <= high]  # fmt: skip
-    ticks(axes.yaxis, losses, [f"{tick:g}" for tick in losses])
+    style.ticks(axes.yaxis, losses, [f"{tick:g}" for tick in losses])
 
     has_zero = bool((result.cells["size"] == 0).any())
     margin = 0.035 * (scale.end - scale.first)
@@ -257,19 +245,19 @@ def _frame(axes: Axes, result: Result, scale: Scale, layout: Layout) -> None:
     if has_zero:
         places, names = [scale.zero, *places], ["0", *names]
         _break(axes, (scale.zero + scale.first) / 2)
-    ticks(axes.xaxis, places, names)
+    style.ticks(axes.xaxis, places, names)
     axes.tick_params(pad=3)
-    bare(axes, layout)
+    style.bare(axes, layout)
 
-    axes.axvspan(scale.budget, scale.target, color=SHADE, linewidth=0, zorder=0)
-    axes.axvline(scale.budget, color=MUTED, linewidth=0.9, zorder=1)
-    axes.axvline(scale.target, color=MUTED, linewidth=0.9, zorder=1)
-    beside(axes, "at the target", scale.target, layout, "left")
+    axes.axvspan(scale.budget, scale.target, color=style.SHADE, linewidth=0, zorder=0)
+    axes.axvline(scale.budget, color=style.MUTED, linewidth=0.9, zorder=1)
+    axes.axvline(scale.target, color=style.MUTED, linewidth=0.9, zorder=1)
+    style.beside(axes, "at the target", scale.target, layout, "left")
     axes.spines["bottom"].set_bounds(axes.get_xlim()[0], scale.target)
     if scale.budget < scale.target:
-        beside(axes, "budget", scale.budget, layout, "right")
+        style.beside(axes, "budget", scale.budget, layout, "right")
     axes.text(
-        0, 1 + 2.3 * layout.font / 72 / inches(axes)[1],
+        0, 1 + 2.3 * layout.font / 72 / style.inches(axes)[1],
         f"Test loss, {result.unit} (lower is better)", transform=axes.transAxes,
         fontsize=layout.font, weight="bold", ha="left", va="bottom",
     )  # fmt: skip
@@ -281,15 +269,15 @@ def _break(axes: Axes, place: float) -> None:
     width = 0.012 * (axes.get_xlim()[1] - axes.get_xlim()[0])
     ends = [place - width / 2, place + width / 2]
     ink: Ink = {"transform": axes.get_xaxis_transform(), "clip_on": False}
-    axes.plot(ends, [0, 0], color=PAPER, linewidth=4, zorder=5, solid_capstyle="butt", **ink)
-    axes.plot(ends, [0, 0], color=MUTED, zorder=6, marker=[(-0.4, -1), (0.4, 1)], markersize=7,
-              linestyle="none", **ink)  # fmt: skip
+    axes.plot(ends, [0, 0], color=style.PAPER, linewidth=4, zorder=5, solid_capstyle="butt", **ink)
+    axes.plot(ends, [0, 0], color=style.MUTED, zorder=6, marker=[(-0.4, -1), (0.4, 1)],
+              markersize=7, linestyle="none", **ink)  # fmt: skip
 
 
-def _shown_sizes(axes: Axes, result: Result, scale: Scale, layout: Layout) -> list[int]:
+def _shown_sizes(axes: Axes, result: Result, scale: Scale, layout: style.Layout) -> list[int]:
     """Measured sizes, thinned so that their names do not touch; budget and target always stay."""
     sizes = {int(size) for size in result.cells["size"].unique() if 0 < size < result.target}
-    least = (scale.end - scale.zero) * 4.4 * layout.font / 72 / inches(axes)[0]
+    least = (scale.end - scale.zero) * 4.4 * layout.font / 72 / style.inches(axes)[0]
     kept: list[int] = []
     for size in [result.target, result.budget, *sorted(sizes, reverse=True)]:
         if all(abs(math.log2(size / other)) >= least for other in kept):
@@ -300,7 +288,7 @@ def _shown_sizes(axes: Axes, result: Result, scale: Scale, layout: Layout) -> li
 def _loss_range(result: Result) -> tuple[float, float]:
     """Limits of the loss axis: the curves, and what is drawn beside them and not too far out."""
     rows, cells = result.ranking, result.cells
-    named = [name for name, look in style.looks(result).items() if look is not CROWD]
+    named = [name for name, look in style.looks(result).items() if look is not style.CROWD]
     zero = (cells["size"] == 0) & cells["candidate"].isin(named)
     core = [cells.loc[cells["size"] > 0, result.metric], rows["predicted"], rows["measured"]]
     low, high = _ends(core, (1.0, 1.0))

@@ -1,7 +1,4 @@
-"""The look of every figure: palette, fonts, layouts, panels, direct labels, and SVG for the page.
-
-The colours of an SVG follow the page's theme.
-"""
+"""The look of every figure: palette, layouts, axes, legends, direct labels, SVG for the page."""
 
 from __future__ import annotations
 
@@ -9,10 +6,11 @@ import html
 import io
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.style
@@ -108,7 +106,7 @@ CROWD = Look(None, OTHERS, "o")
 
 def looks(result: Result) -> dict[str, Look]:
     """A look for every candidate: the choice, the true best and the best ranked stand out."""
-    best = [] if not result.truth else [min(result.truth, key=lambda name: result.truth[name])]
+    best = sorted(result.truth, key=result.truth.__getitem__)[:1]
     return looks_of(result.candidates, [result.choice, *best])
 
 
@@ -128,10 +126,10 @@ def short_name(name: str, layout: Layout) -> str:
 
 
 def svg(figure: Figure, name: str, description: str) -> str:
-    """``figure`` as an ``<svg>`` element to be inlined: no ids but those it refers to itself.
+    """``figure`` as an ``<svg>`` element in the colours of the page's theme.
 
-    ``name`` keeps those ids apart from other figures of the page; ``description`` is read aloud.
-    Equal figures give equal text.
+    It has no ids but those it refers to itself, which ``name`` keeps apart from other figures';
+    ``description`` is read aloud. Equal figures give equal text.
     """
     buffer = io.StringIO()
     with style(), mpl.rc_context({"svg.hashsalt": name}):
@@ -220,14 +218,21 @@ def beside(
     )  # fmt: skip
 
 
-def legend(
-    figure: Figure, layout: Layout, columns: int, handles: Sequence[Line2D] | None = None
-) -> None:
-    """What the marks mean, at the upper left of ``figure``; names are not mathematics."""
+Marks = Iterable[tuple[str, Mapping[str, Any]]]
+"""Labels of a legend, each with the properties of its line or mark."""
+
+
+def handles(marks: Marks) -> list[Line2D]:
+    """The lines of a legend, in ink where no colour is said."""
+    return [Line2D([], [], **{"color": INK, "label": label, **look}) for label, look in marks]
+
+
+def legend(figure: Figure, layout: Layout, columns: int, marks: Marks | None = None) -> None:
+    """A key at the upper left of ``figure``, of what is drawn where there are no ``marks``."""
     key = figure.legend(
-        handles=handles, loc="upper left", ncols=columns, frameon=False, fontsize=layout.font,
-        bbox_to_anchor=(0, 1), borderaxespad=0.2, columnspacing=1.4, handlelength=1.4,
-        handletextpad=0.5,
+        handles=None if marks is None else handles(marks), loc="upper left", ncols=columns,
+        frameon=False, fontsize=layout.font, bbox_to_anchor=(0, 1), borderaxespad=0.2,
+        columnspacing=1.4, handlelength=1.4, handletextpad=0.5,
     )  # fmt: skip
     for name in key.get_texts():
         name.set_parse_math(False)
@@ -260,16 +265,13 @@ def _few(count: int) -> list[int]:
 def separated(positions: Sequence[float], gap: float) -> list[float]:
     """Move ``positions`` (in [0, 1]) as little as possible until neighbours are ``gap`` apart.
 
-    Subtracting i·gap from the i-th smallest turns the separation into monotonicity, so the least
-    squares solution is an isotonic regression (Dwyer, Marriott, Stuckey 2006, one dimension).
+    Less i·gap for the i-th smallest, it is an isotonic regression (Dwyer, Marriott, Stuckey 2006).
     """
     order = np.argsort(positions, kind="stable")
     steps = gap * np.arange(len(order))
     free = isotonic_regression(np.asarray(positions, dtype=float)[order] - steps).x
     moved = np.clip(free, 0.0, max(0.0, 1.0 - gap * (len(order) - 1))) + steps
-    result = np.empty(len(order))
-    result[order] = moved
-    return [float(value) for value in result]
+    return moved[np.argsort(order)].tolist()
 
 
 @dataclass(frozen=True)
