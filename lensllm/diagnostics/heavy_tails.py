@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from lensllm.core.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 Array = NDArray[np.float64]
 
@@ -51,9 +51,8 @@ class HeavyTails:
 def measure(model: nn.Module) -> HeavyTails:
     """The heavy-tail exponents of ``model``; deterministic, on the CPU, in float64.
 
-    Every weight matrix counts once, experts stored in one tensor each for themselves. Embeddings
-    and the output head are left out: weightwatcher skips them beyond 50,000 tokens, and counts them
-    twice below if they are tied, so with them candidates of unlike vocabulary do not compare.
+    Every weight matrix counts once, as does each expert of a stacked tensor. Embeddings and the
+    output head are left out: with them candidates of unlike vocabulary do not compare.
 
     Raises ConfigError when the libraries are missing, ModelError for weights that are not finite.
     """
@@ -84,35 +83,27 @@ def check_installed() -> None:
 
 
 def _spectra(model: nn.Module) -> Iterator[Array]:
-    """Of every matrix the eigenvalues of WᵀW that count, ascending, where they are enough."""
-    tables = _tables(model)
+    """The ascending eigenvalues of WᵀW of every matrix that has enough of them."""
+    from torch import nn
+
+    tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is not None:
+        tables.append(head.weight)
     for name, weight in model.named_parameters():  # a tied weight is named once
         if weight.ndim < 2 or any(weight is table for table in tables):
             continue
         for matrix in weight.detach().reshape(-1, *weight.shape[-2:]):
             if min(matrix.shape) < _FEWEST:
                 continue
-            spectrum = _eigenvalues(name, matrix)
+            weights = matrix.cpu().double().numpy()
+            if not np.isfinite(weights).all():
+                raise ModelError(f"the weights {name} are not finite; the checkpoint is damaged")
+            tall = weights if weights.shape[0] >= weights.shape[1] else weights.T
+            values: Array = np.linalg.eigvalsh(tall.T @ tall)
+            spectrum = values[values > _SMALLEST]
             if len(spectrum) >= _FEWEST:
                 yield spectrum
-
-
-def _tables(model: nn.Module) -> list[Tensor]:
-    """Weights with a row per token or position."""
-    from torch import nn
-
-    tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    return tables if head is None else [*tables, head.weight]
-
-
-def _eigenvalues(name: str, matrix: Tensor) -> Array:
-    weights = matrix.cpu().double().numpy()
-    if not np.isfinite(weights).all():
-        raise ModelError(f"the weights {name} are not finite; the checkpoint is damaged")
-    tall = weights if weights.shape[0] >= weights.shape[1] else weights.T
-    values: Array = np.linalg.eigvalsh(tall.T @ tall)
-    return values[values > _SMALLEST]
 
 
 def _fit(watcher: Any, powerlaw: Any, spectrum: Array) -> tuple[float, float]:
@@ -120,16 +111,12 @@ def _fit(watcher: Any, powerlaw: Any, spectrum: Array) -> tuple[float, float]:
     alpha, *_, status, _ = watcher.fit_powerlaw(spectrum, plot=False, thresh=_SMALLEST)
     # weightwatcher's own E_TPL also tries every eigenvalue below the peak as x_min: two minutes
     # for a million weights, and the paper wants the peak.
-    tail = powerlaw.Fit(spectrum, xmin=_peak(spectrum), verbose=False).truncated_power_law
+    counts, edges = np.histogram(np.log10(spectrum), bins="auto")
+    peak = float(10 ** edges[counts.argmax()])
+    tail = powerlaw.Fit(spectrum, xmin=peak, verbose=False).truncated_power_law
     if status != "success" or tail.noise_flag:
         return np.nan, np.nan
     return float(alpha), float(tail.Lambda)
-
-
-def _peak(spectrum: Array) -> float:
-    """Where the histogram of the logarithms is highest, at the left edge of the bin."""
-    counts, edges = np.histogram(np.log10(spectrum), bins="auto")
-    return float(10 ** edges[counts.argmax()])
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""Damped Gauss-Newton on (ln β, ln offset) for many curves and starts at once.
+"""Damped Gauss-Newton on (ln β, ln offset) of the log loss, for many curves and starts at once.
 
-The residual is that of the log loss. (B, E) are solved anew at every point and their columns are
-projected out of the Jacobian (Kaufman 1975), so a step is a 2×2 system in closed form.
+(B, E) are solved anew at every point and their columns are projected out of the Jacobian (Kaufman
+1975), so a step is a 2×2 system in closed form.
 
 For the linear half, the best (B, E) at given (β, offset), the law B / (offset + D^β) + E is written
 p = a z + b with z(D) = (x(D) − x(D_max)) / (x(D_min) − x(D_max)), x = 1/(offset + D^β). However
@@ -91,8 +91,7 @@ def project(
     """Solve (B, E) at ln β = ``u``, ln offset = ``v``, (P, M), for ``log_losses`` (M, S) with NaN.
 
     Where the mask ``no_floor`` (P, 1) holds, E is fixed at 0. The log residual is linearised twice,
-    first at the losses ``around`` (P, M, S): the error left is of the order of the residual to the
-    fourth power.
+    first at the losses ``around`` (P, M, S).
     """
     z, kappa = basis(sizes, u, v)
     mask = np.isfinite(log_losses)

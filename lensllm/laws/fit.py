@@ -69,9 +69,8 @@ def fit_vanilla(curves: Curves) -> LawFit:
 def fit_rectified(curves: Curves) -> LawFit:
     """Fit L(D) = B / (D_l + D^β) + E of Lin et al. 2024; D_l is the pre-learned size.
 
-    Every curve with at least 4 sizes is fitted, to the global optimum on the sizes D > 0. Lin et
-    al. also fit D = 0 and stop their optimiser early, which extrapolates better than the optimum on
-    their own tables. Raises DataError when no curve has enough sizes.
+    Every curve with at least 4 sizes is fitted, to the global optimum on the sizes D > 0. Raises
+    DataError when no curve has enough sizes.
     """
     losses = curves.require_sizes(4, "The rectified law")
     found = solve(curves.sizes, losses)

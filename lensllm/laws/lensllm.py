@@ -3,16 +3,15 @@
 F is how much of the pretrained model's residual gradient flow leaves after time t, from the kernel
 (equations 8–9). It only sets the offset of the rectified law, so that
 
-- *prediction* frees t: the offset is fitted anywhere in F's range [F(∞), F(0)], and t, along which
-  F falls, is read off;
-- *phase* fixes t to the candidate's measured early-stopping time: the MEDIAN over the sizes of
-  the sum of learning rates up to the best step, so that one odd cell does not set it;
+- *prediction* frees t: the offset is fitted anywhere in F's range [F(∞), F(0)], and t is read off;
+- *phase* fixes t to the candidate's measured early-stopping time: the median over the sizes of
+  the sum of learning rates up to the best step;
 - *pooled* gives the candidates' t one prior, whose centre is fitted: ``pooled.py``.
 
 F(0) = Σρ² grows with the number of probes, so that taken *literal* it caps the offset at about
-that number. The default is *scaled*: F = s φ(t), φ = F(t)/F(0), with one s for all candidates,
-fitted; ``kernel_scale`` chooses. In prediction mode with φ(∞) = 0 a larger s never fits
-worse; s is then the smallest that the data do not reject.
+that number. By default F is *scaled*, F = s φ(t) with φ = F(t)/F(0) and one fitted s for all
+candidates. In prediction mode with φ(∞) = 0 a larger s never fits worse; s is then the smallest
+that the data do not reject.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from lensllm.core.errors import DataError
 from lensllm.curves.curve import Array, Curves
 from lensllm.laws.fit import LawFit, as_law_fit
 from lensllm.laws.pooled import pool
-from lensllm.laws.varpro import grid, profile, solve
+from lensllm.laws.varpro import profile, solve
 from lensllm.spectra.spectrum import Spectrum
 
 Mode = Literal["prediction", "phase", "pooled"]
@@ -88,7 +87,7 @@ def _range(spectra: Sequence[Spectrum], t: Array) -> tuple[Array, Array]:
 
 
 def _stopping_times(curves: Curves, who: str) -> Array:
-    """(M,) median over the sizes; NaN where none was recorded. Raises DataError if all are NaN."""
+    """(M,) median over the sizes; NaN where none was recorded."""
     if curves.stop_times is None:
         raise DataError(f"{who} needs early-stopping times, and no cell recorded one.")
     rows = [row[np.isfinite(row)] for row in curves.stop_times]
@@ -98,11 +97,9 @@ def _stopping_times(curves: Curves, who: str) -> Array:
 def _log_scale(sizes: Array, losses: Array, least: Array, most: Array) -> float:
     """ln s: the scale whose offsets, each within s·[least, most] (M,), fit all the curves best.
 
-    Read from every curve's sum of squares by offset, (B, β, E) being at their best. Where a larger
-    s only widens the ranges, the smallest s within one unit of log-likelihood of the best.
+    Where a larger s only widens the ranges, the smallest within one unit of log-likelihood.
     """
-    surface = grid(sizes, losses, offsets=160)
-    v, squares = surface.log_offsets, profile(sizes, losses, surface)
+    v, squares = profile(sizes, losses)
     low, high = (np.log(np.maximum(x, 1e-12)) for x in (least, most))
     scales = np.arange(v[0], v[-1] - high.min(), v[1] - v[0])
     total = np.zeros(len(scales))

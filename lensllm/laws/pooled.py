@@ -2,10 +2,9 @@
 
     offset_c = s φ_c(t_c),   ln t_c ~ N(μ, sd²),   φ = F(t)/F(0)
 
-for every candidate c, with one s and one prior. What differs between the offsets is then what the
-kernels say, as far as the curves do not insist on something else. (s, μ, sd) are where the evidence
-is highest, every t_c integrated out; t_c is then the most probable one. All of it is read from each
-curve's sum of squares by offset, (B, β, E) being at their best.
+for every candidate c, with one s and one prior. (s, μ, sd) are where the evidence is highest, every
+t_c integrated out; t_c is then the most probable one. All of it is read from each curve's sum of
+squares by offset, (B, β, E) being at their best.
 """
 
 from __future__ import annotations
@@ -17,12 +16,10 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 
 from lensllm.curves.curve import Array
-from lensllm.laws.varpro import grid, profile
+from lensllm.laws.varpro import profile
 from lensllm.spectra.spectrum import Spectrum
 
-# sd of ln t, from one time for all to times that hardly know of each other; a few curves cannot
-# tell it more finely
-SPREADS = (0.1, 0.25, 0.6, 1.5)
+_SPREADS = (0.1, 0.25, 0.6, 1.5)  # sd of ln t; a few curves cannot tell it more finely
 _LEAST_VARIANCE = 1e-6  # of the log losses: no curve is known better than to a thousandth
 _STEP = 0.05  # of ln t
 _FINE = 0.02  # of ln offset
@@ -78,13 +75,9 @@ class _Tables:
 
 
 def pool(
-    sizes: Array,
-    losses: Array,
-    spectra: Sequence[Spectrum],
-    scales: Array | None = None,
-    spreads: Sequence[float] = SPREADS,
+    sizes: Array, losses: Array, spectra: Sequence[Spectrum], scales: Array | None = None
 ) -> Pool:
-    """Fit s, unless ``scales`` (M,) states it, μ, sd, one of ``spreads``, and t of every curve.
+    """Fit s, unless ``scales`` (M,) states it, μ, sd, and t of every curve.
 
     ``losses`` (M, S) as for ``varpro.solve``, every curve with more than three points.
     """
@@ -97,7 +90,7 @@ def pool(
     # the noise is that of what the fit leaves, from a fit with every offset free onwards
     variance = max(float(tables.sum_squares.min(0).sum()) / freedom, _LEAST_VARIANCE)
     for _ in range(3):
-        shift, prior = _best(tables, base[fitted], shifts, spreads, variance)
+        shift, prior = _best(tables, base[fitted], shifts, variance)
         log_t, squares = tables.most_probable(base[fitted] + shift, prior, variance)
         variance = max(squares / freedom, _LEAST_VARIANCE)
     t = np.full(len(losses), np.nan)
@@ -107,10 +100,8 @@ def pool(
 
 def _tables(sizes: Array, losses: Array, spectra: Sequence[Spectrum]) -> tuple[_Tables, Array]:
     """What is read again and again, and the (N,) grid of ln offset it was made on."""
-    surface = grid(sizes, losses, offsets=160)
-    coarse = surface.log_offsets
-    fine = np.arange(coarse[0], coarse[-1], _FINE)
-    squares = CubicSpline(coarse, profile(sizes, losses, surface))(fine)
+    coarse, squares = profile(sizes, losses)
+    squares = CubicSpline(coarse, squares)(np.arange(coarse[0], coarse[-1], _FINE))
     log_times = np.arange(*_range(spectra), _STEP)
     shares = np.array([spectrum.share(np.exp(log_times)) for spectrum in spectra])
     log_shares = np.log(np.maximum(shares, 1e-12))
@@ -127,16 +118,14 @@ def _range(spectra: Sequence[Spectrum]) -> tuple[float, float]:
     return float(np.log(min(usable))), float(np.log(max(usable))) + _STEP
 
 
-def _best(
-    tables: _Tables, base: Array, shifts: Array, spreads: Sequence[float], variance: float
-) -> tuple[float, Array]:
+def _best(tables: _Tables, base: Array, shifts: Array, variance: float) -> tuple[float, Array]:
     """ln s beyond ``base`` (M,) and (μ, sd) of the highest evidence.
 
     On a coarse grid, then between the neighbours of its best.
     """
     first, last = tables.log_times[[0, -1]]
-    centres = [np.arange(first, last + _STEP, max(sd, _STEP) / 2) for sd in spreads]
-    pairs = zip(centres, spreads, strict=True)
+    centres = [np.arange(first, last + _STEP, max(sd, _STEP) / 2) for sd in _SPREADS]
+    pairs = zip(centres, _SPREADS, strict=True)
     priors = np.hstack([[mu, np.full_like(mu, sd)] for mu, sd in pairs])
     k, p = _highest(tables.evidence(base + shifts[:, None], priors, variance))
     centre, sd = priors[:, p]

@@ -31,17 +31,14 @@ class Solution:
 
 @dataclass(frozen=True)
 class Grid:
-    """The sum of squares of every curve, (B, E) projected out, at shared points (β, offset).
-
-    Squared are the relative residuals p/y − 1, to first order the residuals of the log loss.
-    """
+    """The sum of squared p/y − 1 of every curve, (B, E) projected out, at shared (β, offset)."""
 
     log_betas: Array  # (K,)
     log_offsets: Array  # (N,)
     sum_squares: Array  # (K, N, M)
 
 
-def grid(sizes: Array, losses: Array, betas: int = 40, offsets: int = 120) -> Grid:
+def grid(sizes: Array, losses: Array, betas: int, offsets: int) -> Grid:
     """Evaluate all curves; ``sizes`` (S,) ascending, ``losses`` (M, S) with NaN for missing cells.
 
     The offsets reach 30 D_max to the power of the largest β: beyond, E ≥ 0 leaves no slope.
@@ -61,12 +58,13 @@ def grid(sizes: Array, losses: Array, betas: int = 40, offsets: int = 120) -> Gr
     return Grid(log_betas, log_offsets, sum_squares)
 
 
-def profile(sizes: Array, losses: Array, on: Grid) -> Array:
-    """(N, M) sum of squared log residuals at every offset of the grid, (B, β, E) at their best.
+def profile(sizes: Array, losses: Array, offsets: int = 160) -> tuple[Array, Array]:
+    """ln offset (N,), and (N, M) sums of squared log residuals there, (B, β, E) at their best.
 
     Golden sections over ln β, all offsets and curves at once, between the neighbours of the best
-    grid point.
+    point of a grid.
     """
+    on = grid(sizes, losses, 40, offsets)
     log_losses, around = _prepared(losses, len(on.log_offsets))
     v = np.broadcast_to(on.log_offsets[:, None], around.shape[:2])
 
@@ -87,7 +85,7 @@ def profile(sizes: Array, losses: Array, on: Grid) -> Array:
         at_new = squares(new)
         left, right = np.where(down, new, kept), np.where(down, kept, new)
         at_left, at_right = np.where(down, at_new, at_kept), np.where(down, at_kept, at_new)
-    return np.minimum(at_left, at_right)
+    return on.log_offsets, np.minimum(at_left, at_right)
 
 
 def solve(
@@ -133,14 +131,12 @@ def _starts(on: Grid, low: Array, high: Array) -> tuple[Array, Array]:
     offsets = on.log_offsets[:, None]
     step = on.log_offsets[1] - on.log_offsets[0]
     inside = (offsets >= low - step) & (offsets <= high + step)
+    squares = np.where(inside, on.sum_squares, np.inf)
     u, v = [], []
-    for betas, values in zip(
-        np.array_split(on.log_betas, BANDS),
-        np.array_split(np.where(inside, on.sum_squares, np.inf), BANDS),
-        strict=True,
-    ):
+    for band in np.array_split(np.arange(len(on.log_betas)), BANDS):
+        values = squares[band]
         row, column = np.unravel_index(values.reshape(-1, len(low)).argmin(0), values.shape[:2])
-        u.append(betas[row])
+        u.append(on.log_betas[band[row]])
         v.append(on.log_offsets[column])
     for bound in (low, high):
         nearest = np.abs(offsets - bound).argmin(0)

@@ -84,7 +84,7 @@ def names_reading(source: Input) -> tuple[str, ...]:
 
 
 def check_name(name: str, where: str = "predictor", registry: Registry = PREDICTORS) -> None:
-    """Raises ConfigError, which begins with ``where``, when there is no predictor ``name``."""
+    """Raise ConfigError, which begins with ``where``, when there is no predictor ``name``."""
     if name not in registry:
         raise ConfigError(
             f"{where}: no predictor '{name}'{suggestion(name, registry)}; "

@@ -13,10 +13,7 @@ from lensllm.predictors.predictor import Input, Prediction
 
 @dataclass(frozen=True)
 class AtS:
-    """*Accept then stop*: a line in log-log on the last points that lie on one.
-
-    The defaults are the published settings.
-    """
+    """*Accept then stop*; the defaults are the published settings."""
 
     gamma: int = 3  # γ, the fewest points of the line
     tau: float = 5.0  # τ, the residual at which it stops, in sd of the accepted points' residuals
@@ -47,41 +44,34 @@ class AtS:
         for i, y in enumerate(log_losses):
             seen = np.isfinite(y)
             if seen.any():
-                slope, level = accepted_line(log_sizes[seen], y[seen], self.gamma, self.tau)
+                slope, level, _ = accepted_line(log_sizes[seen], y[seen], self.gamma, self.tau)
                 predicted[i] = level + slope * np.log(targets)
         return Prediction(np.exp(predicted))
 
     def accepted_from(self, curves: Curves) -> Array:
         """(M,) where the power phase begins: the smallest size that the walk did not reject.
 
-        Where that is the smallest finished size, nothing was rejected, and the phase began there or
-        before; where it is the γ-th largest, the walk stopped at its first step, and the phase
-        began there or later. NaN for a candidate with at most γ sizes, of which the walk tests
-        none.
+        At the smallest finished size this means there or before, at the γ-th largest there or
+        later. NaN for a candidate with at most γ sizes.
         """
         log_losses, log_sizes = np.log(curves.mean_losses), np.log(curves.sizes)
         start = np.full(len(log_losses), np.nan)
         for i, y in enumerate(log_losses):
             seen = np.isfinite(y)
             if seen.sum() > self.gamma:
-                *_, kept = _walk(log_sizes[seen], y[seen], self.gamma, self.tau)
+                *_, kept = accepted_line(log_sizes[seen], y[seen], self.gamma, self.tau)
                 start[i] = curves.sizes[seen][-kept]
         return start
 
 
-def accepted_line(x: Array, y: Array, gamma: int, tau: float) -> tuple[float, float]:
-    """Slope and level at x = 0 of the line on the accepted points; ``x`` ascends, both (n,).
+def accepted_line(x: Array, y: Array, gamma: int, tau: float) -> tuple[float, float, int]:
+    """Slope and level at x = 0 of the line on the accepted points, and how many were not rejected.
 
-    From the largest x down, the next point is accepted while its residual is at most ``tau`` times
-    the standard deviation of the accepted ones' (denominator: their number). As in the published
-    results, the smallest x is only ever tested, never accepted, unless n ≤ ``gamma``.
+    ``x`` ascends, both (n,). From the largest x down, the next point is accepted while its residual
+    is at most ``tau`` times the standard deviation of the accepted ones' (denominator: their
+    number). As in the published results, the smallest x is only ever tested, never accepted, unless
+    n ≤ ``gamma``.
     """
-    slope, level, _ = _walk(x, y, gamma, tau)
-    return slope, level
-
-
-def _walk(x: Array, y: Array, gamma: int, tau: float) -> tuple[float, float, int]:
-    """Slope and level of the accepted line, and how many of the last points were not rejected."""
     if len(x) <= gamma:
         return *_line(x, y), len(x)
     for count in range(gamma, len(x)):

@@ -1,8 +1,4 @@
-"""Baselines that order the candidates and do not extrapolate.
-
-ZeroShot, ModelSize, SubTuning and NLPMetrics are compared with in Lin et al. 2024. Their order is
-given as losses, so that it can be scored beside real forecasts.
-"""
+"""Baselines of Lin et al. 2024 that order the candidates, as losses, and do not extrapolate."""
 
 from __future__ import annotations
 
@@ -29,7 +25,6 @@ def zero_shot(curves: Curves, targets: Array) -> Prediction:
 def sub_tuning(curves: Curves, targets: Array) -> Prediction:
     """The last measured loss, at every target.
 
-    A candidate whose run at the budget failed is judged, to its disadvantage, by a smaller size.
     Raises DataError when no candidate has a finished size.
     """
     curves.require_sizes(1, "sub_tuning")
@@ -67,9 +62,8 @@ def e_tpl_lambda(curves: Curves, targets: Array) -> Prediction:
 def regress_on(curves: Curves, score: Array, targets: Array, who: str) -> Prediction:
     """Log last losses regressed on ``score`` (M,), with a slope that is always positive.
 
-    The order is that of the scores, the lowest first. The level and the slope come from the losses
-    measured and not from the targets. Where the regression slopes the other way, every candidate
-    is predicted at the mean, but for a slope too small to print. NaN for a candidate without score.
+    The order is that of the scores, the lowest first. Where the regression slopes the other way,
+    every candidate is predicted at the mean, but for a slope too small to print. NaN without score.
     Raises DataError, in the name of ``who``, when no candidate has a score and a loss.
     """
     curves.require_sizes(1, who)

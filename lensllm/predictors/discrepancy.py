@@ -1,8 +1,7 @@
-"""What a curve does beside its law: a Gaussian process over doublings, a jump or an outlier.
+"""The part of a curve beside its law: a Gaussian process over doublings, a jump or an outlier.
 
-Two kinds of process, a smooth one and an integrated Wiener process whose slope may drift; each in a
-mixture with one level jump or one outlier anywhere. With a flat prior on the curve's level, every
-member of the mixture is linear algebra on n × n matrices, the same for all curves.
+The process is a smooth one or an integrated Wiener process whose slope may drift; each in a mixture
+with one level jump or one outlier anywhere. The prior on the curve's level is flat.
 """
 
 from __future__ import annotations

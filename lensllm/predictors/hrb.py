@@ -9,7 +9,7 @@ others. No optimiser is involved: the same quasi-random shapes are weighed for a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
 from typing import ClassVar
@@ -74,11 +74,6 @@ class Scale:
         offset, width = np.array([0, self.offset, 0]), np.array([1, self.width, 1])
         return (mean - offset) / width, sd / width
 
-    @property
-    def is_usual(self) -> bool:
-        """Whether nothing had to be moved."""
-        return self == Scale(0.0, 1.0)
-
     def moved(self, prior: Prior) -> Prior:
         """The prior with D0 on this scale."""
         (beta, D0, E), (beta_sd, D0_sd, E_sd) = prior.mean, prior.sd
@@ -98,7 +93,7 @@ class _Shapes:
 
 @dataclass(frozen=True)
 class _Problem:
-    """What both kinds of discrepancy have in common; M counts the candidates with any size."""
+    """Input of both kinds of discrepancy; M counts the candidates with any size."""
 
     seen: Mask  # of all candidates, which have
     y: Array  # (M, S) log losses, NaN where missing
@@ -118,29 +113,14 @@ class _Problem:
         seen: Mask = np.isfinite(log_losses).sum(1) > 0
         y, sizes = log_losses[seen], curves.sizes
         scale = Scale.of(sizes[0], max(targets.max(), sizes[-1]))
+        shift = np.zeros((len(y), 3))
+        if log_exponents is not None:
+            own = log_exponents[seen]
+            shift[:, 0] = np.nan_to_num(own - nan_mean(own, axis=0))
         return cls(
-            seen, y, sizes, targets, _design(curves.families, seen),
-            _shift(log_exponents, seen), scale, scale.moved(prior),
-            _shapes(sizes, targets, scale, 2 * y.size),
+            seen, y, sizes, targets, _design(curves.families, seen), shift, scale,
+            scale.moved(prior), _shapes(sizes, targets, scale, 2 * y.size),
         )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Pool:
-    """What the candidates share of (ln β, ln D0, ln E), and what that makes of each."""
-
-    mean: Array  # (3,) of a candidate of no family
-    variance: Array  # (3,)
-    weights: Array  # (M, G) of the shapes
-
-
-@dataclass(frozen=True)
-class _Weighed:
-    """All shapes under one kind of discrepancy, the components marginalised."""
-
-    log_evidence: Array  # (M, G)
-    log_S: Array  # (M, G)
-    parts: list[_Part]
 
 
 @dataclass(frozen=True)
@@ -151,6 +131,16 @@ class _Part:
     columns: Index  # (n,) which sizes
     components: list[discrepancy.Component]  # C
     shares: Array  # (C, m, G) of the components
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """All shapes under one kind of discrepancy, and what the candidates share of them."""
+
+    parts: list[_Part]
+    mean: Array  # (3,) of (ln β, ln D0, ln E) of a candidate of no family
+    variance: Array  # (3,)
+    weights: Array  # (M, G) of the shapes
 
 
 @dataclass(frozen=True)
@@ -173,41 +163,32 @@ def posterior(
 ) -> Prediction:
     """The mean of the log loss over both kinds of discrepancy, the sd of their mixture.
 
-    A candidate needs one size only: what its own curve leaves open is as likely as the prior and
-    the other candidates make it. ``log_exponents`` (M,) moves the prior's mean of ln β from
-    candidate to candidate; only differences count. Raises DataError when no candidate has any size.
+    ``log_exponents`` (M,) moves the prior's mean of ln β from candidate to candidate; only
+    differences count. Raises DataError when no candidate has any size.
     """
     curves.require_sizes(1, "hrb")
     problem = _Problem.of(curves, targets, prior, log_exponents)
     fits = [_fit(problem, kernel) for kernel in discrepancy.KERNELS]
-    first, second = np.mean([_moments(problem, weighed, pool) for weighed, pool in fits], axis=0)
+    first, second = np.mean([_moments(problem, fit) for fit in fits], axis=0)
     mean, sd = np.full((2, len(curves.candidates), len(targets)), np.nan)
     mean[problem.seen], sd[problem.seen] = first, np.sqrt(second - first**2)
     return Prediction(np.exp(mean), sd)
 
 
 def learn(past: Sequence[Curves]) -> Prior:
-    """The prior that curves of other data sets teach; what is built in counts as one more of them.
-
-    Its mean is that of the data sets, its variance theirs and what lies between them.
-    """
+    """The prior that curves of other data sets teach; the built-in one counts as one more."""
     means, variances = [np.array(DEFAULT_PRIOR.mean)], [np.square(DEFAULT_PRIOR.sd)]
     for curves in past:
         problem = _Problem.of(curves, curves.sizes[-1:], DEFAULT_PRIOR)
-        pools = [_fit(problem, kernel)[1] for kernel in discrepancy.KERNELS]
+        fits = [_fit(problem, kernel) for kernel in discrepancy.KERNELS]
         mean, sd = problem.scale.usual(
-            np.mean([pool.mean for pool in pools], axis=0),
-            np.sqrt(np.mean([pool.variance for pool in pools], axis=0)),
+            np.mean([fit.mean for fit in fits], axis=0),
+            np.sqrt(np.mean([fit.variance for fit in fits], axis=0)),
         )
         means.append(mean)
         variances.append(sd**2)
     variance = np.mean(variances, axis=0) + np.var(means, axis=0)
     return Prior(tuple(np.mean(means, axis=0).tolist()), tuple(np.sqrt(variance).tolist()))
-
-
-def _fit(problem: _Problem, kernel: discrepancy.Kernel) -> tuple[_Weighed, _Pool]:
-    weighed = _weigh(problem, kernel)
-    return weighed, _pool(problem, weighed)
 
 
 def _shapes(sizes: Array, targets: Array, scale: Scale, work: int) -> _Shapes:
@@ -229,13 +210,15 @@ def _shapes(sizes: Array, targets: Array, scale: Scale, work: int) -> _Shapes:
     return _Shapes(log_beta, log_D0, np.log(e[:, 0]), log_g(sizes), log_g(targets))
 
 
-def _weigh(problem: _Problem, kernel: discrepancy.Kernel) -> _Weighed:
-    """How well every shape explains the curves."""
+def _fit(problem: _Problem, kernel: discrepancy.Kernel) -> _Fit:
+    """Weigh every shape by the curves and by a prior that all candidates share."""
     y, sizes, shapes = problem.y, problem.sizes, problem.shapes
     doublings, ahead = np.log2(sizes / sizes[0]), np.log2(problem.targets / sizes[0])
     log_evidence, log_S = np.empty((2, len(y), len(shapes.log_beta)))
     parts = []
-    for rows, columns in _alike(np.isfinite(y)):
+    seen = np.isfinite(y)
+    for pattern in np.unique(seen, axis=0):
+        rows, columns = np.flatnonzero((seen == pattern).all(1)), np.flatnonzero(pattern)
         components = discrepancy.components(doublings[columns], ahead, kernel)
         observed, g = y[np.ix_(rows, columns)], shapes.log_g[:, columns]
         shares = _log_evidence(components, observed, g)
@@ -250,13 +233,7 @@ def _weigh(problem: _Problem, kernel: discrepancy.Kernel) -> _Weighed:
         log_S[rows] = np.einsum("cmg,cm->mg", shares, by_curve)
         log_S[rows] -= np.einsum("cmg,cg->mg", shares, by_shape)
         parts.append(_Part(rows, columns, components, shares))
-    return _Weighed(log_evidence, log_S, parts)
-
-
-def _alike(seen: Mask) -> Iterator[tuple[Index, Index]]:
-    """Rows and columns of the candidates that were observed at the same sizes."""
-    for pattern in np.unique(seen, axis=0):
-        yield np.flatnonzero((seen == pattern).all(1)), np.flatnonzero(pattern)
+    return _Fit(parts, *_pool(problem, log_evidence, log_S + shapes.log_e))
 
 
 def _log_evidence(components: list[discrepancy.Component], y: Array, g: Array) -> Array:
@@ -276,10 +253,9 @@ def _log_evidence(components: list[discrepancy.Component], y: Array, g: Array) -
     return evidence
 
 
-def _pool(problem: _Problem, weighed: _Weighed) -> _Pool:
-    """Weigh the shapes by a prior that all candidates shape, by EM."""
+def _pool(problem: _Problem, log_evidence: Array, log_E: Array) -> tuple[Array, Array, Array]:
+    """Mean (3,) and variance (3,) of the shared prior and the shapes' weights (M, G), by EM."""
     shapes, design, shift, prior = problem.shapes, problem.design, problem.shift, problem.prior
-    log_E = weighed.log_S + shapes.log_e
     count, columns = design.shape
     strength = np.diag([_MEAN_WEIGHT] + [_FAMILY_WEIGHT] * (columns - 1))
     B0 = np.zeros((columns, 3))
@@ -296,7 +272,7 @@ def _pool(problem: _Problem, weighed: _Weighed) -> _Pool:
         posterior = exponent[:, :2] @ shared - 0.5 / variance[:2] @ shared**2
         posterior += exponent[:, [2]] * own[0]
         posterior -= 0.5 / variance[2] * own[1]
-        posterior += weighed.log_evidence
+        posterior += log_evidence
         posterior -= posterior.max(1, keepdims=True)
         np.exp(posterior, out=posterior)
         posterior /= posterior.sum(1, keepdims=True)
@@ -312,20 +288,20 @@ def _pool(problem: _Problem, weighed: _Weighed) -> _Pool:
         mean = design @ B + shift
         squares = (moment(W, 2) - 2 * mean * m + mean**2).sum(0)
         variance = (squares + _SD_WEIGHT * variance0) / (count + _SD_WEIGHT)
-    return _Pool(B[0], variance, weights())
+    return B[0], variance, weights()
 
 
-def _moments(problem: _Problem, weighed: _Weighed, pool: _Pool) -> Array:
+def _moments(problem: _Problem, fit: _Fit) -> Array:
     """(2, M, T) posterior mean of the log loss at the targets, and of its square."""
     y, shapes = problem.y, problem.shapes
     moments = np.zeros((2, len(y), shapes.at_targets.shape[1]))
-    for part in weighed.parts:
+    for part in fit.parts:
         observed, g = y[np.ix_(part.rows, part.columns)], shapes.log_g[:, part.columns]
         for component, shares in zip(part.components, part.shares, strict=True):
             # the mean splits into what the curve says and what the shape says
             step = component.level[:, None] + component.gain  # (n, T)
             by_curve, by_shape = observed @ step, shapes.at_targets - g @ step
-            chance = pool.weights[part.rows] * shares
+            chance = fit.weights[part.rows] * shares
             total, shaped = chance.sum(1)[:, None], chance @ by_shape
             moments[0, part.rows] += total * by_curve + shaped
             moments[1, part.rows] += (
@@ -344,13 +320,3 @@ def _design(families: tuple[str, ...] | None, seen: Mask) -> Array:
     names = np.array(families)[seen]
     known = sorted(set(names) - {""})
     return np.hstack([ones, (names[:, None] == np.array(known)).astype(float)]) if known else ones
-
-
-def _shift(log_exponents: Array | None, seen: Mask) -> Array:
-    """(M, 3) of the prior's mean: of ln β, by what is expected less the candidates' mean; 0 where
-    nothing is."""
-    shift = np.zeros((int(seen.sum()), 3))
-    if log_exponents is not None:
-        own = log_exponents[seen]
-        shift[:, 0] = np.nan_to_num(own - nan_mean(own, axis=0))
-    return shift

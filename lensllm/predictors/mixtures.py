@@ -13,10 +13,7 @@ _PULL = 0.3  # towards equal weights, in units of the mean squared error
 
 
 def equal_weights(errors: Array, horizons: Array) -> Array:
-    """Equal weights (K,), whatever the errors (C, K, M) were: *blend*.
-
-    AtS and HRB, its parts, fail in different places.
-    """
+    """Equal weights (K,), whatever the errors (C, K, M) were: *blend*."""
     count = errors.shape[1]
     return np.full(count, 1 / count)
 

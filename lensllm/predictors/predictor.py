@@ -71,10 +71,7 @@ class Mixture:
 
 
 def settings(predictor: Predictor) -> dict[str, Any]:
-    """The settings of a predictor by name, as far as plain values; a function has none.
-
-    What a predictor learns from other curves, HRB's prior, is an input and no setting.
-    """
+    """The settings of a predictor by name, as far as plain values; HRB's prior is an input."""
     if isinstance(predictor, Function):
         return {}
     values = {field.name: getattr(predictor, field.name) for field in fields(predictor)}  # type: ignore[arg-type]

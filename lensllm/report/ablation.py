@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,42 +10,27 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator
 
 from lensllm.config import grid
 from lensllm.report import style, text
-from lensllm.report.answer_tables import records
-from lensllm.report.page import inline, template
+from lensllm.report.page import drawings, render_template
 from lensllm.report.result import Array
-from lensllm.report.style import (
-    CROWD,
-    INK,
-    MUTED,
-    SHADE,
-    WIDE,
-    Label,
-    Layout,
-    Look,
-    direct_labels,
-    heading,
-)
 from lensllm.selection.ablation import alone
 
 _WORDS = "Ranks, agreement and transition sizes along the values of each setting"
 _MOST_RANKS = 12  # that can all be written beside their lines
 _VALUE_CHARACTERS = 12
-_DASHES = (0, (4, 2.2))
 _CORRELATIONS = (
-    ("pearson", "PearCorr", Look(None, INK, "o"), "solid"),
-    ("kendall", "order, Kendall", Look(None, MUTED, "s"), "solid"),
-    ("truth_kendall", "true order", Look(None, MUTED, "^"), _DASHES),
+    ("pearson", "PearCorr", style.Look(None, style.INK, "o"), "solid"),
+    ("kendall", "order, Kendall", style.Look(None, style.MUTED, "s"), "solid"),
+    ("truth_kendall", "true order", style.Look(None, style.MUTED, "^"), style.DASHES),
 )
 _MEDIANS = (
-    ("transition", "D*, median", Look(None, INK, "o"), "solid"),
-    ("ats_transition", "AtS, median", Look(None, MUTED, "D"), _DASHES),
+    ("transition", "D*, median", style.Look(None, style.INK, "o"), "solid"),
+    ("ats_transition", "AtS, median", style.Look(None, style.MUTED, "D"), style.DASHES),
 )
 
 
@@ -73,7 +57,7 @@ class AblationResult:
         return list(self.candidates["candidate"].unique())
 
     @cached_property
-    def looks(self) -> dict[str, Look]:
+    def looks(self) -> dict[str, style.Look]:
         """How each is drawn: every point's choice and what was truly best there stand out."""
         choices = self.points["choice"][self.ranked].unique()
         measured = self.candidates.dropna(subset=["measured"])
@@ -94,75 +78,18 @@ class AblationResult:
 # --- the page ----------------------------------------------------------------------------------
 def render(result: AblationResult) -> str:
     """The page as HTML; equal data give equal text."""
-    return template("ablation.html.j2").render(
+    ranked = result.candidates.dropna(subset=["rank"])
+    ranks = ranked.set_index(["candidate", "point"])["rank"].map("{:.0f}".format)
+    return render_template(
+        "ablation.html.j2",
         result=result,
-        figures={
-            "settings": (
-                inline(figure(result), "settings-wide", _WORDS),
-                inline(figure(result, style.NARROW), "settings-narrow", _WORDS),
-            )
-        },
+        figures={"settings": drawings("settings", figure, result, _WORDS)},
         looks=result.looks,
-        keys=_keys(result),
-        points=records(result.points),
-        values=_values,
-        ranks=_rank_rows(result),
-        measured=bool(result.points["pearson"].notna().any()),
-        config=yaml.safe_dump(dict(result.config), sort_keys=False, allow_unicode=True),
+        ranks=ranks.to_dict(),
+        config=result.config,
+        loads=json.loads,
+        shown=grid.shown,
     )
-
-
-@dataclass(frozen=True)
-class Key:
-    """A row of ablation/keys in words."""
-
-    key: str
-    own: str
-    others: str
-    kendall: float
-    truth_kendall: float
-    pearson: str
-    changes: str
-    regret: float
-    transition: str
-    ats: str
-
-
-def _keys(result: AblationResult) -> list[Key]:
-    return [
-        Key(
-            key=row["key"],
-            own=grid.shown(json.loads(row["reference"])),
-            others=", ".join(map(grid.shown, json.loads(row["values"]))) or text.MISSING,
-            kendall=row["kendall_low"],
-            truth_kendall=row["truth_kendall_low"],
-            pearson=text.interval(row["pearson_low"], row["pearson_high"]) or text.MISSING,
-            changes=f"{row['choice_changes']} of {row['points']}",
-            regret=row["regret_high"],
-            transition=text.moved(row["transition_move_low"], row["transition_move_high"]),
-            ats=text.moved(row["ats_move_low"], row["ats_move_high"]),
-        )
-        for row in records(result.keys)
-    ]
-
-
-def _values(point: dict[str, Any]) -> list[str]:
-    """The settings of a row of ablation/points, key by key."""
-    return [grid.shown(value) for value in json.loads(point["settings"]).values()]
-
-
-def _rank_rows(result: AblationResult) -> list[tuple[str, list[str]]]:
-    """Every candidate's rank at every point that has a ranking."""
-    ranked = list(result.points["point"][result.ranked])
-    ranks = result.candidates.set_index(["candidate", "point"])["rank"]
-    return [
-        (name, [_rank(float(ranks.get((name, point), math.nan))) for point in ranked])
-        for name in result.candidate_names
-    ]
-
-
-def _rank(rank: float) -> str:
-    return text.MISSING if math.isnan(rank) else f"{rank:.0f}"
 
 
 # --- the figure --------------------------------------------------------------------------------
@@ -191,73 +118,48 @@ class _Along:
         return values
 
 
-def figure(result: AblationResult, layout: Layout = WIDE) -> Figure:
+def figure(result: AblationResult, layout: style.Layout = style.WIDE) -> Figure:
     """A column of three panels per key: every candidate's rank, agreement, transition sizes."""
     along = [_Along.of(result, key) for key in result.keys["key"]]
     rows = (("Rank", _rank_lines), ("Agreement", _agreement), ("Transition, D", _transition))
     tall = (min(5.2, 1.3 + 0.17 * len(result.candidate_names)), 2.0, 2.4)
+    em = layout.font / 72
+    down = -(-len(along) // layout.columns)
+    across = -(-len(along) // down)
+    height = sum(tall) + 2.4 * em
+    left, between = 5.8 * em, 2.0 * em
+    wide = (layout.width - left - layout.label_inches - between * (across - 1)) / across
     with style.style():
-        drawing, columns, across = _grid(layout, len(along), tall)
-        for place, (panels, points) in enumerate(zip(columns, along, strict=True)):
-            first = place % across == 0
-            last = (place + 1) % across == 0 or place == len(along) - 1
-            heading(panels[0], points.key, layout)
-            for axes, (words, draw) in zip(panels, rows, strict=True):
+        drawing = Figure(figsize=(layout.width, height * down))
+        for place, points in enumerate(along):
+            column = place % across
+            last = column == across - 1 or place == len(along) - 1
+            top = (down - place // across) * height - 2.0 * em
+            for (words, draw), inside in zip(rows, tall, strict=True):
+                bottom = top - inside + 2.2 * em  # values below, title above
+                x = left + column * (wide + between)
+                axes = style.axes_at(drawing, x, bottom, wide, inside - 3.6 * em)
                 labels = draw(axes, result, points)
-                _frame(axes, points, layout)
-                axes.tick_params(labelleft=first)
-                if first:
-                    _name(axes, words, layout)
+                if draw is _rank_lines:
+                    style.title(axes, points.key, layout, pad=8)
+                axes.set_xlim(-0.4, len(points.names) - 0.6)
+                axes.set_xticks(range(len(points.names)), points.names, parse_math=False)
+                axes.axvspan(
+                    points.own - 0.3, points.own + 0.3, color=style.SHADE, linewidth=0, zorder=0
+                )
+                style.bare(axes, layout, share=0.92)
+                axes.tick_params(labelleft=column == 0)
+                if column == 0:
+                    middle = (bottom + inside / 2 - 1.8 * em) / (height * down)
+                    drawing.text(0.9 * em / layout.width, middle, words, rotation=90, va="center",
+                                 ha="center", fontsize=layout.font)  # fmt: skip
                 if last:
-                    direct_labels(axes, labels, layout)
+                    style.direct_labels(axes, labels, layout)
+                top -= inside
     return drawing
 
 
-def _grid(
-    layout: Layout, count: int, heights: Sequence[float]
-) -> tuple[Figure, list[list[Axes]], int]:
-    """``count`` columns of panels of these ``heights`` in inches, and how many stand abreast."""
-    em = layout.font / 72
-    down = -(-count // layout.columns)
-    across = -(-count // down)
-    tall = sum(heights) + 2.4 * em
-    figure = Figure(figsize=(layout.width, tall * down))
-    left, between = 5.8 * em, 2.0 * em
-    wide = (layout.width - left - layout.label_inches - between * (across - 1)) / across
-    columns = []
-    for index in range(count):
-        x = left + (index % across) * (wide + between)
-        top = (down - index // across) * tall - 2.0 * em
-        panels = []
-        for height in heights:
-            bottom, inner = top - height + 2.2 * em, height - 3.6 * em  # values below, title above
-            box = (x / layout.width, bottom / tall / down, wide / layout.width, inner / tall / down)
-            panels.append(figure.add_axes(box))
-            top -= height
-        columns.append(panels)
-    return figure, columns, across
-
-
-def _frame(axes: Axes, points: _Along, layout: Layout) -> None:
-    """The values along the bottom, the reference's shaded."""
-    axes.set_xlim(-0.4, len(points.names) - 0.6)
-    axes.set_xticks(range(len(points.names)), points.names, parse_math=False)
-    axes.axvspan(points.own - 0.3, points.own + 0.3, color=SHADE, linewidth=0, zorder=0)
-    axes.tick_params(labelsize=0.92 * layout.font, which="both")
-    axes.grid(axis="x", visible=False)
-    axes.spines["left"].set_visible(False)
-
-
-def _name(axes: Axes, words: str, layout: Layout) -> None:
-    """What the panel shows, written upwards at the left edge of the figure."""
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    middle = axes.get_position().y0 + axes.get_position().height / 2
-    edge = 0.9 * layout.font / 72 / layout.width
-    figure.text(edge, middle, words, rotation=90, va="center", ha="center", fontsize=layout.font)
-
-
-def _rank_lines(axes: Axes, result: AblationResult, points: _Along) -> list[Label]:
+def _rank_lines(axes: Axes, result: AblationResult, points: _Along) -> list[style.Label]:
     """A line per candidate, the first at the top."""
     count, labels = len(result.candidate_names), []
     axes.set_ylim(count + 0.6, 0.4)
@@ -266,14 +168,14 @@ def _rank_lines(axes: Axes, result: AblationResult, points: _Along) -> list[Labe
     for name, look in reversed(result.looks.items()):
         ranks = points.column(result.of_candidate(name), "rank")
         axes.plot(ranks, **_line(look, 1.8), clip_on=False)
-        if look is not CROWD and np.isfinite(ranks).any():
+        if look is not style.CROWD and np.isfinite(ranks).any():
             end = _last(ranks)
             height = (count + 0.6 - end) / (count + 0.2)
-            labels.append(Label(height, text.without_owner(name), look, f"{end:.0f}  "))
+            labels.append(style.Label(height, text.without_owner(name), look, f"{end:.0f}  "))
     return labels[::-1]
 
 
-def _agreement(axes: Axes, result: AblationResult, points: _Along) -> list[Label]:
+def _agreement(axes: Axes, result: AblationResult, points: _Along) -> list[style.Label]:
     """Correlations: of prediction with truth, and of the orders here with the reference's."""
     columns = [name for name, *_ in _CORRELATIONS]
     low = min(0.0, float(np.nanmin(result.points[columns].to_numpy(dtype=float), initial=0.0)))
@@ -283,19 +185,18 @@ def _agreement(axes: Axes, result: AblationResult, points: _Along) -> list[Label
         values = points.column(result.points, column)
         if np.isfinite(values).any():
             axes.plot(values, **_line(look, 1.4), linestyle=dashes, clip_on=False)
-            labels.append(Label((_last(values) - low + 0.05) / (1.1 - low), name, look))
+            labels.append(style.Label((_last(values) - low + 0.05) / (1.1 - low), name, look))
     return labels
 
 
-def _transition(axes: Axes, result: AblationResult, points: _Along) -> list[Label]:
+def _transition(axes: Axes, result: AblationResult, points: _Along) -> list[style.Label]:
     """D* of the candidates, and the medians of D* and of where AtS's line begins."""
     known = result.points[result.ranked]
     low, high = float(known["smallest"].min()), float(known["target"].max())
     bottom, top = low / 1.25, high * 1.25
     axes.set(yscale="log", ylim=(bottom, top))
-    axes.yaxis.set_major_locator(FixedLocator([low, float(known["budget"].iloc[0]), high]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda size, _: text.size(size)))
-    axes.yaxis.set_minor_locator(NullLocator())
+    shown = [low, float(known["budget"].iloc[0]), high]
+    style.ticks(axes.yaxis, shown, [text.size(size) for size in shown])
     for name, look in reversed(result.looks.items()):
         sizes = np.clip(points.column(result.of_candidate(name), "transition"), low, high)
         axes.plot(sizes, color=look.colour, linewidth=0.7, alpha=0.75, zorder=2, clip_on=False)
@@ -305,12 +206,12 @@ def _transition(axes: Axes, result: AblationResult, points: _Along) -> list[Labe
         if np.isfinite(sizes).any():
             axes.plot(sizes, **_line(look, 1.6), linestyle=dashes, clip_on=False)
             height = float(np.log(_last(sizes) / bottom) / np.log(top / bottom))
-            labels.append(Label(height, name, look))
+            labels.append(style.Label(height, name, look))
     return labels
 
 
-def _line(look: Look, width: float) -> dict[str, Any]:
-    if look is CROWD:
+def _line(look: style.Look, width: float) -> dict[str, Any]:
+    if look is style.CROWD:
         return {"color": look.colour, "linewidth": 0.7, "zorder": 2}
     return {
         "color": look.colour, "linewidth": width, "zorder": 3, "marker": look.marker,

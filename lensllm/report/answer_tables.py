@@ -1,12 +1,9 @@
-"""The rows and sentences of the page's answer: ranking, truth, checks, and the sweep's rounds.
-
-They are computed here so that the templates only lay them out.
-"""
+"""The rows and sentences of the page's answer: ranking, truth, checks, rounds and predictors."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,42 +11,26 @@ import numpy as np
 import pandas as pd
 
 from lensllm.diagnostics.checks.check import Message, fold
-from lensllm.report import style, text
+from lensllm.report import text
 from lensllm.report.result import Result
 
+SCORES = {  # column -> heading, and which value is the best
+    "rel_acc": ("RelAcc", "max"),
+    "regret": ("Regret", "min"),
+    "pearson": ("Pearson", "max"),
+    "spearman": ("Spearman", "max"),
+    "kendall": ("Kendall", "max"),
+    "rmse_log": ("RMSE, log", "min"),
+    "coverage_80": ("Coverage", ""),
+    "p_best_log_score": ("Log score", "min"),
+}
+WITH_INTERVAL = ("rel_acc", "pearson", "rmse_log")  # the others' are in the fold below the table
+BY_BUDGET = ("rel_acc", "pearson")  # of both, more is better
 
-@dataclass(frozen=True)
-class Bar:
-    """An interval on a scale from 0 to 100, and the marks on it; None where there is nothing."""
 
-    low: float | None
-    high: float | None
-    predicted: float | None
-    measured: float | None
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """One line of the ranking."""
-
-    rank: int
-    candidate: str
-    colour: int | None
-    parameters: float
-    predicted: float
-    low: float
-    high: float
-    p_best: float
-    expected_regret: float
-    measured: float
-    measured_rank: int
-    chosen: bool
-    bar: Bar
-
-    @property
-    def relative_error(self) -> float:
-        """Predicted minus measured loss, over measured."""
-        return (self.predicted - self.measured) / self.measured
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as mappings from column to value."""
+    return [{str(column): cell for column, cell in row.items()} for row in frame.to_dict("records")]
 
 
 def scale(result: Result) -> tuple[float, float]:
@@ -64,41 +45,18 @@ def scale(result: Result) -> tuple[float, float]:
     return float(np.nanmin([low, ends[0]])), float(np.nanmax([high, ends[1]]))
 
 
-def ranking(result: Result) -> list[Ranked]:
-    """The default predictor's ranking, best first."""
+def ranking(result: Result) -> list[dict[str, Any]]:
+    """The default predictor's ranking, best first; ``…_place`` are percents of the bars' scale."""
     low, high = scale(result)
-    looks = style.looks(result)
-    sizes = result.parameters
-    chosen = result.choice
-
-    def place(value: float) -> float | None:
-        if not math.isfinite(value):
-            return None
-        return round(100 * float(np.clip((value - low) / max(high - low, 1e-12), 0, 1)), 2)
-
-    return [
-        Ranked(
-            rank=int(row["rank"]),
-            candidate=row["candidate"],
-            colour=looks[row["candidate"]].index,
-            parameters=sizes.get(row["candidate"], math.nan),
-            predicted=row["predicted"],
-            low=row["low"],
-            high=row["high"],
-            p_best=row["p_best"],
-            expected_regret=row["expected_regret"],
-            measured=row["measured"],
-            measured_rank=int(row["measured_rank"]),
-            chosen=row["candidate"] == chosen,
-            bar=Bar(*(place(row[key]) for key in ("low", "high", "predicted", "measured"))),
-        )
-        for _, row in result.ranking.iterrows()
-    ]
-
-
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows as mappings from column to value."""
-    return [{str(column): cell for column, cell in row.items()} for row in frame.to_dict("records")]
+    rows = result.ranking
+    losses = rows[["low", "high", "predicted", "measured"]]
+    places = (100 * (losses - low) / max(high - low, 1e-12)).clip(0, 100).round(2)
+    table = rows.join(places.where(np.isfinite(losses)).add_suffix("_place")).assign(
+        parameters=rows["candidate"].map(result.parameters),
+        relative_error=(rows["predicted"] - rows["measured"]) / rows["measured"],
+        chosen=rows["candidate"] == result.choice,
+    )
+    return records(table)
 
 
 def incomplete(result: Result) -> list[str]:
@@ -116,146 +74,99 @@ def incomplete(result: Result) -> list[str]:
     ]
 
 
-# --- was it right? ----------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Hindsight:
     """Whether the choice stood the test of the truth."""
 
     outcome: str  # right | wrong | open
     answer: str
-    details: tuple[str, ...]
+    details: list[str]
 
 
 def was_it_right(result: Result) -> Hindsight:
-    """Compare the first choice with the best candidate measured at the target."""
-    rows = result.ranking
-    known = rows.dropna(subset=["measured"])
-    if known.empty:
-        return Hindsight("open", "Not known.", (
-            f"No candidate was fine-tuned on the target of {result.target:,} examples, "
-            "so nothing here can be checked against the truth.",
-        ))  # fmt: skip
-    chosen = rows[rows["candidate"] == result.choice].iloc[0]
-    best = known.sort_values("measured", kind="stable").iloc[0]
-    details = (*_lowest(rows.iloc[0], chosen), *_details(result, known))
-    if not math.isfinite(chosen["measured"]):
-        return Hindsight("open", "Not known.", (
-            f"{chosen['candidate']} was chosen but not measured at {result.target:,} examples; "
-            f"of those measured, {best['candidate']} is best with "
-            f"{text.loss(best['measured'])} {result.unit}.",
-            *details,
-        ))  # fmt: skip
-    regret = float(chosen["measured"] - best["measured"])
-    if regret <= 0:
-        return Hindsight("right", "Yes.", (_right_choice(result, chosen, known), *details))
-    return Hindsight("wrong", "No.", (
-        f"{chosen['candidate']} was chosen and reaches {text.loss(chosen['measured'])} "
-        f"{result.unit} at {result.target:,} examples; {best['candidate']} reaches "
-        f"{text.loss(best['measured'])}.",
-        f"That choice costs {text.loss(regret)} {result.unit} "
-        f"({100 * regret / best['measured']:.1f} % of the best loss).",
-        *details,
-    ))  # fmt: skip
-
-
-def _right_choice(result: Result, chosen: pd.Series, known: pd.DataFrame) -> str:
-    sentence = (
-        f"{chosen['candidate']}, chosen from at most {result.budget:,} examples, is the best of "
-        f"the {len(known)} candidates measured at {result.target:,}: "
-        f"{text.loss(chosen['measured'])} {result.unit}"
-    )
-    others = known.loc[known["candidate"] != chosen["candidate"], "measured"]
-    return f"{sentence}, the next {text.loss(others.min())}." if len(others) else f"{sentence}."
-
-
-def _lowest(first: pd.Series, chosen: pd.Series) -> tuple[str, ...]:
-    """What became of the lowest prediction, where it was not chosen."""
-    if first["candidate"] == chosen["candidate"] or not math.isfinite(first["measured"]):
-        return ()
-    return (
-        f"{first['candidate']}, predicted lower but less surely, "
-        f"reaches {text.loss(first['measured'])}.",
-    )
-
-
-def _details(result: Result, known: pd.DataFrame) -> tuple[str, ...]:
-    ranged = known.dropna(subset=["low", "high"])
-    inside = int(ranged["measured"].between(ranged["low"], ranged["high"]).sum())
+    """Compare the choice with the best candidate measured at the target."""
+    truth, choice, first = result.truth, result.choice, result.candidates[0]
+    target, unit = f"{result.target:,}", result.unit
+    if not truth:
+        words = f"No candidate was fine-tuned on the target of {target} examples, "
+        words += "so nothing here can be checked against the truth."
+        return Hindsight("open", "Not known.", [words])
+    best = min(truth, key=truth.__getitem__)
+    reached = {name: text.loss(value) for name, value in truth.items()}
     details = []
-    if len(ranged):
-        details.append(
-            f"{inside} of {len(ranged)} measured losses lie within their 80 % intervals."
+    if first != choice and first in truth:
+        details.append(f"{first}, predicted lower but less surely, reaches {reached[first]}.")
+    details += _agreement(result)
+    if choice not in truth:
+        words = (
+            f"{choice} was chosen but not measured at {target} examples; of those measured, "
+            f"{best} is best with {reached[best]} {unit}."
         )
-    scores = result.scores[result.scores["predictor"] == result.predictor]
-    if len(scores) and math.isfinite(scores.iloc[0]["spearman"]):
-        details.append(
-            "Rank correlation of the whole ranking with the truth (Spearman): "
-            f"{scores.iloc[0]['spearman']:.2f}.".replace("-", "−")
+        return Hindsight("open", "Not known.", [words, *details])
+    regret = truth[choice] - truth[best]
+    if regret > 0:
+        words = (
+            f"{choice} was chosen and reaches {reached[choice]} {unit} at {target} examples; "
+            f"{best} reaches {reached[best]}."
         )
-    return tuple(details)
+        cost = f"{text.loss(regret)} {unit} ({100 * regret / truth[best]:.1f} % of the best loss)"
+        return Hindsight("wrong", "No.", [words, f"That choice costs {cost}.", *details])
+    others = [value for name, value in truth.items() if name != choice]
+    words = (
+        f"{choice}, chosen from at most {result.budget:,} examples, is the best of the "
+        f"{len(truth)} candidates measured at {target}: {reached[choice]} {unit}"
+    )
+    words += f", the next {text.loss(min(others))}." if others else "."
+    return Hindsight("right", "Yes.", [words, *details])
 
 
-# --- checks -----------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Finding:
-    """What one check found."""
-
-    code: str
-    title: str
-    messages: Sequence[Message]
-
-
-def findings(result: Result) -> list[Finding]:
-    """One per check that found anything, in the order of the table."""
-    found: dict[tuple[str, str], list[Message]] = {}
-    for row in records(result.findings):
-        found.setdefault((row["code"], row["title"]), []).append(fold(row["message"]))
-    return [Finding(code, title, messages) for (code, title), messages in found.items()]
+def _agreement(result: Result) -> list[str]:
+    """How many intervals hold, and how far the whole order does."""
+    known = result.ranking.dropna(subset=["measured", "low", "high"])
+    details = []
+    if len(known):
+        inside = known["measured"].between(known["low"], known["high"]).sum()
+        details.append(f"{inside} of {len(known)} measured losses lie within their 80 % intervals.")
+    spearman = result.scores.loc[result.scores["predictor"] == result.predictor, "spearman"]
+    if spearman.notna().any():
+        correlation = f"{spearman.iloc[0]:.2f}".replace("-", "−")
+        details.append(
+            f"Rank correlation of the whole ranking with the truth (Spearman): {correlation}."
+        )
+    return details
 
 
-def other_checks(result: Result) -> list[dict[str, Any]]:
-    """The checks that found nothing: passed, or not applicable, and why."""
-    return records(result.outcomes[result.outcomes["outcome"] != "issue"])
+def findings(result: Result) -> list[tuple[str, str, list[Message]]]:
+    """Code, title and messages of each check that found anything, in the order of the table."""
+    messages: Any = result.findings.groupby(["code", "title"], sort=False)["message"]
+    return [(code, title, [fold(text) for text in found]) for (code, title), found in messages]
 
 
 # --- the rounds of a sweep with a policy ------------------------------------------------------
-@dataclass(frozen=True)
-class Round:
-    """What was decided from all cells up to one size."""
-
-    budget: int  # largest D of the round
-    racing: int  # candidates that were trained on it
-    dropped: int
-
-
 @dataclass(frozen=True)
 class Racer:
     """One candidate through the rounds."""
 
     candidate: str
-    chances: tuple[float, ...]  # P(best) after each round; NaN when it was no longer in the race
+    chances: list[float]  # P(best) after each round; NaN when it was no longer in the race
     dropped: int | None  # the round's D; None: it stayed to the end
     reason: str
 
 
-def rounds(result: Result) -> list[Round]:
-    """One line per round, in their order."""
-    return [
-        Round(int(str(budget)), len(rows), int((rows["dropped"] != "").sum()))
-        for budget, rows in result.decisions.groupby("budget")
-    ]
+def rounds(result: Result) -> list[dict[str, Any]]:
+    """Per round its largest D, and how many candidates were trained on it and then dropped."""
+    out = result.decisions["dropped"] != ""
+    by_round = result.decisions.assign(out=out).groupby("budget")["out"]
+    return records(by_round.agg(racing="size", dropped="sum").reset_index())
 
 
 def racers(result: Result) -> list[Racer]:
     """Every candidate: those that stayed first, then by the round that dropped them, last first."""
     chances = result.decisions.pivot(index="candidate", columns="budget", values="p_best")
-    out = result.decisions[result.decisions["dropped"] != ""]
-    reasons = dict(zip(out["candidate"], out["dropped"], strict=True))
+    reasons = dict(zip(result.decisions["candidate"], result.decisions["dropped"], strict=True))
     lines = [
-        Racer(
-            str(name), tuple(map(float, row)), result.dropped.get(str(name)), reasons.get(name, "")
-        )
-        for name, row in zip(chances.index, chances.to_numpy(), strict=True)
+        Racer(str(name), row, result.dropped.get(str(name)), reasons[name])
+        for name, row in zip(chances.index, chances.to_numpy().tolist(), strict=True)
     ]
 
     def order(line: Racer) -> tuple[float, list[float], str]:
@@ -265,6 +176,107 @@ def racers(result: Result) -> list[Racer]:
     return sorted(lines, key=order)
 
 
-def stop(result: Result) -> str:
-    """Why no candidate got a larger subset; empty when the sweep ended with its largest."""
-    return "" if result.decisions.empty else str(result.decisions["stop"].iloc[-1])
+# --- predictors compared, at the budget and at every smaller one ------------------------------
+@dataclass(frozen=True)
+class Predictor:
+    """One line of the comparison: what a predictor ranks first, and how it scored."""
+
+    name: str
+    first: str
+    predicted: float
+    p_best: float
+    scores: Mapping[str, float]
+    confidence: Mapping[str, Mapping[str, Any]]  # ranking/comparison and a verdict, by score
+
+
+def predictors(result: Result) -> list[Predictor]:
+    """Every predictor, the default first, the others by the regret of what they rank first."""
+    scores = {row["predictor"]: row for row in records(result.scores)}
+    best = result.predictions.sort_values(["rank", "candidate"]).drop_duplicates("predictor")
+    best = best.merge(result.scores[["predictor", "regret"]], how="left")
+    best = best.assign(other=best["predictor"] != result.predictor)
+    confidence: dict[str, dict[str, Any]] = {}
+    for row in records(result.comparison):
+        row["verdict"] = _verdict(row["score"], row["difference_low"], row["difference_high"])
+        confidence.setdefault(row["predictor"], {})[row["score"]] = row
+    return [
+        Predictor(
+            name=row["predictor"],
+            first=row["candidate"],
+            predicted=row["predicted"],
+            p_best=row["p_best"],
+            scores=scores.get(row["predictor"], {}),
+            confidence=confidence.get(row["predictor"], {}),
+        )
+        for row in records(best.sort_values(["other", "regret", "predictor"]))
+    ]
+
+
+def _verdict(score: str, low: float, high: float) -> str:
+    """``better`` or ``worse`` than the default with 95 % confidence; empty when neither is sure."""
+    if not (low > 0 or high < 0):
+        return ""
+    return "better" if (low > 0) == (SCORES[score][1] == "max") else "worse"
+
+
+def best_scores(result: Result) -> dict[str, float]:
+    """The best value of each score that has one; NaN without a truth."""
+    return {
+        column: float(result.scores[column].agg(best))
+        for column, (_, best) in SCORES.items()
+        if best
+    }
+
+
+def leads(score: float, best: float) -> bool:
+    """Whether ``score`` is the best as far as its decimals show; equal numbers are marked alike."""
+    return math.isfinite(score) and text.score(score) == text.score(best)
+
+
+def mixtures(result: Result) -> dict[str, str]:
+    """The parts of each mixture at the budget, in words, the default predictor first."""
+    rows = result.weights[result.weights["budget"] == result.budget]
+    found = {
+        str(name): " + ".join(f"{text.percent(r['weight'])} {r['part']}" for r in records(parts))
+        for name, parts in rows.groupby("predictor")
+    }
+    return dict(sorted(found.items(), key=lambda item: item[0] != result.predictor))
+
+
+def skipped(result: Result) -> list[tuple[str, str, list[int]]]:
+    """Predictor, reason, and at which budgets if not at all, in the order of the table."""
+    lines = []
+    groups: Any = result.skipped.groupby(["predictor", "reason"], sort=False)["budget"]
+    for (name, reason), found in groups:
+        budgets = sorted(found.tolist())
+        lines.append((name, reason, budgets if set(result.budgets) - set(budgets) else []))
+    return lines
+
+
+@dataclass(frozen=True)
+class ByBudget:
+    """One score of every predictor at every budget."""
+
+    heading: str
+    values: pd.DataFrame  # predictors × (budgets, "mean"); NaN where a predictor was skipped
+    best: Mapping[object, float]  # by column
+
+
+def by_budget(result: Result) -> Sequence[ByBudget]:
+    """A table per score, the default predictor first, the others by their mean Pearson.
+
+    Empty with one budget only, or without a truth.
+    """
+    if len(result.budgets) < 2 or result.all_scores.empty:
+        return []
+    tables = {}
+    for score in BY_BUDGET:
+        values = result.all_scores.pivot(index="predictor", columns="budget", values=score)
+        # a mean over fewer budgets would not be comparable
+        tables[score] = values.assign(mean=values.mean(axis=1, skipna=False))
+    mean = tables["pearson"]["mean"].drop(result.predictor)
+    order = [result.predictor, *mean.sort_values(ascending=False, kind="stable").index]
+    return [
+        ByBudget(SCORES[score][0], values.loc[order], values.max().to_dict())
+        for score, values in tables.items()
+    ]

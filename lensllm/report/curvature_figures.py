@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,82 +11,76 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from matplotlib.transforms import offset_copy
 
 from lensllm.hessian.bound import REMAINDERS
 from lensllm.report import style, text
 from lensllm.report.answer_tables import records
 from lensllm.report.result import Array, Result
-from lensllm.report.style import (
-    CROWD,
-    INK,
-    MUTED,
-    OTHERS,
-    PALETTE,
-    PAPER,
-    SHADE,
-    WIDE,
-    Layout,
-    Look,
-    size_axis,
-)
 
 _KNOWN = ["loss_bound", "uniform_nats_per_token"]  # a bound no lower than either is vacuous
-_BOUND_ROWS = 24  # bars that still can be told apart; the table below the figure has every cell
+_MOST_ROWS = 24  # that can be told apart; the tables below the figures have all of them
 BROADENING = 0.3  # standard deviation of a node's Gaussian, on the axis of the density
 # Of the largest eigenvalue: the axis is linear up to a power of ten near it. Among the many small
 # eigenvalues a dozen Lanczos steps resolve nothing finer.
 _LINEAR = 1e-2
+_OFFSET = 0.2  # of a row of the crossings: how far its two readings stand from its middle
+_DOTS = (0, (1, 1.6))
+_OTHERS: tuple[str, dict[str, Any]] = ("the others", {"color": style.OTHERS, "linewidth": 0.8})
 
 
-def bound(result: Result, layout: Layout = WIDE) -> Figure:
+def bound(result: Result, layout: style.Layout = style.WIDE) -> Figure:
     """The two terms of the Hessian bound, stacked, and the measured test loss, per cell."""
     rows = _bound_rows(result)
-    names = [text.shorten(text.without_owner(str(name)), layout.label_characters)
-             for name in rows["candidate"]]  # fmt: skip
+    names = [style.short_name(str(name), layout) for name in rows["candidate"]]
     repeated = rows["candidate"].duplicated()
     places = -np.arange(len(rows))
+    em = layout.font / 72
+    key = 2.3 if layout is style.WIDE else 4.0  # one line, or two
+    height = (4.1 + key + 1.75 * len(rows)) * em
+    left = (0.64 * max(map(len, names)) + 4.6) * em
     with style.style():
-        em = layout.font / 72
-        key = 2.3 if layout is WIDE else 4.0  # one line, or two
-        height = (4.1 + key + 1.75 * len(rows)) * em
-        left = (0.64 * max(map(len, names)) + 4.6) * em
         figure = Figure(figsize=(layout.width, height))
-        axes = figure.add_axes((
-            left / layout.width, 3.9 * em / height,
-            (layout.width - left - 2 * em) / layout.width, 1 - (3.9 + key) * em / height,
-        ))  # fmt: skip
+        inside = layout.width - left - 2 * em, height - (3.9 + key) * em
+        axes = style.axes_at(figure, left, 3.9 * em, *inside)
         bars: dict[str, Any] = {"height": 0.62, "linewidth": 0}
-        axes.barh(places, rows["train_term"], color=PALETTE[0], **bars, label="(1 + ε) train loss")
-        axes.barh(places, rows["curvature_term"], left=rows["train_term"], color=PALETTE[4],
+        axes.barh(
+            places, rows["train_term"], color=style.PALETTE[0], **bars, label="(1 + ε) train loss"
+        )
+        axes.barh(places, rows["curvature_term"], left=rows["train_term"], color=style.PALETTE[4],
                   **bars, label="curvature term")  # fmt: skip
         axes.plot(rows[_KNOWN].min(axis=1), places, linestyle="none", marker="|", markersize=8,
-                  color=MUTED, markeredgewidth=1.6, label="C or ln V, the lower")  # fmt: skip
+                  color=style.MUTED, markeredgewidth=1.6, label="C or ln V, the lower")  # fmt: skip
         axes.plot(rows["test_nats_per_token"], places, linestyle="none", marker="D", markersize=5,
-                  color=INK, markeredgecolor=PAPER, label="measured test loss")  # fmt: skip
-        ticks = ["" if again else name for again, name in zip(repeated, names, strict=True)]
-        axes.set_yticks(places, ticks, parse_math=False)
+                  color=style.INK, markeredgecolor=style.PAPER,
+                  label="measured test loss")  # fmt: skip
+        shown = ["" if again else name for again, name in zip(repeated, names, strict=True)]
+        axes.set_yticks(places, shown, parse_math=False)
         axes.tick_params(axis="y", pad=4.2 * layout.font)
         for place, size in zip(places, rows["size"], strict=True):
             axes.annotate(text.size(size), (0, place), xycoords=axes.get_yaxis_transform(),
                           xytext=(-4, 0), textcoords="offset points", ha="right", va="center",
-                          color=MUTED, fontsize=layout.font)  # fmt: skip
+                          color=style.MUTED, fontsize=layout.font)  # fmt: skip
         axes.set_ylim(-len(rows) + 0.4, 0.6)
-        axes.grid(axis="y", visible=False)
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(labelsize=layout.font)
-        figure.legend(
-            loc="upper left", ncols=4 if layout is WIDE else 2, frameon=False,
-            fontsize=layout.font, handlelength=1.1, bbox_to_anchor=(0, 1), borderaxespad=0.2,
-            columnspacing=1.2, handletextpad=0.5,
-        )  # fmt: skip
+        style.bare(axes, layout, grid="y")
+        style.legend(figure, layout, columns=4 if layout is style.WIDE else 2)
         axes.set_xlabel("nats per token", fontsize=layout.font)
     return figure
 
 
-def density(result: Result, layout: Layout = WIDE) -> Figure:
+def _bound_rows(result: Result) -> pd.DataFrame:
+    """Bounds averaged over seeds, in the order of the ranking, at most _MOST_ROWS."""
+    columns = ["train_term", "curvature_term", "test_nats_per_token", *_KNOWN]
+    rows = result.bounds.groupby(["candidate", "size"], as_index=False)[columns].mean()
+    order = {name: place for place, name in enumerate(result.candidates)}
+    rows = rows.assign(place=rows["candidate"].map(order)).sort_values(["place", "size"])
+    if len(rows) > _MOST_ROWS:
+        rows = rows.drop_duplicates("candidate", keep="last")
+    return rows.head(_MOST_ROWS)
+
+
+# --- the density ------------------------------------------------------------------------------
+def density(result: Result, layout: style.Layout = style.WIDE) -> Figure:
     """Spectral density of each candidate's Hessian: its Gauss nodes, broadened.
 
     The axis is asinh(λ / s), linear within ±s and logarithmic beyond, and a node is a Gaussian on
@@ -97,50 +91,37 @@ def density(result: Result, layout: Layout = WIDE) -> Figure:
     nodes = np.concatenate([result.densities[name]["eigenvalue"] for name in looks])
     low, high = np.arcsinh(np.array([nodes.min(), nodes.max()]) / scale)
     places = np.linspace(low - 4 * BROADENING, high + 4 * BROADENING, 500)
+    named = {name: look for name, look in looks.items() if look is not style.CROWD}
+    key: list[tuple[str, dict[str, Any]]] = [
+        (style.short_name(name, layout), {"color": look.colour, "linewidth": 1.6})
+        for name, look in named.items()
+    ]
+    if len(named) < len(looks):
+        key.append(_OTHERS)
+    em, columns = layout.font / 72, 4 if layout is style.WIDE else 2
+    height = 3.2 + (1.7 * -(-len(key) // columns) + 2.6) * em
     with style.style():
-        figure, axes = _density_axes(looks, layout)
+        figure = Figure(figsize=(layout.width, height))
+        axes = style.axes_at(figure, 3.4 * em, 3.8 * em, layout.width - 4.4 * em, 3.2 - 3.8 * em)
+        style.legend(figure, layout, columns, key)
         for name, look in reversed(looks.items()):
             line = broadened(result.densities[name], scale, places)
-            axes.plot(places, line, color=look.colour, linewidth=0.6 if look is CROWD else 1.4)
+            axes.plot(
+                places, line, color=look.colour, linewidth=0.6 if look is style.CROWD else 1.4
+            )
         axes.set_xlim(places[0], places[-1])
-        _eigenvalues(axes, scale, layout)
+        low, high = np.sinh(axes.get_xlim()) * scale
+        powers = 10.0 ** np.arange(round(math.log10(scale)), math.ceil(math.log10(high)) + 1)
+        shown = [tick for tick in (*-powers[::-1], 0.0, *powers) if low <= tick <= high]
+        names = [text.significant(tick, digits=1) for tick in shown]
+        style.ticks(axes.xaxis, np.arcsinh(np.array(shown) / scale).tolist(), names)
         axes.set_yscale("log")
         # one eigenvalue of so many has less than a thirtieth of its share once in seven draws
         axes.set_ylim(1 / (30 * float(result.cells["parameters"].max())), 5)
-        axes.tick_params(labelsize=layout.font)
-        axes.grid(axis="x", visible=False)
-        axes.spines["left"].set_visible(False)
+        style.bare(axes, layout)
         axes.set_xlabel("Eigenvalue λ", fontsize=layout.font)
-        axes.set_title("Density, per unit of the axis", loc="left", fontsize=layout.font,
-                       weight="bold", pad=6)  # fmt: skip
+        style.title(axes, "Density, per unit of the axis", layout)
     return figure
-
-
-def _density_axes(looks: Mapping[str, Look], layout: Layout) -> tuple[Figure, Axes]:
-    """Axes below a key that names the candidates."""
-    named = [(name, look) for name, look in looks.items() if look is not CROWD]
-    handles = [
-        Line2D([], [], color=look.colour, linewidth=1.6,
-               label=text.shorten(text.without_owner(name), layout.label_characters))
-        for name, look in named
-    ]  # fmt: skip
-    if len(named) < len(looks):
-        handles.append(Line2D([], [], color=OTHERS, linewidth=0.8, label="the others"))
-    em, columns = layout.font / 72, 4 if layout is WIDE else 2
-    above = (1.7 * -(-len(handles) // columns) + 2.6) * em
-    height = 3.2 + above
-    figure = Figure(figsize=(layout.width, height))
-    axes = figure.add_axes((
-        3.4 * em / layout.width, 3.8 * em / height,
-        1 - 4.4 * em / layout.width, 1 - (3.8 * em + above) / height,
-    ))  # fmt: skip
-    key = figure.legend(
-        handles=handles, loc="upper left", ncols=columns, frameon=False, fontsize=layout.font,
-        bbox_to_anchor=(0, 1), borderaxespad=0.2, columnspacing=1.4, handlelength=1.4,
-    )  # fmt: skip
-    for name in key.get_texts():
-        name.set_parse_math(False)
-    return figure, axes
 
 
 def linear_scale(result: Result) -> float:
@@ -158,165 +139,111 @@ def broadened(rows: pd.DataFrame, scale: float, places: Array) -> Array:
     return values
 
 
-def _eigenvalues(axes: Axes, scale: float, layout: Layout) -> None:
-    """Zero and powers of ten, as far as there is room for their names."""
-    low, high = np.sinh(axes.get_xlim()) * scale
-    powers = 10.0 ** np.arange(round(math.log10(scale)), math.ceil(math.log10(high)) + 1)
-    ticks = [*-powers[::-1], 0.0, *powers]
-    ticks = [tick for tick in ticks if low <= tick <= high]
-    axes.xaxis.set_major_locator(FixedLocator(np.arcsinh(np.array(ticks) / scale).tolist()))
-    axes.xaxis.set_major_formatter(FixedFormatter([text.significant(t, digits=1) for t in ticks]))
-    axes.xaxis.set_minor_locator(NullLocator())
-
-
-def _bound_rows(result: Result) -> pd.DataFrame:
-    """Bounds averaged over seeds, in the order of the ranking, at most _BOUND_ROWS."""
-    columns = ["train_term", "curvature_term", "test_nats_per_token", *_KNOWN]
-    rows = result.bounds.groupby(["candidate", "size"], as_index=False)[columns].mean()
-    order = {name: place for place, name in enumerate(result.candidates)}
-    rows = rows.assign(place=rows["candidate"].map(order)).sort_values(["place", "size"])
-    if len(rows) > _BOUND_ROWS:
-        rows = rows.drop_duplicates("candidate", keep="last")
-    return rows.head(_BOUND_ROWS)
-
-
 # --- where the curvature term overtakes the remainder -----------------------------------------
-_CROSSING_ROWS = 24  # that still can be told apart; the table below the figure has every candidate
-_OFFSET = 0.2  # of a row: how far its two readings stand from its middle
-_DASHES, _DOTS = (0, (4, 2.2)), (0, (1, 1.6))
-
-
-def crossing(result: Result, layout: Layout = WIDE) -> Figure:
+def crossing(result: Result, layout: style.Layout = style.WIDE) -> Figure:
     """C₃ n^(−β₃) of each candidate and n^(−3/4) over n; below them n*, its interval, and D*."""
     fits = {row["candidate"]: row for row in records(result.crossings)}
     looks = {name: look for name, look in style.looks(result).items() if name in fits}
-    rows = {name: looks[name] for name in list(looks)[:_CROSSING_ROWS]}
+    names = [style.short_name(name, layout) for name in list(looks)[:_MOST_ROWS]]
+    em = layout.font / 72
+    left = (0.64 * max(map(len, names)) + 2.8) * em
+    terms, rows = (2.6 if layout is style.WIDE else 2.2), 1.9 * len(names) * em
+    bottom, between, top = 3.9 * em, 1.2 * em, (4.4 if layout is style.WIDE else 6.2) * em
+    inside = layout.width - left - 1.5 * em
     with style.style():
-        figure, above, below = _crossing_axes(list(rows), layout)
+        figure = Figure(figsize=(layout.width, bottom + rows + between + terms + top))
+        below = style.axes_at(figure, left, bottom, inside, rows)
+        above = style.axes_at(figure, left, bottom + rows + between, inside, terms)
+        below.set_ylim(-len(names) + 0.5, 0.5)
+        below.set_yticks(-np.arange(len(names)), names, parse_math=False)
+        below.tick_params(axis="y", pad=2.2 * layout.font)
         for axes in (above, below):
             _sizes(axes, result, layout)
         above.tick_params(labelbottom=False)
         above.set_xlabel("")
         _terms(above, result, fits, looks, layout)
-        _places(below, result, rows, layout)
-        _key(figure, layout, crowded=CROWD in looks.values())
+        _places(below, result, dict(list(looks.items())[:_MOST_ROWS]), layout)
+        dot: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 5}
+        stroke = {**dot, "marker": "|", "markersize": 9, "markeredgewidth": 1.6}
+        marks = [
+            ("n^(−3/4)", {"linewidth": 1.2, "linestyle": _DOTS}),
+            ("n*, fitted", dot),
+            ("n*, literal", {**dot, "markerfacecolor": style.PAPER}),
+            ("80 % interval", {"linewidth": 3, "alpha": 0.45}),
+            ("D* of the law", stroke),
+        ]
+        if style.CROWD in looks.values():
+            marks.append(_OTHERS)
+        style.legend(figure, layout, len(marks) if layout is style.WIDE else 3, marks)
     return figure
 
 
-def _crossing_axes(names: Sequence[str], layout: Layout) -> tuple[Figure, Axes, Axes]:
-    """The falling terms above a row for each of ``names``."""
-    em = layout.font / 72
-    shown = [text.shorten(text.without_owner(name), layout.label_characters) for name in names]
-    left = (0.64 * max(map(len, shown)) + 2.8) * em
-    terms, rows = (2.6 if layout is WIDE else 2.2), 1.9 * len(names) * em
-    bottom, between, top = 3.9 * em, 1.2 * em, (4.4 if layout is WIDE else 6.2) * em
-    height = bottom + rows + between + terms + top
-    figure = Figure(figsize=(layout.width, height))
-    x, wide = left / layout.width, (layout.width - left - 1.5 * em) / layout.width
-    below = figure.add_axes((x, bottom / height, wide, rows / height))
-    start = bottom + rows + between
-    above = figure.add_axes((x, start / height, wide, terms / height))
-    below.set_ylim(-len(names) + 0.5, 0.5)
-    below.set_yticks(-np.arange(len(names)), shown, parse_math=False)
-    below.tick_params(axis="y", pad=2.2 * layout.font)
-    return figure, above, below
-
-
-def _sizes(axes: Axes, result: Result, layout: Layout) -> None:
+def _sizes(axes: Axes, result: Result, layout: style.Layout) -> None:
     """The axis of training examples: those examined, the target, and down to where lines cross."""
     sizes = sorted({int(size) for size in (*result.bounds["size"], result.budget, result.target)})
     first = min(sizes[0], max(1.0, result.crossings["crossing_size"].min()))
     smaller = [10**power for power in range(6) if first <= 10**power < sizes[0] / 2]
-    size_axis(axes, [*smaller, *sizes], "Training examples, n", layout)
+    style.size_axis(axes, [*smaller, *sizes], "Training examples, n", layout)
     axes.set_xlim(first / 1.5, sizes[-1] * 1.5)
-    axes.axvspan(result.budget, result.target, color=SHADE, linewidth=0, zorder=0)
-    axes.axvline(result.budget, color=MUTED, linewidth=0.9, zorder=1)
-    axes.tick_params(labelsize=layout.font)
-    axes.grid(axis="x", visible=False)
-    axes.spines["left"].set_visible(False)
+    axes.axvspan(result.budget, result.target, color=style.SHADE, linewidth=0, zorder=0)
+    axes.axvline(result.budget, color=style.MUTED, linewidth=0.9, zorder=1)
+    style.bare(axes, layout)
 
 
 def _terms(
     axes: Axes,
     result: Result,
     fits: Mapping[str, Mapping[str, Any]],
-    looks: Mapping[str, Look],
-    layout: Layout,
+    looks: Mapping[str, style.Look],
+    layout: style.Layout,
 ) -> None:
     """Measured curvature terms and their power laws, dashed where nothing was measured."""
     axes.set_yscale("log")
     means = result.bounds.groupby(["candidate", "size"])["curvature_term"].mean()
     crowd, ends = [], np.array(axes.get_xlim())
     for name, look in reversed(list(looks.items())):
-        measured = means[name]
+        measured, law = means[name], fits[name]
         known = np.array([measured.index[0], measured.index[-1]], dtype=float)
-        law = fits[name]
-        if look is CROWD:
-            crowd.append(_line(law, known))
+        term, beyond = (law["C3"] * sizes ** -law["beta3"] for sizes in (known, ends))
+        if look is style.CROWD:
+            crowd.append(np.column_stack([known, term]))
             continue
         ink: dict[str, Any] = {"color": look.colour, "zorder": 3}
-        axes.plot(*_line(law, known).T, linewidth=1.6, **ink)
-        axes.plot(*_line(law, ends).T, linewidth=0.8, linestyle=_DASHES, **ink)
+        axes.plot(known, term, linewidth=1.6, **ink)
+        axes.plot(ends, beyond, linewidth=0.8, linestyle=style.DASHES, **ink)
         axes.plot(measured.index, measured, marker=look.marker, markersize=layout.mark,
                   linestyle="none", **ink)  # fmt: skip
-    axes.add_collection(LineCollection(crowd, colors=OTHERS, linewidths=0.7, zorder=2))
-    axes.plot(ends, ends**-0.75, color=INK, linewidth=1.2, linestyle=_DOTS)
-    axes.set_title("Curvature term, nats per token", loc="left", fontsize=layout.font,
-                   weight="bold", pad=6)  # fmt: skip
-    axes.annotate("budget", (result.budget, 1), xycoords=axes.get_xaxis_transform(),
-                  xytext=(-3, -2), textcoords="offset points", ha="right", va="top", color=MUTED,
-                  fontsize=layout.font)  # fmt: skip
+    axes.add_collection(LineCollection(crowd, colors=style.OTHERS, linewidths=0.7, zorder=2))
+    axes.plot(ends, ends**-0.75, color=style.INK, linewidth=1.2, linestyle=_DOTS)
+    style.title(axes, "Curvature term, nats per token", layout)
+    style.beside(axes, "budget", result.budget, layout, "right", va="top", rise=-2)
 
 
-def _line(law: Mapping[str, Any], sizes: Array) -> Array:
-    """(2, 2) points of C₃ n^(−β₃)."""
-    return np.column_stack([sizes, law["C3"] * sizes ** -law["beta3"]])
-
-
-def _places(axes: Axes, result: Result, looks: Mapping[str, Look], layout: Layout) -> None:
+def _places(
+    axes: Axes, result: Result, looks: Mapping[str, style.Look], layout: style.Layout
+) -> None:
     """A row each: n* as the theorem has it, below it as fitted, and the law's D* across both."""
     rows = {(row["candidate"], row["remainder"]): row for row in records(result.crossings)}
-    beside = offset_copy(axes.get_yaxis_transform(), axes.get_figure(root=True),
-                         x=-1.4 * layout.font, units="points")  # fmt: skip
+    left = offset_copy(axes.get_yaxis_transform(), axes.get_figure(root=True),
+                       x=-1.4 * layout.font, units="points")  # fmt: skip
     for place, (name, look) in enumerate(looks.items()):
         mark: dict[str, Any] = {"color": look.colour, "marker": look.marker}
-        axes.plot([0], [-place], transform=beside, clip_on=False, markersize=layout.mark, **mark)
+        axes.plot([0], [-place], transform=left, clip_on=False, markersize=layout.mark, **mark)
         literal, fitted = (rows[name, remainder] for remainder in REMAINDERS)
-        _reading(axes, literal, _OFFSET - place, layout, markerfacecolor=PAPER, **mark)
-        _reading(axes, fitted, -_OFFSET - place, layout, **mark)
-        _point(axes, literal["transition_size"], -place, layout, color=INK, marker="|",
+        for row, up, face in ((literal, _OFFSET, style.PAPER), (fitted, -_OFFSET, look.colour)):
+            ends = np.clip([row["low"], row["high"]], *axes.get_xlim())  # NaN stays NaN
+            axes.plot(ends, [up - place] * 2, color=look.colour, alpha=0.45, linewidth=3,
+                      solid_capstyle="butt")  # fmt: skip
+            _point(axes, row["crossing_size"], up - place, layout, markersize=layout.mark,
+                   markerfacecolor=face, **mark)  # fmt: skip
+        _point(axes, literal["transition_size"], -place, layout, color=style.INK, marker="|",
                markersize=1.3 * layout.font, markeredgewidth=1.6)  # fmt: skip
 
 
-def _reading(axes: Axes, row: Mapping[str, Any], height: float, layout: Layout, **ink: Any) -> None:
-    ends = np.clip([row["low"], row["high"]], *axes.get_xlim())  # NaN stays NaN
-    axes.plot(ends, [height, height], color=ink["color"], alpha=0.45, linewidth=3,
-              solid_capstyle="butt")  # fmt: skip
-    _point(axes, row["crossing_size"], height, layout, markersize=layout.mark, **ink)
-
-
-def _point(axes: Axes, size: float, height: float, layout: Layout, **ink: Any) -> None:
+def _point(axes: Axes, size: float, height: float, layout: style.Layout, **ink: Any) -> None:
     """A mark, or an arrow at the end of the axis behind which it lies; nothing where unknown."""
     low, high = axes.get_xlim()
     if size < low or size > high:
         ink |= {"marker": "<" if size < low else ">", "markersize": layout.mark}
     axes.plot([np.clip(size, low, high)], [height], linestyle="none", clip_on=False, zorder=4,
               **ink)  # fmt: skip
-
-
-def _key(figure: Figure, layout: Layout, crowded: bool) -> None:
-    ink: dict[str, Any] = {"color": INK, "linestyle": "none"}
-    marks = [
-        Line2D([], [], color=INK, linewidth=1.2, linestyle=_DOTS, label="n^(−3/4)"),
-        Line2D([], [], marker="o", markersize=5, label="n*, fitted", **ink),
-        Line2D([], [], marker="o", markersize=5, markerfacecolor=PAPER, label="n*, literal", **ink),
-        Line2D([], [], color=INK, linewidth=3, alpha=0.45, label="80 % interval"),
-        Line2D([], [], marker="|", markersize=9, markeredgewidth=1.6, label="D* of the law", **ink),
-    ]
-    if crowded:
-        marks.append(Line2D([], [], color=OTHERS, linewidth=0.8, label="the others"))
-    figure.legend(
-        handles=marks, loc="upper left", ncols=len(marks) if layout is WIDE else 3, frameon=False,
-        fontsize=layout.font, bbox_to_anchor=(0, 1), borderaxespad=0.2, columnspacing=1.4,
-        handlelength=1.4, handletextpad=0.5,
-    )  # fmt: skip

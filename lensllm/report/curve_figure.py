@@ -12,51 +12,40 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from lensllm.laws.fit import evaluate
 from lensllm.report import style, text
 from lensllm.report.result import Array, Result
-from lensllm.report.style import (
-    CROWD,
-    INK,
-    MUTED,
-    OTHERS,
-    PAPER,
-    SHADE,
-    WIDE,
-    Label,
-    Layout,
-    Look,
-    direct_labels,
-)
 
 _CHEVRON = [(-1.0, -0.5), (0.0, 0.5), (1.0, -0.5)]  # "off the scale"
 
-_DASHES = (0, (4, 2.2))
 _MOST_DOTS = 20  # runs at one size; where there are more, a line says where 80 % of them lie
 
 Ink = dict[str, Any]  # keyword arguments of one line or mark
 
 
-def curves(result: Result, layout: Layout = WIDE) -> Figure:
+def curves(result: Result, layout: style.Layout = style.WIDE) -> Figure:
     """Learning curves of every candidate up to the budget, extrapolated to the target."""
     looks = style.looks(result)
-    named = [name for name, look in looks.items() if look is not CROWD]
+    named = [name for name, look in looks.items() if look is not style.CROWD]
     scale = Scale.of(result, layout)
+    em, height = layout.font / 72, 5.9 if layout is style.WIDE else 4.8
+    left, bottom, top = 4.2 * em, (6.4 if layout is style.WIDE else 9.2) * em, 4.4 * em
+    inside = layout.width - left - layout.label_inches, height - bottom - top
     with style.style():
-        figure = Figure(figsize=(layout.width, height(layout)))
-        axes = figure.add_axes(box(layout))
-        frame(axes, result, scale, layout)
+        figure = Figure(figsize=(layout.width, height))
+        axes = style.axes_at(figure, left, bottom, *inside)
+        _frame(axes, result, scale, layout)
         _crowd(axes, result, [name for name in looks if name not in named], scale)
         for name in reversed(named):  # the best last, on top of the others
             _curve(axes, result, name, looks[name], scale, layout)
         ranked = result.ranking[result.ranking["candidate"].isin(named)]
-        for place, (_, row) in zip(scale.columns(len(ranked)), ranked.iterrows(), strict=True):
+        places = np.linspace(scale.target, scale.end, len(ranked) + 2)[1:-1].tolist()
+        for place, (_, row) in zip(places, ranked.iterrows(), strict=True):
             _prediction(axes, row, looks[row["candidate"]], place, layout)
-        direct_labels(axes, _labels(axes, result, named, looks), layout)
-        _key(figure, result, layout, named, crowded=len(named) < len(looks))
+        style.direct_labels(axes, _labels(axes, result, named, looks), layout)
+        _key(figure, result, layout, named, left / layout.width)
     return figure
 
 
@@ -64,27 +53,35 @@ def _crowd(axes: Axes, result: Result, names: Sequence[str], scale: Scale) -> No
     """Thin grey lines of those that do not stand out, in two strokes: there may be thousands."""
     lines = [_line(result, name, scale) for name in names]
     dashed = [ahead for _, ahead in lines if ahead is not None]
-    for strokes, dashes in (([known for known, _ in lines], "solid"), (dashed, _DASHES)):
+    for strokes, dashes in (([known for known, _ in lines], "solid"), (dashed, style.DASHES)):
         axes.add_collection(
-            LineCollection(strokes, colors=OTHERS, linewidths=0.7, linestyles=dashes, zorder=2),
+            LineCollection(
+                strokes, colors=style.OTHERS, linewidths=0.7, linestyles=dashes, zorder=2
+            ),
             autolim=False,
         )
 
 
-def _curve(axes: Axes, result: Result, name: str, look: Look, scale: Scale, layout: Layout) -> None:
+def _curve(
+    axes: Axes, result: Result, name: str, look: style.Look, scale: Scale, layout: style.Layout
+) -> None:
     """One candidate's cells, and a line through them that is dashed where nothing was measured."""
     ink: Ink = {"color": look.colour, "zorder": 3}
     known, ahead = _line(result, name, scale)
     joined = result.fit(name) is None
     axes.plot(*known.T, linewidth=1.3 if joined else 1.5, **ink)
     if ahead is not None:
-        axes.plot(*ahead.T, linewidth=1.0 if joined else 1.5, linestyle=_DASHES, **ink)
-    _seeds(axes, *_repeats(result, name), ink)
+        axes.plot(*ahead.T, linewidth=1.0 if joined else 1.5, linestyle=style.DASHES, **ink)
+    few, many = _repeats(result, name)
+    axes.plot(np.log2(few.index), few, marker=".", markersize=4, linestyle="none", alpha=0.5,
+              markeredgewidth=0, **ink)  # fmt: skip
+    low, high = (many.groupby(level=0).quantile(share) for share in (0.1, 0.9))
+    axes.vlines(np.log2(low.index), low, high, linewidth=1.5, alpha=0.5, **ink)
     marks: Ink = {"marker": look.marker, "markersize": layout.mark, "linestyle": "none", **ink}
     curve, paid = result.curve(name), _paid(result, name)
     axes.plot(np.log2(paid.index), paid, **marks)
     later = curve[(curve.index > result.budget) & (curve.index < result.target)]
-    axes.plot(np.log2(later.index), later, markerfacecolor=PAPER, markeredgewidth=1, **marks)
+    axes.plot(np.log2(later.index), later, markerfacecolor=style.PAPER, markeredgewidth=1, **marks)
     if 0 in curve.index:
         _zero_shot(axes, float(curve.loc[0]), paid, marks, scale)
 
@@ -97,14 +94,13 @@ def _paid(result: Result, name: str) -> pd.Series:
 def _line(result: Result, name: str, scale: Scale) -> tuple[Array, Array | None]:
     """(n, 2) places and losses of a line up to the budget, and of one that leads on to the target.
 
-    They are the drawn law's, or join what was measured and then the prediction: a predictor that is
-    no law says where a curve ends and nothing of the way. A candidate that was dropped has no
-    second line: nobody followed it to the end.
+    They are the drawn law's, or join what was measured and then the prediction. A candidate that
+    was dropped has no second line.
     """
     fit = result.fit(name)
     if fit is not None:
-        known = np.linspace(scale.first, scale.budget, 80)
-        ahead = np.linspace(scale.budget, scale.target, 80)
+        ends = ((scale.first, scale.budget), (scale.budget, scale.target))
+        known, ahead = (np.linspace(*pair, 80) for pair in ends)
         return (
             np.column_stack([known, evaluate(fit, 2.0**known)]),
             np.column_stack([ahead, evaluate(fit, 2.0**ahead)]),
@@ -124,14 +120,6 @@ def _repeats(result: Result, name: str) -> tuple[pd.Series, pd.Series]:
     return runs[(count > 1) & (count <= _MOST_DOTS)], runs[count > _MOST_DOTS]
 
 
-def _seeds(axes: Axes, several: pd.Series, many: pd.Series, ink: Ink) -> None:
-    """A small dot for every run; a thin line over 80 % of them where they are very many."""
-    axes.plot(np.log2(several.index), several, marker=".", markersize=4, linestyle="none",
-              alpha=0.5, markeredgewidth=0, **ink)  # fmt: skip
-    low, high = (many.groupby(level=0).quantile(share) for share in (0.1, 0.9))
-    axes.vlines(np.log2(low.index), low, high, linewidth=1.5, alpha=0.5, **ink)
-
-
 def _zero_shot(axes: Axes, loss: float, paid: pd.Series, marks: Ink, scale: Scale) -> None:
     """The pretrained model's loss in the slot left of the break; an arrow when off the scale."""
     top = axes.get_ylim()[1]
@@ -145,21 +133,23 @@ def _zero_shot(axes: Axes, loss: float, paid: pd.Series, marks: Ink, scale: Scal
                   color=marks["color"], linewidth=0.9, linestyle=(0, (1, 2.5)))  # fmt: skip
 
 
-def _prediction(axes: Axes, row: pd.Series, look: Look, place: float, layout: Layout) -> None:
+def _prediction(
+    axes: Axes, row: pd.Series, look: style.Look, place: float, layout: style.Layout
+) -> None:
     """Predicted loss with its 80 % interval, and a star where the truth is known."""
-    wide = layout.mark / WIDE.mark
+    wide = layout.mark / style.WIDE.mark
     axes.plot([place, place], [row["low"], row["high"]], color=look.colour, alpha=0.45,
               linewidth=4.5 * wide, solid_capstyle="butt", zorder=3)  # fmt: skip
     axes.plot([place], [row["predicted"]], marker=look.marker, color=look.colour, zorder=4,
               markersize=4.5 * wide, linestyle="none")  # fmt: skip
     if math.isfinite(row["measured"]):
         axes.plot([place], [row["measured"]], marker="*", markersize=11.5 * wide, zorder=3.5,
-                  markerfacecolor=PAPER, markeredgecolor=look.colour)  # fmt: skip
+                  markerfacecolor=style.PAPER, markeredgecolor=look.colour)  # fmt: skip
 
 
 def _labels(
-    axes: Axes, result: Result, named: Sequence[str], looks: dict[str, Look]
-) -> list[Label]:
+    axes: Axes, result: Result, named: Sequence[str], looks: dict[str, style.Look]
+) -> list[style.Label]:
     """Rank and name of each named candidate at the height of its prediction.
 
     A candidate without a prediction stands at the height where its curve stops.
@@ -174,38 +164,38 @@ def _labels(
         if math.isfinite(loss) and loss > 0:
             height = float(np.clip((math.log(loss) - bottom) / (top - bottom), 0, 1))
             bold = name == result.choice
-            labels.append(Label(height, text.without_owner(name), looks[name], rank, bold))
+            labels.append(style.Label(height, text.without_owner(name), looks[name], rank, bold))
     return labels
 
 
 def _key(
-    figure: Figure, result: Result, layout: Layout, named: Sequence[str], crowded: bool
+    figure: Figure, result: Result, layout: style.Layout, named: Sequence[str], left: float
 ) -> None:
     """What the marks mean, in one line under the axis; candidates are named beside their lines."""
-    line: Ink = {"color": INK, "linewidth": 1.5}
-    marks = [
-        Line2D([], [], color=INK, marker="o", markersize=5, linestyle="none", label="measured"),
-        Line2D([], [], linestyle=(0, (3, 1.5)), label="to the prediction", **line),
-        Line2D([], [], color=INK, linewidth=5, alpha=0.45, solid_capstyle="butt",
-               label="80 % interval"),
-    ]  # fmt: skip
-    if result.drawn_law:
-        marks.insert(1, Line2D([], [], label=f"{result.drawn_law} law", **line))
-        marks[2].set_label("extrapolated")
-    if any(len(_repeats(result, name)[1]) for name in named):
-        marks.append(Line2D([], [], color=INK, marker="|", markersize=9, markeredgewidth=1.5,
-                            alpha=0.5, linestyle="none", label="80 % of runs"))  # fmt: skip
-    hollow: Ink = {"color": INK, "linestyle": "none", "markerfacecolor": PAPER}
-    beyond = result.cells["size"].between(result.budget, result.target, inclusive="neither")
-    if beyond.any():
-        marks.append(Line2D([], [], marker="o", markersize=5, label="held back", **hollow))
-    if result.truth:
-        marks.append(Line2D([], [], marker="*", markersize=10, label="truth", **hollow))
-    if crowded:
-        marks.append(Line2D([], [], color=OTHERS, linewidth=1, label="the others"))
+    law, sizes = result.drawn_law, result.cells["size"]
+    dot: Ink = {"linestyle": "none", "marker": "o", "markersize": 5}
+    hollow = {**dot, "markerfacecolor": style.PAPER}
+    dashed = {"linestyle": (0, (3, 1.5)), "linewidth": 1.5}
+    stroke = {**dot, "marker": "|", "markersize": 9, "markeredgewidth": 1.5, "alpha": 0.5}
+    many = any(len(_repeats(result, name)[1]) for name in named)
+    marks: list[tuple[str, Ink, bool]] = [
+        ("measured", dot, True),
+        (f"{law} law", {"linewidth": 1.5}, bool(law)),
+        ("extrapolated" if law else "to the prediction", dashed, True),
+        ("80 % interval", {"linewidth": 5, "alpha": 0.45, "solid_capstyle": "butt"}, True),
+        ("80 % of runs", stroke, many),
+        ("held back", hollow, ((sizes > result.budget) & (sizes < result.target)).any()),
+        ("truth", {**hollow, "marker": "*", "markersize": 10}, bool(result.truth)),
+        (
+            "the others",
+            {"color": style.OTHERS, "linewidth": 1},
+            len(named) < len(result.candidates),
+        ),
+    ]
+    handles = style.handles((label, ink) for label, ink, shown in marks if shown)
     figure.legend(
-        handles=marks, loc="lower left", bbox_to_anchor=(box(layout)[0], 0), frameon=False,
-        ncols=len(marks) if layout is WIDE else 3, fontsize=0.95 * layout.font,
+        handles=handles, loc="lower left", bbox_to_anchor=(left, 0), frameon=False,
+        ncols=len(handles) if layout is style.WIDE else 3, fontsize=0.95 * layout.font,
         handlelength=2, columnspacing=1.4, handletextpad=0.5, borderaxespad=0.3,
     )  # fmt: skip
 
@@ -228,113 +218,66 @@ class Scale:
     end: float  # right of the target stand the predictions side by side
 
     @classmethod
-    def of(cls, result: Result, layout: Layout) -> Scale:
+    def of(cls, result: Result, layout: style.Layout) -> Scale:
         """The axis that holds every cell of ``result`` and its target."""
         sizes = result.cells.loc[result.cells["size"] > 0, "size"].unique()
-        first = math.log2(min([*sizes, result.budget, result.target]))
-        target = math.log2(result.target)
+        budget, target = math.log2(result.budget), math.log2(result.target)
+        first = min([*map(math.log2, sizes), budget, target])
         span = max(target - first, 1.0)
-        return cls(
-            zero=first - 0.13 * span,
-            first=first,
-            budget=math.log2(result.budget),
-            target=target,
-            end=target + (0.2 if layout is WIDE else 0.32) * span,
-        )
-
-    def columns(self, count: int) -> list[float]:
-        """Where the predictions of ``count`` candidates stand, side by side after the target."""
-        return [float(x) for x in np.linspace(self.target, self.end, count + 2)[1:-1]]
+        reach = 0.2 if layout is style.WIDE else 0.32
+        return cls(first - 0.13 * span, first, budget, target, target + reach * span)
 
 
-def height(layout: Layout) -> float:
-    """Height of the figure in inches."""
-    return 5.9 if layout is WIDE else 4.8
-
-
-def box(layout: Layout) -> tuple[float, float, float, float]:
-    """Left, bottom, width, height of the axes as shares of the figure."""
-    em = layout.font / 72
-    left, bottom, top = 4.2 * em, (6.4 if layout is WIDE else 9.2) * em, 4.4 * em
-    wide, tall = layout.width, height(layout)
-    return (
-        left / wide,
-        bottom / tall,
-        (wide - left - layout.label_inches) / wide,
-        (tall - bottom - top) / tall,
-    )
-
-
-def frame(axes: Axes, result: Result, scale: Scale, layout: Layout) -> None:
+def _frame(axes: Axes, result: Result, scale: Scale, layout: style.Layout) -> None:
     """Scales, ticks, the break before D = 0, and the lines at budget and target."""
     axes.set_yscale("log")
     low, high = _loss_range(result)
     axes.set_ylim(low, high)
-    ticks = [tick for tick in MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-             if low <= tick <= high]  # fmt: skip
-    axes.yaxis.set_major_locator(FixedLocator(ticks))
-    axes.yaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.spines["left"].set_visible(False)
+    losses = [tick for tick in MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+              if low <= tick <= high]  # fmt: skip
+    style.ticks(axes.yaxis, losses, [f"{tick:g}" for tick in losses])
 
     has_zero = bool((result.cells["size"] == 0).any())
     margin = 0.035 * (scale.end - scale.first)
     axes.set_xlim((scale.zero if has_zero else scale.first) - margin, scale.end)
-    shown = _size_ticks(result, scale, layout)
-    places = [math.log2(size) for size in shown]
-    names = [text.size(size) for size in shown]
+    shown = _shown_sizes(axes, result, scale, layout)
+    places, names = [math.log2(size) for size in shown], [text.size(size) for size in shown]
     if has_zero:
         places, names = [scale.zero, *places], ["0", *names]
         _break(axes, (scale.zero + scale.first) / 2)
-    axes.xaxis.set_major_locator(FixedLocator(places))
-    axes.xaxis.set_major_formatter(FixedFormatter(names))
-    axes.grid(axis="x", visible=False)
-    axes.tick_params(labelsize=layout.font, pad=3)
+    style.ticks(axes.xaxis, places, names)
+    axes.tick_params(pad=3)
+    style.bare(axes, layout)
 
-    axes.axvspan(scale.budget, scale.target, color=SHADE, linewidth=0, zorder=0)
-    axes.axvline(scale.budget, color=MUTED, linewidth=0.9, zorder=1)
-    axes.axvline(scale.target, color=MUTED, linewidth=0.9, zorder=1)
-    _over(axes, scale.target, "at the target", layout, "left")
+    axes.axvspan(scale.budget, scale.target, color=style.SHADE, linewidth=0, zorder=0)
+    axes.axvline(scale.budget, color=style.MUTED, linewidth=0.9, zorder=1)
+    axes.axvline(scale.target, color=style.MUTED, linewidth=0.9, zorder=1)
+    style.beside(axes, "at the target", scale.target, layout, "left")
     axes.spines["bottom"].set_bounds(axes.get_xlim()[0], scale.target)
     if scale.budget < scale.target:
-        _over(axes, scale.budget, "budget", layout, "right")
+        style.beside(axes, "budget", scale.budget, layout, "right")
     axes.text(
-        0, 1 + 2.3 * layout.font / 72 / _tall(layout),
+        0, 1 + 2.3 * layout.font / 72 / style.inches(axes)[1],
         f"Test loss, {result.unit} (lower is better)", transform=axes.transAxes,
         fontsize=layout.font, weight="bold", ha="left", va="bottom",
     )  # fmt: skip
     axes.set_xlabel("Training examples, D", fontsize=layout.font, labelpad=4)
 
 
-def _tall(layout: Layout) -> float:
-    return height(layout) * box(layout)[3]
-
-
-def _over(axes: Axes, place: float, word: str, layout: Layout, side: str) -> None:
-    axes.annotate(
-        word, (place, 1.0), xycoords=axes.get_xaxis_transform(), textcoords="offset points",
-        xytext=(-3 if side == "right" else 3, 2), ha=side, va="bottom", color=MUTED,
-        fontsize=layout.font,
-    )  # fmt: skip
-
-
 def _break(axes: Axes, place: float) -> None:
     """Two strokes across the axis: D = 0 has no place on a logarithmic scale."""
-    strokes: dict[str, Any] = {
-        "marker": [(-0.4, -1), (0.4, 1)], "markersize": 7, "linestyle": "none",
-    }  # fmt: skip
     width = 0.012 * (axes.get_xlim()[1] - axes.get_xlim()[0])
-    ground = axes.get_xaxis_transform()
-    axes.plot([place - width / 2, place + width / 2], [0, 0], color=PAPER, linewidth=4,
-              transform=ground, clip_on=False, zorder=5, solid_capstyle="butt")  # fmt: skip
-    for x in (place - width / 2, place + width / 2):
-        axes.plot([x], [0], color=MUTED, transform=ground, clip_on=False, zorder=6, **strokes)
+    ends = [place - width / 2, place + width / 2]
+    ink: Ink = {"transform": axes.get_xaxis_transform(), "clip_on": False}
+    axes.plot(ends, [0, 0], color=style.PAPER, linewidth=4, zorder=5, solid_capstyle="butt", **ink)
+    axes.plot(ends, [0, 0], color=style.MUTED, zorder=6, marker=[(-0.4, -1), (0.4, 1)],
+              markersize=7, linestyle="none", **ink)  # fmt: skip
 
 
-def _size_ticks(result: Result, scale: Scale, layout: Layout) -> list[int]:
+def _shown_sizes(axes: Axes, result: Result, scale: Scale, layout: style.Layout) -> list[int]:
     """Measured sizes, thinned so that their names do not touch; budget and target always stay."""
     sizes = {int(size) for size in result.cells["size"].unique() if 0 < size < result.target}
-    least = (scale.end - scale.zero) * 4.4 * layout.font / 72 / (layout.width * box(layout)[2])
+    least = (scale.end - scale.zero) * 4.4 * layout.font / 72 / style.inches(axes)[0]
     kept: list[int] = []
     for size in [result.target, result.budget, *sorted(sizes, reverse=True)]:
         if all(abs(math.log2(size / other)) >= least for other in kept):
@@ -344,18 +287,13 @@ def _size_ticks(result: Result, scale: Scale, layout: Layout) -> list[int]:
 
 def _loss_range(result: Result) -> tuple[float, float]:
     """Limits of the loss axis: the curves, and what is drawn beside them and not too far out."""
-    rows = result.ranking
-    core = [
-        result.cells.loc[result.cells["size"] > 0, result.metric],
-        rows["predicted"],
-        rows["measured"],
-    ]
-    named = result.cells["candidate"].isin(
-        [name for name, look in style.looks(result).items() if look is not CROWD]
-    )
-    zero = result.cells.loc[named & (result.cells["size"] == 0), result.metric]
+    rows, cells = result.ranking, result.cells
+    named = [name for name, look in style.looks(result).items() if look is not style.CROWD]
+    zero = (cells["size"] == 0) & cells["candidate"].isin(named)
+    core = [cells.loc[cells["size"] > 0, result.metric], rows["predicted"], rows["measured"]]
     low, high = _ends(core, (1.0, 1.0))
-    least, most = _ends([*core, zero, rows["low"], rows["high"]], (low, high))
+    all_drawn = [*core, cells.loc[zero, result.metric], rows["low"], rows["high"]]
+    least, most = _ends(all_drawn, (low, high))
     reach = max(_LEAST_REACH, (high / low) ** _REACH)
     low, high = max(least, low / reach), min(most, high * reach)
     pad = max((high / low) ** 0.04, 1.01)

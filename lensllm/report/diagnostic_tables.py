@@ -1,4 +1,4 @@
-"""The rows of the tables about laws, kernels and curvature."""
+"""The rows and sentences about laws, kernels, curvature, cost and the settings of training."""
 
 from __future__ import annotations
 
@@ -12,83 +12,64 @@ import numpy as np
 import pandas as pd
 
 from lensllm.diagnostics.checks.curvature import vacuous
-from lensllm.hessian.bound import REMAINDERS
 from lensllm.predictors import names_reading
 from lensllm.report import text
 from lensllm.report.answer_tables import records
 from lensllm.report.result import Array, Result
-from lensllm.spectra.spectrum import Spectrum, by_probes
+from lensllm.spectra.spectrum import by_probes
+
+Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Law:
-    """One fitted law, and where its transition lies."""
-
-    candidate: str
-    law: str
-    fit: Mapping[str, float]  # the columns of law/fits
-    phase: str
-
-
-def laws(result: Result) -> tuple[list[Law], list[Law]]:
-    """The fits of one law, and those of all others, in the order of the ranking.
+def laws(result: Result) -> tuple[list[Row], list[Row]]:
+    """The fits of one law, with their phase at the budget, and those of all others.
 
     The first is the law that is drawn; without one the rectified, if it was fitted.
     """
     place = {name: index for index, name in enumerate(result.candidates)}
-    order, fitted = result.fits["candidate"].map(place), list(result.fits["law"])
-    lines = [
-        Law(row["candidate"], row["law"], row, _phase(row["transition_size"], result.budget))
-        for row in records(result.fits.assign(place=order).sort_values(["law", "place"]))
-    ]
-    first = next((name for name in (result.drawn_law, "rectified") if name in set(fitted)), None)
-    first = first or next(iter(fitted), None)
-    return (
-        [line for line in lines if line.law == first],
-        [line for line in lines if line.law != first],
-    )
-
-
-def _phase(transition: float, budget: int) -> str:
-    if not math.isfinite(transition):
-        return "unknown"
-    return "power" if transition <= budget else "pre-power"
+    known = result.fits["law"].tolist()
+    fits = result.fits.assign(place=result.fits["candidate"].map(place))
+    fits = fits.sort_values(["law", "place"])
+    start = fits["transition_size"]
+    seen = [~np.isfinite(start), start <= result.budget]
+    fits["phase"] = np.select(seen, ["unknown", "power"], "pre-power")
+    wanted = (result.drawn_law, "rectified", *known)
+    first = fits["law"] == next((name for name in wanted if name in known), None)
+    return records(fits[first]), records(fits[~first])
 
 
 # --- kernels ----------------------------------------------------------------------------------
 _FEWEST_PROBES = 16  # of the columns that show how F depends on their number
+_WITHOUT_KERNEL = "rectified"
 
 
-@dataclass(frozen=True)
-class Share:
-    """F(t)/F(0) from so many probes, and its standard error by their choice."""
+def kernels(result: Result) -> list[Row]:
+    """A line per candidate with a kernel: F(0), effective rank (Σλ)² / Σλ², and what is left.
 
-    value: float
-    error: float
-
-
-@dataclass(frozen=True)
-class KernelRow:
-    """One kernel in a few numbers."""
-
-    candidate: str
-    probes: int
-    residual: float  # F(0)
-    effective_rank: float  # (Σλ)² / Σλ²
-    time: float  # median flow time at which the candidate's sizes stopped
-    left: Sequence[Share | None]  # at ``time``, one per count of ``probe_counts``
-
-
-def kernels(result: Result) -> list[KernelRow]:
-    """A line per candidate with a kernel, in the order of the ranking."""
-    counts, stopped = probe_counts(result), _median_times(result)
-    return [
-        _kernel(
-            name, result.spectra[name], probes(result, name), stopped.get(name, math.nan), counts
-        )
-        for name in result.candidates
-        if name in result.spectra
-    ]
+    ``left`` has (F(t)/F(0), its standard error) per count of ``probe_counts`` at the median flow
+    ``time`` of the candidate's sizes; None where there are fewer probes, or no time is known.
+    """
+    paid = result.cells[(result.cells["size"] > 0) & (result.cells["size"] <= result.budget)]
+    times = paid.groupby(["candidate", "size"])["learning_rate_integral"].mean()
+    stopped = times.groupby("candidate").median()
+    counts, rows = probe_counts(result), []
+    for name in result.candidates:
+        if name not in result.spectra:
+            continue
+        values, time = result.spectra[name].eigenvalues, float(stopped.get(name, math.nan))
+        sampled, square = probes(result, name), float((values**2).sum())
+        usable = [n for n in counts if 2 <= n <= len(values) and math.isfinite(time)]
+        shares, errors = by_probes(*sampled, usable, time)
+        left = dict(zip(usable, zip(shares.tolist(), errors.tolist(), strict=True), strict=True))
+        rows.append({
+            "candidate": name,
+            "probes": len(values),
+            "residual": float(result.spectra[name].residual(0.0)),
+            "effective_rank": float(values.sum()) ** 2 / square if square > 0 else math.nan,
+            "time": time,
+            "left": [left.get(n) for n in counts],
+        })  # fmt: skip
+    return rows
 
 
 def probe_counts(result: Result) -> list[int]:
@@ -104,97 +85,35 @@ def probes(result: Result, candidate: str) -> tuple[Array, Array]:
     return np.stack(matrix["kernel"].to_list()), matrix["residual_norm"].to_numpy(dtype=float)
 
 
-def _median_times(result: Result) -> dict[str, float]:
-    """Of the sizes up to the budget, as the LensLLM law takes it in phase mode."""
-    paid = result.cells[(result.cells["size"] > 0) & (result.cells["size"] <= result.budget)]
-    times = paid.groupby(["candidate", "size"])["learning_rate_integral"].mean()
-    medians = times.groupby("candidate").median()
-    return dict(zip(medians.index.astype(str), map(float, medians), strict=True))
+def contributions(result: Result) -> list[Row]:
+    """How each predictor that reads the kernel differs from the rectified law.
 
-
-def _kernel(
-    name: str,
-    spectrum: Spectrum,
-    sampled: tuple[Array, Array],
-    time: float,
-    counts: Sequence[int],
-) -> KernelRow:
-    values = spectrum.eigenvalues
-    square = float((values**2).sum())
-    return KernelRow(
-        candidate=name,
-        probes=len(values),
-        residual=float(spectrum.residual(0.0)),
-        effective_rank=float(values.sum()) ** 2 / square if square > 0 else math.nan,
-        time=time,
-        left=_left(sampled, time, counts),
-    )
-
-
-def _left(sampled: tuple[Array, Array], time: float, counts: Sequence[int]) -> list[Share | None]:
-    """None where the candidate has fewer probes, or no time is known."""
-    usable = [n for n in counts if 2 <= n <= len(sampled[1]) and math.isfinite(time)]
-    values, errors = by_probes(*sampled, usable, time)
-    found = {n: Share(float(v), float(e)) for n, v, e in zip(usable, values, errors, strict=True)}
-    return [found.get(n) for n in counts]
-
-
-# --- what a kernel contributes to the ranking -------------------------------------------------
-_WITHOUT_KERNEL = "rectified"
-
-
-@dataclass(frozen=True)
-class Contribution:
-    """How one predictor differs from the rectified law."""
-
-    predictor: str
-    moved: float  # largest change of a predicted loss, as a share of it
-    reordered: int  # pairs of candidates it puts in another order
-    pairs: int
-    choice: str  # its lowest predicted loss
-    other_choice: str  # the rectified law's
-    error_ratio: float  # of the RMSEs in log loss, NaN where the truth is not known
-
-
-def contributions(result: Result) -> Sequence[Contribution]:
-    """A line per predictor that reads the kernel and has a prediction."""
-    without = _predicted(result, _WITHOUT_KERNEL)
-    if without.empty:
-        return []
-    return [
-        _contribution(result, name, _predicted(result, name), without)
-        for name in names_reading("kernel")
-        if not _predicted(result, name).empty
-    ]
-
-
-def reads_kernel(predictor: str) -> bool:
-    return predictor in names_reading("kernel")
-
-
-def _predicted(result: Result, predictor: str) -> pd.Series:
-    rows = result.predictions[result.predictions["predictor"] == predictor]
-    return rows.set_index("candidate")["predicted"].dropna()
-
-
-def _contribution(result: Result, name: str, ours: pd.Series, without: pd.Series) -> Contribution:
-    both = ours.index.intersection(without.index)
-    a, b = ours[both].to_numpy(dtype=float), without[both].to_numpy(dtype=float)
-    pairs = list(combinations(range(len(both)), 2))
-    return Contribution(
-        predictor=name,
-        moved=float(np.abs(a / b - 1).max(initial=0.0)),
-        reordered=sum((a[i] - a[j]) * (b[i] - b[j]) < 0 for i, j in pairs),
-        pairs=len(pairs),
-        choice=str(ours.idxmin()),
-        other_choice=str(without.idxmin()),
-        error_ratio=_rmse(result, name) / _rmse(result, _WITHOUT_KERNEL),
-    )
-
-
-def _rmse(result: Result, predictor: str) -> float:
-    found = result.scores.loc[result.scores["predictor"] == predictor, "rmse_log"]
-    return float(found.iloc[0]) if len(found) else float("nan")
+    ``moved`` is the largest change of a predicted loss, as a share of it; ``error_ratio`` that of
+    the RMSEs in log loss, NaN where the truth is not known.
+    """
+    predicted = {
+        str(name): rows.set_index("candidate")["predicted"].dropna()
+        for name, rows in result.predictions.groupby("predictor")
+    }
+    errors = result.scores.set_index("predictor")["rmse_log"]
+    without, lines = predicted.get(_WITHOUT_KERNEL, pd.Series()), []
+    for name in names_reading("kernel"):
+        ours = predicted.get(name, pd.Series())
+        if without.empty or ours.empty:
+            continue
+        both = ours.index.intersection(without.index)
+        a, b = ours[both].to_numpy(dtype=float), without[both].to_numpy(dtype=float)
+        pairs = list(combinations(range(len(both)), 2))
+        lines.append({
+            "predictor": name,
+            "moved": float(np.abs(a / b - 1).max(initial=0.0)),
+            "reordered": sum((a[i] - a[j]) * (b[i] - b[j]) < 0 for i, j in pairs),
+            "pairs": len(pairs),
+            "choice": ours.idxmin(),
+            "other_choice": without.idxmin(),
+            "error_ratio": errors.get(name, math.nan) / errors.get(_WITHOUT_KERNEL, math.nan),
+        })  # fmt: skip
+    return lines
 
 
 # --- curvature --------------------------------------------------------------------------------
@@ -217,76 +136,38 @@ def layers(result: Result) -> list[Layers]:
     """The cell with most data of each candidate, in the order of the ranking."""
     tables = []
     for name in result.candidates if len(result.layers) else []:
-        cells = result.layers[result.layers["candidate"] == name]
-        if cells.empty:
+        rows = result.layers[result.layers["candidate"] == name]
+        rows = rows[rows["size"] == rows["size"].max()]
+        rows = rows[rows["seed"] == rows["seed"].min()]
+        if rows.empty:
             continue
-        size = cells["size"].max()
-        seed = cells.loc[cells["size"] == size, "seed"].min()
-        frame = cells[(cells["size"] == size) & (cells["seed"] == seed)]
-        frame = frame.sort_values("vhv_positive_max", ascending=False, kind="stable")
-        terms = np.sqrt(np.maximum(frame["vhv_positive_max"].to_numpy(dtype=float), 0))
+        rows = rows.sort_values("vhv_positive_max", ascending=False, kind="stable")
+        terms = np.sqrt(np.maximum(rows["vhv_positive_max"].to_numpy(dtype=float), 0))
         rest = float(terms[LAYERS_SHOWN:].sum()) / (float(terms.sum()) or 1.0)
-        shown = frame.head(LAYERS_SHOWN)
-        tables.append(Layers(name, int(size), int(seed), shown, len(frame) - len(shown), rest))
+        shown = rows.head(LAYERS_SHOWN)
+        size, seed = int(rows["size"].iloc[0]), int(rows["seed"].iloc[0])
+        tables.append(Layers(name, size, seed, shown, len(rows) - len(shown), rest))
     return tables
 
 
-@dataclass(frozen=True)
-class Reading:
-    """n* under one reading of the remainder."""
+def transitions(result: Result) -> list[dict[str, Row]]:
+    """Per candidate its rows of crossing/candidates by remainder, in the order of the ranking.
 
-    size: str
-    interval: str  # 80 %; empty where there is none
-    agrees: str  # yes: n* and D* lie on the same side of the budget
-
-
-@dataclass(frozen=True)
-class Transition:
-    """One candidate's C₃ n^(−β₃), where it overtakes the remainder, and the law's D*."""
-
-    candidate: str
-    c3: float
-    c3_error: float
-    beta3: float
-    beta3_error: float
-    cells: int
-    literal: Reading
-    fitted: Reading
-    start: str  # D*
-
-
-def transitions(result: Result) -> list[Transition]:
-    """A line per candidate with a crossing, in the order of the ranking."""
-    found = {(row["candidate"], row["remainder"]): row for row in records(result.crossings)}
-    return [
-        _transition(*(found[name, remainder] for remainder in REMAINDERS))
-        for name in result.candidates
-        if (name, REMAINDERS[0]) in found
-    ]
-
-
-def _transition(literal: dict[str, Any], fitted: dict[str, Any]) -> Transition:
-    return Transition(
-        candidate=literal["candidate"],
-        c3=literal["C3"],
-        c3_error=literal["C3"] * literal["log_C3_stderr"],
-        beta3=literal["beta3"],
-        beta3_error=literal["beta3_stderr"],
-        cells=literal["cells"],
-        literal=_reading(literal),
-        fitted=_reading(fitted),
-        start=_size(literal["transition_size"]),
-    )
-
-
-def _reading(row: dict[str, Any]) -> Reading:
-    low, high = row["low"], row["high"]
-    known = not (math.isnan(low) or math.isnan(high))
-    return Reading(
-        size=_size(row["crossing_size"]),
-        interval=f"{_size(low)} to {_size(high)}" if known else "",
-        agrees={True: "yes", False: "no"}.get(row["agrees"], text.MISSING),
-    )
+    Sizes are in words: ``crossing`` is n*, ``interval`` its 80 % interval, ``start`` the law's D*;
+    ``agreement`` says whether n* and D* lie on the same side of the budget.
+    """
+    found: dict[str, dict[str, Row]] = {}
+    for row in records(result.crossings):
+        low, high = row["low"], row["high"]
+        known = not (math.isnan(low) or math.isnan(high))
+        row |= {
+            "crossing": _size(row["crossing_size"]),
+            "interval": f"{_size(low)} to {_size(high)}" if known else "",
+            "start": _size(row["transition_size"]),
+            "agreement": {True: "yes", False: "no"}.get(row["agrees"], text.MISSING),
+        }
+        found.setdefault(row["candidate"], {})[row["remainder"]] = row
+    return [found[name] for name in result.candidates if name in found]
 
 
 def _size(size: float) -> str:
@@ -304,42 +185,112 @@ def agreement(result: Result) -> list[str]:
         "literal": "With the remainder as n^(−3/4) nats",
         "fitted": "With its constant fitted to the gaps",
     }
-    return [
-        f"{readings[row['remainder']]}, {_agreement(row)}." for row in records(result.agreement)
-    ]
-
-
-def _agreement(row: dict[str, Any]) -> str:
-    count = row["candidates"]
-    words = (
-        f"the bound’s and the law’s transition lie on the same side of the budget for "
-        f"{round(count * row['same_phase'])} of {count} candidates and "
-        f"{row['doublings']:.1f} doublings apart in the median"
-    )
-    if math.isnan(row["within_interval"]):
-        return words
-    return f"{words}; D* is within the interval of n* for {text.percent(row['within_interval'])}"
+    sentences = []
+    for row in records(result.agreement):
+        count, within = row["candidates"], row["within_interval"]
+        words = (
+            f"{readings[row['remainder']]}, the bound’s and the law’s transition lie on the same "
+            f"side of the budget for {round(count * row['same_phase'])} of {count} candidates and "
+            f"{row['doublings']:.1f} doublings apart in the median"
+        )
+        if not math.isnan(within):
+            words += f"; D* is within the interval of n* for {text.percent(within)}"
+        sentences.append(f"{words}.")
+    return sentences
 
 
 def worth(result: Result) -> str:
-    """Whether the bound says anything at the sizes examined, and what measuring it took."""
+    """How many bounds are vacuous at the sizes examined, and what measuring them took."""
     count = len(result.bounds[["candidate", "size"]].drop_duplicates())
     known = "the largest loss seen, C, or the loss of guessing, ln V"
-    empty = len(vacuous(result.bounds))
-    if not empty:
-        said = f"No bound is vacuous: each is lower than {known}."
-    else:
-        said = (
+    words = f"No bound is vacuous: each is lower than {known}."
+    if empty := len(vacuous(result.bounds)):
+        words = (
             f"{empty} of {count} bounds, one per candidate and size, are vacuous, no lower than "
             f"{known}; they are marked in the table of every cell."
         )
-    return f"{said} {_time_share(result)}".rstrip()
-
-
-def _time_share(result: Result) -> str:
-    """The seconds of the curvature against those of the cells that were paid for."""
     paid = result.cell_costs.loc[result.cell_costs["size"] <= result.budget, "seconds"].sum()
     spent = result.bounds["seconds"].sum()
-    if not (paid > 0 and spent > 0):
-        return ""
-    return f"Measuring it took {text.percent(spent / paid)} of the time of the sweep's cells."
+    if paid > 0 and spent > 0:
+        words += (
+            f" Measuring it took {text.percent(spent / paid)} of the time of the sweep's cells."
+        )
+    return words
+
+
+# --- cost -------------------------------------------------------------------------------------
+def cost(result: Result) -> list[Row]:
+    """Per candidate what it cost and what it would have in full; the last line is of all.
+
+    Seconds and memory are those of the cells up to the budget. No line at all where nothing is
+    known of the cost, as for losses measured elsewhere.
+    """
+    known = result.cost.set_index("candidate")[["spent_flops", "full_flops"]]
+    if not np.isfinite(known).all(axis=1).any():
+        return []
+    paid = result.cell_costs[result.cell_costs["size"] <= result.budget].groupby("candidate")
+    machine = paid.agg({"seconds": "sum", "peak_memory_bytes": "max"})
+    table = _with_total(known.join(machine.astype(float)), result.candidates)
+    return records(table.assign(share=table["spent_flops"] / table["full_flops"]))
+
+
+def forecasts(result: Result) -> list[Row]:
+    """What probes predicted of each candidate's cells and what they took; the last line is of all.
+
+    No line where no candidate was probed.
+    """
+    rows = result.forecast.set_index("candidate")
+    table = _with_total(rows, result.candidates)
+    return records(table.assign(seconds_ratio=table["seconds"] / table["predicted_seconds"]))
+
+
+def _with_total(rows: pd.DataFrame, candidates: Sequence[str]) -> pd.DataFrame:
+    """``rows`` in the order of ``candidates``, then their sum, and the largest peak of memory."""
+    rows = rows.loc[[name for name in candidates if name in rows.index]]
+    if rows.empty:
+        return rows.reset_index()
+    total = {
+        name: values.max() if "memory" in str(name) else values.sum(skipna=name == "seconds")
+        for name, values in rows.items()
+    }
+    if rows["seconds"].isna().all():
+        total["seconds"] = math.nan
+    table = pd.concat([rows, pd.DataFrame(total, index=["all candidates"])])
+    return table.rename_axis("candidate").reset_index()
+
+
+# --- settings of training ---------------------------------------------------------------------
+# What makes two candidates' training equally long; other differences are a matter of what suits.
+_EFFORT = ("epochs", "batch_size")
+
+
+def learning_rates(result: Result) -> list[Row]:
+    """The rate of each candidate for which one was chosen, in the order of the ranking.
+
+    ``losses`` has (rate tried, validation loss), ascending; ``edge`` says whether the chosen rate
+    is the largest or smallest of those tried.
+    """
+    found = []
+    for name in result.candidates:
+        if name not in result.learning_rates:
+            continue
+        table = result.learning_rates[name].sort_values("learning_rate")
+        tried = table["learning_rate"].tolist()
+        rate = float(table.loc[table["chosen"], "learning_rate"].iloc[0])
+        losses = list(zip(tried, table["validation_nats_per_token"].tolist(), strict=True))
+        edge = {tried[0]: "smallest", tried[-1]: "largest"}.get(rate, "")
+        found.append({"candidate": name, "rate": rate, "losses": losses, "edge": edge})
+    return found
+
+
+def unequal(config: Mapping[str, Any]) -> list[str]:
+    """A sentence for each candidate whose epochs or effective batch are not the others'."""
+    common = config.get("finetune", {})
+    found = []
+    for candidate in config.get("candidates", ()):
+        own = candidate.get("finetune", {})
+        differ = [key for key in _EFFORT if key in own and own[key] != common.get(key)]
+        if differ:
+            said = " and ".join(f"{key} {own[key]} instead of {common.get(key)}" for key in differ)
+            found.append(f"{candidate['name']} is trained with {said}.")
+    return found

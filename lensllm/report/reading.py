@@ -1,8 +1,4 @@
-"""The result of a finished run, read from its artifacts folder alone.
-
-A report's artefact names the tables that it was made from. Neither Prefect nor MLflow nor torch is
-imported to read them.
-"""
+"""The result of a finished run, read from its artifacts folder alone, without torch or Prefect."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ import pandas as pd
 
 from lensllm.core.errors import StoreError
 from lensllm.core.meter import versions
-from lensllm.report.result import Result
+from lensllm.report.result import TABLES, Result
 from lensllm.selection.ranking import verdict
 from lensllm.spectra.spectrum import Spectrum
 from lensllm.store.artifacts import Ref, Store
@@ -34,7 +30,7 @@ def report_folder(store: Store, pipeline: str) -> Path:
 def publish(store: Store, pipeline: str, report: Ref, ranking: Ref) -> Path:
     """Copy a finished report, its figure and its predictions to the folder of ``pipeline``.
 
-    A file that is already the same stays: its time tells since when it has not changed.
+    An equal file stays, so that its time says when it last changed.
     """
     folder = report_folder(store, pipeline)
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,10 +92,16 @@ def result_of(
 ) -> Result:
     """The result that a report of these parameters and upstream artefacts shows."""
     read = _Reader(store, upstream)
-    predictions, cells = read.table("ranking", "predictions"), read.each("finetune", "cell")
+    cells, density = read.each("finetune", "cell"), read.of_cells("density")
+    densities = {}
+    if len(density):
+        densities = {str(name): rows for name, rows in density.groupby("candidate")}
+    tables: dict[str, Any] = {name: read.table(*path.split("/")) for name, path in TABLES.items()}
+    tables |= {"decisions": read.decisions(), "bounds": read.of_cells("bound"),
+               "forecast": forecast}  # fmt: skip
+    predictions = tables["all_predictions"]
     budget, predictor = int(predictions["budget"].max()), params["predictor"]
     final = predictions[predictions["budget"] == budget]
-    density = read.of_cells("density")
     return Result(
         pipeline=params["pipeline"],
         metric=params["metric"],
@@ -107,29 +109,10 @@ def result_of(
         budget=budget,
         predictor=predictor,
         verdict=verdict(final, predictor, params["target"], params["metric"]),
-        cells=read.table("curve", "cells"),
-        fits=read.table("law", "fits"),
-        all_predictions=predictions,
-        all_scores=read.table("ranking", "scores"),
-        comparison=read.table("ranking", "comparison"),
-        weights=read.table("ranking", "weights"),
-        skipped=read.table("ranking", "skipped"),
-        findings=read.table("checks", "findings"),
-        outcomes=read.table("checks", "outcomes"),
-        decisions=read.decisions(),
-        simulated_cost=read.table("simulation", "cost"),
-        notes=read.table("losses", "notes"),
-        cost=read.table("ranking", "cost"),
-        drift=read.table("drift", "sizes"),
-        bounds=read.of_cells("bound"),
+        **tables,
         layers=read.of_cells("layers"),
-        densities={str(name): rows for name, rows in density.groupby("candidate")}
-        if len(density)
-        else {},
-        crossings=read.table("crossing", "candidates"),
-        agreement=read.table("crossing", "agreement"),
+        densities=densities,
         cell_costs=_cell_costs(cells),
-        forecast=forecast,
         spectra={
             name: Spectrum(t["eigenvalue"].to_numpy(), t["projection_squared"].to_numpy())
             for name, t in read.each("kernel", "spectrum").items()
@@ -183,7 +166,7 @@ class _Reader:
 
 
 def _cell_costs(cells: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """What each cell took, by the candidates' names of this pipeline: their keys are nameless."""
+    """Seconds and memory of each cell, by the candidates' names in this pipeline."""
     frames = [
         table.assign(candidate=label.split("|")[0])[_CELL_COSTS] for label, table in cells.items()
     ]

@@ -1,8 +1,4 @@
-"""The result of a finished run: every table that a person or a page reads, built once.
-
-Terminal, Prefect page, HTML report, MLflow and ``--json`` all read a ``Result``; the module
-``lensllm.report.reading`` makes it of an artifacts folder.
-"""
+"""The result of a finished run: every table that a person or a page reads."""
 
 from __future__ import annotations
 
@@ -23,8 +19,11 @@ from lensllm.store.schemas import empty
 Array = NDArray[np.float64]
 
 METRICS = {"bits_per_byte": "bits per byte", "nats_per_token": "nats per token"}
-_TABLES = {  # those that a replay of losses measured elsewhere may lack
+TABLES = {  # field -> schema
+    "cells": "curve/cells",
     "fits": "law/fits",
+    "all_predictions": "ranking/predictions",
+    "all_scores": "ranking/scores",
     "comparison": "ranking/comparison",
     "weights": "ranking/weights",
     "skipped": "ranking/skipped",
@@ -47,7 +46,7 @@ class Result:
     """The tables of one ranking; frames follow the schemas of ``lensllm.store.schemas``.
 
     Losses are in the unit of ``metric``, sizes D in training examples, costs in FLOPs, seconds and
-    bytes. A frame without columns stands for a table that does not exist, and becomes an empty one.
+    bytes. A frame without columns becomes an empty one of its schema.
 
     Raises:
         ValueError: the metric is unknown or ``predictor`` has no predictions.
@@ -95,11 +94,11 @@ class Result:
             raise ValueError(f"metric {self.metric!r} is none of {', '.join(METRICS)}")
         if not (self.predictions["predictor"] == self.predictor).any():
             raise ValueError(f"no predictions by the default predictor {self.predictor!r}")
-        for name, table in _TABLES.items():
+        for name, table in TABLES.items():
             if not len(getattr(self, name).columns):
                 object.__setattr__(self, name, empty(table))
 
-    @cached_property  # asked for again and again by every figure
+    @cached_property
     def predictions(self) -> pd.DataFrame:
         """The rows of ``all_predictions`` that are made from everything that was paid for."""
         return self.all_predictions[self.all_predictions["budget"] == self.budget]
@@ -119,18 +118,12 @@ class Result:
         """Whether the losses were measured elsewhere: a table of losses has at least one note."""
         return len(self.notes) > 0
 
-    @property
-    def policy(self) -> str:
-        """The sweep's policy, or the one that was played on a table; ``all`` without one."""
-        section: Mapping[str, Any] = self.config.get("sweep", self.config)
-        return str(section.get("policy", "all"))
-
     @cached_property
     def parameters(self) -> dict[str, float]:
         """Weights of each candidate that has a cell; NaN where unknown."""
         counts = self.cells.groupby("candidate")["parameters"].max()
-        numbers = counts.to_numpy(dtype=float, na_value=math.nan)
-        return dict(zip(counts.index.astype(str), map(float, numbers), strict=True))
+        numbers = counts.astype("Float64").astype(float)
+        return {str(name): number for name, number in numbers.items()}
 
     @property
     def saved_examples(self) -> float:
@@ -139,19 +132,6 @@ class Result:
             return math.nan
         row = self.simulated_cost.iloc[0]
         return 1 - float(row["spent_examples"]) / float(row["full_examples"])
-
-    @property
-    def saved(self) -> float | None:
-        """Share of the cost of fine-tuning every candidate on the target that was not spent.
-
-        In FLOPs, or in examples where a policy was played on a table; None where neither is known.
-        """
-        if len(self.simulated_cost):
-            return self.saved_examples
-        known = self.cost.dropna()
-        if known.empty:
-            return None
-        return 1.0 - float(known["spent_flops"].sum() / known["full_flops"].sum())
 
     @cached_property
     def dropped(self) -> dict[str, int]:
@@ -195,12 +175,8 @@ class Result:
 
     @cached_property
     def drawn_law(self) -> str | None:
-        """The law whose lines are drawn, if the default predictor is one.
-
-        Another law's line would lead elsewhere than to the prediction.
-        """
-        name = self.predictor
-        return name if name in set(self.fits["law"]) else None
+        """The law whose lines are drawn: the default predictor, if it is one."""
+        return self.predictor if self.predictor in set(self.fits["law"]) else None
 
     def fit(self, candidate: str) -> pd.Series | None:
         """The drawn law's row of ``candidate``; None without one, or if it could not be fitted."""

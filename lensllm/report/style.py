@@ -1,7 +1,4 @@
-"""The look of every figure: palette, fonts, layouts, panels, direct labels, and SVG for the page.
-
-The colours of an SVG follow the page's theme.
-"""
+"""The look of every figure: palette, layouts, axes, legends, direct labels, SVG for the page."""
 
 from __future__ import annotations
 
@@ -9,17 +6,20 @@ import html
 import io
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from scipy.optimize import isotonic_regression
 
 from lensllm.report import text
@@ -31,6 +31,7 @@ OTHERS = "#b3bac2"
 PALETTE = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#111111", "#8c7a00",
 )  # fmt: skip
+DASHES = (0, (4, 2.2))  # of a line where nothing was measured
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 THEME = {
     INK: "var(--ink)", MUTED: "var(--muted)", FAINT: "var(--line)", SHADE: "var(--shade)",
@@ -105,7 +106,7 @@ CROWD = Look(None, OTHERS, "o")
 
 def looks(result: Result) -> dict[str, Look]:
     """A look for every candidate: the choice, the true best and the best ranked stand out."""
-    best = [] if not result.truth else [min(result.truth, key=lambda name: result.truth[name])]
+    best = sorted(result.truth, key=result.truth.__getitem__)[:1]
     return looks_of(result.candidates, [result.choice, *best])
 
 
@@ -119,11 +120,16 @@ def looks_of(candidates: Sequence[str], first: Sequence[str]) -> dict[str, Look]
     return {name: own.get(name, CROWD) for name in candidates}
 
 
-def svg(figure: Figure, name: str, description: str) -> str:
-    """``figure`` as an ``<svg>`` element to be inlined: no ids but those it refers to itself.
+def short_name(name: str, layout: Layout) -> str:
+    """A candidate's name without its owner, in the width that figures have for it."""
+    return text.shorten(text.without_owner(name), layout.label_characters)
 
-    ``name`` keeps those ids apart from other figures of the page; ``description`` is read aloud.
-    Equal figures give equal text.
+
+def svg(figure: Figure, name: str, description: str) -> str:
+    """``figure`` as an ``<svg>`` element in the colours of the page's theme.
+
+    It has no ids but those it refers to itself, which ``name`` keeps apart from other figures';
+    ``description`` is read aloud. Equal figures give equal text.
     """
     buffer = io.StringIO()
     with style(), mpl.rc_context({"svg.hashsalt": name}):
@@ -146,7 +152,13 @@ def save_png(figure: Figure, path: Path) -> None:
         figure.savefig(path, format="png", dpi=200, metadata={"Software": None})
 
 
-# --- small axes in one figure -----------------------------------------------------------------
+# --- axes -------------------------------------------------------------------------------------
+def axes_at(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Axes at a place of ``figure`` in inches."""
+    wide, tall = figure.get_size_inches()
+    return figure.add_axes((left / wide, bottom / tall, width / wide, height / tall))
+
+
 def panels(layout: Layout, count: int, height: float, right: float) -> tuple[Figure, list[Axes]]:
     """``count`` axes ``height`` inches tall: in a row, or stacked where the layout is narrow.
 
@@ -163,26 +175,81 @@ def panels(layout: Layout, count: int, height: float, right: float) -> tuple[Fig
     for index in range(count):
         column, row = index % across, index // across
         x, y = left + column * (wide + between), (down - 1 - row) * height + bottom
-        box = (x / layout.width, y / height / down, wide / layout.width, tall / height / down)
-        axes.append(figure.add_axes(box))
+        axes.append(axes_at(figure, x, y, wide, tall))
     return figure, axes
 
 
-def heading(axes: Axes, words: str, layout: Layout) -> None:
-    """A title over one panel, and the look that all panels share."""
-    axes.set_title(words, loc="left", fontsize=layout.font, weight="bold", pad=8)
-    axes.tick_params(labelsize=0.92 * layout.font, which="both")
-    axes.xaxis.label.set_fontsize(layout.font)
-    axes.grid(axis="x", visible=False)
+def bare(axes: Axes, layout: Layout, grid: str = "x", share: float = 1.0) -> None:
+    """The look of all axes: no spine at the left and no ``grid`` lines of one direction.
+
+    ``share`` is the size of the tick labels, of the layout's font.
+    """
+    axes.tick_params(labelsize=share * layout.font, which="both")
+    axes.grid(axis="y" if grid == "y" else "x", visible=False)
     axes.spines["left"].set_visible(False)
+
+
+def title(axes: Axes, words: str, layout: Layout, pad: float = 6) -> None:
+    """A title over the left end of ``axes``."""
+    axes.set_title(words, loc="left", fontsize=layout.font, weight="bold", pad=pad)
+
+
+def heading(axes: Axes, words: str, layout: Layout) -> None:
+    """A title over one of several panels, and the look that they share."""
+    title(axes, words, layout, pad=8)
+    bare(axes, layout, share=0.92)
+    axes.xaxis.label.set_fontsize(layout.font)
+
+
+def beside(
+    axes: Axes,
+    words: str,
+    place: float,
+    layout: Layout,
+    side: str,
+    va: str = "bottom",
+    rise: float = 2,
+) -> None:
+    """``words`` at the upper end of a vertical line at ``place``; ``side`` is their alignment."""
+    axes.annotate(
+        words, (place, 1.0), xycoords=axes.get_xaxis_transform(), textcoords="offset points",
+        xytext=(-3 if side == "right" else 3, rise), ha=side, va=va, color=MUTED,
+        fontsize=layout.font,
+    )  # fmt: skip
+
+
+Marks = Iterable[tuple[str, Mapping[str, Any]]]
+"""Labels of a legend, each with the properties of its line or mark."""
+
+
+def handles(marks: Marks) -> list[Line2D]:
+    """The lines of a legend, in ink where no colour is said."""
+    return [Line2D([], [], **{"color": INK, "label": label, **look}) for label, look in marks]
+
+
+def legend(figure: Figure, layout: Layout, columns: int, marks: Marks | None = None) -> None:
+    """A key at the upper left of ``figure``, of what is drawn where there are no ``marks``."""
+    key = figure.legend(
+        handles=None if marks is None else handles(marks), loc="upper left", ncols=columns,
+        frameon=False, fontsize=layout.font, bbox_to_anchor=(0, 1), borderaxespad=0.2,
+        columnspacing=1.4, handlelength=1.4, handletextpad=0.5,
+    )  # fmt: skip
+    for name in key.get_texts():
+        name.set_parse_math(False)
+
+
+def ticks(axis: Axis, places: Sequence[float], names: Sequence[str]) -> None:
+    """``names`` at ``places`` of the axis, and no other ticks."""
+    axis.set_major_locator(FixedLocator(places))
+    axis.set_major_formatter(FixedFormatter(names))
+    axis.set_minor_locator(NullLocator())
 
 
 def size_axis(axes: Axes, sizes: Sequence[int], label: str, layout: Layout) -> None:
     """A logarithmic axis of the ascending ``sizes``, at most five of them named."""
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator([sizes[index] for index in _few(len(sizes))]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: text.size(size)))
-    axes.xaxis.set_minor_locator(NullLocator())
+    shown = [sizes[index] for index in _few(len(sizes))]
+    ticks(axes.xaxis, shown, [text.size(size) for size in shown])
     axes.set_xlabel(label, fontsize=layout.font)
 
 
@@ -198,16 +265,13 @@ def _few(count: int) -> list[int]:
 def separated(positions: Sequence[float], gap: float) -> list[float]:
     """Move ``positions`` (in [0, 1]) as little as possible until neighbours are ``gap`` apart.
 
-    Subtracting i·gap from the i-th smallest turns the separation into monotonicity, so the least
-    squares solution is an isotonic regression (Dwyer, Marriott, Stuckey 2006, one dimension).
+    Less i·gap for the i-th smallest, it is an isotonic regression (Dwyer, Marriott, Stuckey 2006).
     """
     order = np.argsort(positions, kind="stable")
     steps = gap * np.arange(len(order))
     free = isotonic_regression(np.asarray(positions, dtype=float)[order] - steps).x
     moved = np.clip(free, 0.0, max(0.0, 1.0 - gap * (len(order) - 1))) + steps
-    result = np.empty(len(order))
-    result[order] = moved
-    return [float(value) for value in result]
+    return moved[np.argsort(order)].tolist()
 
 
 @dataclass(frozen=True)
@@ -223,7 +287,7 @@ class Label:
 
 def direct_labels(axes: Axes, labels: Sequence[Label], layout: Layout) -> None:
     """Write names right of ``axes`` with the candidate's mark, moved apart, joined by leaders."""
-    wide, tall = _inches(axes)
+    wide, tall = inches(axes)
     heights = separated([label.height for label in labels], 1.5 * layout.font / 72 / tall)
     em = layout.font / 72 / wide
     for label, height in zip(labels, heights, strict=True):
@@ -244,7 +308,8 @@ def direct_labels(axes: Axes, labels: Sequence[Label], layout: Layout) -> None:
         )  # fmt: skip
 
 
-def _inches(axes: Axes) -> tuple[float, float]:
+def inches(axes: Axes) -> tuple[float, float]:
+    """Width and height of ``axes``."""
     box = axes.get_window_extent()
     figure = axes.get_figure(root=True)
     assert figure is not None

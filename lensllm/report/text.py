@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 MISSING = "–"
 # decimal prefixes: FLOPs and parameters are counted in thousands, never in 1,024s
 _SHORT_SCALE = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
-_SI_SCALE = (
-    (1e24, "Y"),
-    (1e21, "Z"),
-    (1e18, "E"),
-    (1e15, "P"),
-    (1e12, "T"),
-    (1e9, "G"),
-    (1e6, "M"),
-)
+_SI_SCALE = tuple((10.0 ** (24 - 3 * place), letter) for place, letter in enumerate("YZEPTGM"))
 
 
 def loss(value: float) -> str:
@@ -48,7 +41,7 @@ def rough(value: float) -> str:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """So many significant digits, a power of ten where the number is very large or small."""
+    """Some significant digits, and a power of ten where the number is very large or small."""
     if not math.isfinite(value):
         return MISSING
     if value == 0:
@@ -57,11 +50,8 @@ def significant(value: float, digits: int = 3) -> str:
     if -3 <= exponent < 5:
         return f"{value:,.{max(0, digits - 1 - exponent)}f}".replace("-", "−")
     mantissa = value / 10.0**exponent
-    return f"{mantissa:.{digits - 1}f} × 10{_superscript(exponent)}".replace("-", "−")
-
-
-def _superscript(exponent: int) -> str:
-    return str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    power = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{mantissa:.{digits - 1}f} × 10{power}".replace("-", "−")
 
 
 def moved(least: float, most: float) -> str:
@@ -98,22 +88,22 @@ def size(examples: float) -> str:
 
 def short(value: float) -> str:
     """A count with three significant digits: 890k, 1.24M, 7.2B."""
-    if not math.isfinite(value):
-        return MISSING
-    for factor, letter in _SHORT_SCALE:
-        if value >= factor:
-            return f"{value / factor:.3g}{letter}"
-    return f"{value:.0f}"
+    return _prefixed(value, _SHORT_SCALE, "")
 
 
 def flops(value: float) -> str:
     """Floating-point operations with an SI prefix."""
+    return _prefixed(value, _SI_SCALE, "FLOP")
+
+
+def _prefixed(value: float, scale: Sequence[tuple[float, str]], unit: str) -> str:
     if not math.isfinite(value):
         return MISSING
-    for factor, letter in _SI_SCALE:
+    space = " " if unit else ""
+    for factor, letter in scale:
         if value >= factor:
-            return f"{value / factor:.3g} {letter}FLOP"
-    return f"{value:.0f} FLOP"
+            return f"{value / factor:.3g}{space}{letter}{unit}"
+    return f"{value:.0f}{space}{unit}"
 
 
 def memory(value: float) -> str:

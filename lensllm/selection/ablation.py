@@ -1,8 +1,6 @@
 """Comparison of rankings at the points of a grid of settings, each with the reference's.
 
-With the settings of fine-tuning the measured losses move too. A point is therefore scored against
-its own measured losses, and the table separates how far these reorder the candidates from how far
-the prediction does.
+A point is scored against its own measured losses, for the settings of fine-tuning move them too.
 """
 
 from __future__ import annotations
@@ -21,16 +19,6 @@ from lensllm.selection.ranking import choice
 from lensllm.selection.transitions import Transitions
 
 _NAMED = 3  # other choices in a sentence
-_POINTS = (
-    "point", "settings", "reference", "failed", "predictor", "smallest", "budget", "target",
-    "choice", "pearson", "rmse_log", "regret", "kendall", "truth_kendall", "transition",
-    "transition_seen", "ats_transition", "ats_seen",
-)  # fmt: skip
-_KEYS = (
-    "key", "reference", "values", "points", "pearson_low", "pearson_high", "kendall_low",
-    "truth_kendall_low", "choice_changes", "regret_high", "transition_move_low",
-    "transition_move_high", "ats_move_low", "ats_move_high",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,14 +64,10 @@ class Ablation:
 
 def compare(points: Sequence[Point]) -> Ablation:
     """Compare the points; the first is the reference, and at least one has an outcome."""
-    rows = [_point(place, point, points[0]) for place, point in enumerate(points)]
+    rows = pd.DataFrame([_point(place, p, points[0].outcome) for place, p in enumerate(points)])
     tables = [_candidates(place, p.outcome) for place, p in enumerate(points) if p.outcome]
-    keys = [_key(key, points, pd.DataFrame(rows)) for key in points[0].settings]
-    return Ablation(
-        pd.DataFrame(rows)[list(_POINTS)],
-        pd.concat(tables, ignore_index=True),
-        pd.DataFrame(keys)[list(_KEYS)],
-    )
+    keys = pd.DataFrame([_key(key, points, rows) for key in points[0].settings])
+    return Ablation(rows, pd.concat(tables, ignore_index=True), keys)
 
 
 def verdict(points: pd.DataFrame) -> str:
@@ -156,28 +140,24 @@ def _moved(settings: Mapping[str, Any], reference: Mapping[str, Any]) -> str:
     return label(moved) if moved else "the pipeline's own settings"
 
 
-def _point(place: int, point: Point, reference: Point) -> dict[str, Any]:
+def _point(place: int, point: Point, reference: Outcome | None) -> dict[str, Any]:
     """A row of ablation/points; ``place`` 0 is the reference."""
     row: dict[str, Any] = {
         "point": place,
         "settings": json.dumps(point.settings, ensure_ascii=False),
         "reference": place == 0,
         "failed": point.failed,
-        "predictor": "",
-        "smallest": 0,
-        "budget": 0,
-        "target": 0,
-        "choice": "",
-        "transition_seen": 0,
-        "ats_seen": 0,
-    }
+        "predictor": "", "smallest": 0, "budget": 0, "target": 0, "choice": "",
+        "pearson": np.nan, "rmse_log": np.nan, "regret": np.nan,
+        "kendall": np.nan, "truth_kendall": np.nan,
+        "transition": np.nan, "transition_seen": 0,
+        "ats_transition": np.nan, "ats_seen": 0,
+    }  # fmt: skip
     outcome = point.outcome
     if outcome is None:
-        lacking = set(_POINTS) - row.keys()
-        return row | dict.fromkeys(lacking, np.nan)
+        return row
     rows = outcome.rows
     predicted, truth = (rows[name].to_numpy(dtype=float) for name in ("predicted", "measured"))
-    own, against = outcome.transition, reference.outcome
     return row | {
         "predictor": outcome.predictor,
         "smallest": outcome.smallest,
@@ -187,10 +167,10 @@ def _point(place: int, point: Point, reference: Point) -> dict[str, Any]:
         "pearson": scores.pearson(predicted, truth),
         "rmse_log": scores.rmse_log(predicted, truth),
         "regret": float(rows["measured"][outcome.choice] - rows["measured"].min()),
-        "kendall": _agreement(outcome, against, "rank"),
-        "truth_kendall": _agreement(outcome, against, "measured"),
-        "transition": own.clipped.median(),
-        "transition_seen": int((own.side == "seen").sum()),
+        "kendall": _agreement(outcome, reference, "rank"),
+        "truth_kendall": _agreement(outcome, reference, "measured"),
+        "transition": outcome.transition.clipped.median(),
+        "transition_seen": int((outcome.transition.side == "seen").sum()),
         "ats_transition": outcome.ats.clipped.median(),
         "ats_seen": int((outcome.ats.side == "seen").sum()),
     }
@@ -206,23 +186,16 @@ def _agreement(outcome: Outcome, reference: Outcome | None, column: str) -> floa
 
 def _candidates(place: int, outcome: Outcome) -> pd.DataFrame:
     """Rows of ablation/candidates in the order of the ranking."""
-    rows = outcome.rows
-    order = rows.index
-    table = pd.DataFrame(
-        {
-            "point": place,
-            "candidate": order,
-            "rank": rows["rank"],
-            "predicted": rows["predicted"],
-            "p_best": rows["p_best"],
-            "measured": rows["measured"],
-            "transition": outcome.transition.size.reindex(order),
-            "transition_side": outcome.transition.side.reindex(order, fill_value="unknown"),
-            "ats_transition": outcome.ats.size.reindex(order),
-            "ats_side": outcome.ats.side.reindex(order, fill_value="unknown"),
-        }
-    )
-    return table.sort_values("rank", kind="stable").reset_index(drop=True)
+    rows = outcome.rows[["rank", "predicted", "p_best", "measured"]]
+    rows.insert(0, "point", place)
+    for size, side, found in (
+        ("transition", "transition_side", outcome.transition),
+        ("ats_transition", "ats_side", outcome.ats),
+    ):
+        rows[size] = found.size.reindex(rows.index)
+        rows[side] = found.side.reindex(rows.index, fill_value="unknown")
+    rows = rows.sort_values("rank", kind="stable").reset_index()
+    return rows[["point", "candidate", *rows.columns[2:]]]
 
 
 def _key(key: str, points: Sequence[Point], rows: pd.DataFrame) -> dict[str, Any]:
@@ -243,25 +216,14 @@ def _key(key: str, points: Sequence[Point], rows: pd.DataFrame) -> dict[str, Any
         "choice_changes": int((others["choice"] != chosen).sum()) if chosen else 0,
         "regret_high": others["regret"].max(),
     }
-    reference, outcomes = points[0].outcome, [points[i].outcome for i in moved]
+    reference = points[0].outcome
     for name in ("transition", "ats"):
-        low, high = _largest_move(reference, outcomes, name)
+        # least and most of each move from the reference in doublings, the median of the candidates
+        moves = [
+            [bound.median() for bound in getattr(reference, name).moves(there)]
+            for there in [getattr(points[i].outcome, name) for i in moved if reference]
+        ]
+        known = [move for move in moves if np.isfinite(move[0])]
+        low, high = np.max(known, axis=0).tolist() if known else (np.nan, np.nan)
         row |= {f"{name}_move_low": low, f"{name}_move_high": high}
     return row
-
-
-def _largest_move(
-    reference: Outcome | None, moved: Sequence[Outcome | None], name: str
-) -> tuple[float, float]:
-    """Least and most of the largest move from the reference, in doublings, the median over the
-    candidates; NaN where nothing is known."""
-    moves = [
-        [bound.median() for bound in getattr(reference, name).moves(getattr(outcome, name))]
-        for outcome in moved
-        if reference is not None and outcome is not None
-    ]
-    known = [move for move in moves if np.isfinite(move[0])]
-    if not known:
-        return np.nan, np.nan
-    low, high = np.max(known, axis=0)
-    return float(low), float(high)

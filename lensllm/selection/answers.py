@@ -1,14 +1,12 @@
 """A predictor's answers to all that a ranking asks, as tables that can be stored and read again.
 
 A ranking asks about several sets of curves: *all* candidates; those still *racing*, where a policy
-dropped others; and *resample 0*, *resample 1* …, the curves from resampled repeats, behind the
-confidence of the scores. Each predictor answers alone, so that its answers can be kept when another
-one changes.
+dropped others; and *resample 0*, *resample 1* …, the curves from resampled repeats.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -75,21 +73,25 @@ def answer(
 ) -> Answers:
     """Ask the predictor ``name``, no mixture, for all that a ranking needs of it.
 
-    Arguments as of ``lensllm.selection.ranking.rank``; ``scored`` says whether any loss at the
-    target is known.
+    ``scored``: some loss at the target is known; the others as for ``ranking.rank``.
     """
     found: list[pd.DataFrame] = []
     skipped: list[dict[str, Any]] = []
     for label, some in curve_sets(curves, question, scored, dropped).items():
         backtest = Backtest(some, question.target, question.registry, question.error_unit)
-        for known in sorted(_asked_from(label, backtest, question.budgets)):
+        origins = {len(some.sizes)}
+        if label in (ALL, RACING):
+            known_sizes = map(backtest.known, question.budgets)
+            origins = set().union(*(all_origins(some.sizes, known) for known in known_sizes))
+        for known in sorted(origins):
             about: dict[str, Any] = {"curves": label, "budget": int(some.sizes[known - 1])}
             try:
                 predicted = backtest.ask(name, known)
             except DataError as error:
                 skipped.append({**about, "reason": str(error)})
                 continue
-            found.append(_rows(some, question.target, known, predicted).assign(**about))
+            later = np.append(some.sizes[known:], question.target)
+            found.append(_rows(some.candidates, later, predicted).assign(**about))
     rows = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(_TYPES))
     return Answers(
         rows[list(_TYPES)].astype(_TYPES),
@@ -97,7 +99,7 @@ def answer(
     )
 
 
-def stored_answers(answers: Iterable[tuple[str, Answers]]) -> dict[str, StoredAnswers]:
+def stored_answers(answers: Iterable[tuple[str, Answers]]) -> Mapping[str, StoredAnswers]:
     """The answers of several predictors, by set of curves, as a backtest reads them."""
     found: dict[str, dict[tuple[str, int], Prediction | str]] = {}
     for name, tables in answers:
@@ -109,27 +111,12 @@ def stored_answers(answers: Iterable[tuple[str, Answers]]) -> dict[str, StoredAn
             found.setdefault(label, {})[name, budget] = Prediction(loss, sd if stated else None)
         for label, budget, reason in tables.skipped[list(_SKIPPED_TYPES)].to_numpy().tolist():
             found.setdefault(label, {})[name, budget] = reason
-    return {label: found[label] for label in found}
+    return found
 
 
-def _asked_from(label: str, backtest: Backtest, budgets: Iterable[float]) -> set[int]:
-    """The numbers of sizes to predict from."""
-    sizes = backtest.curves.sizes
-    if label not in (ALL, RACING):
-        return {len(sizes)}
-    return set().union(*(all_origins(sizes, backtest.known(budget)) for budget in budgets))
-
-
-def _rows(curves: Curves, target: float, known: int, predicted: Prediction) -> pd.DataFrame:
-    """One row per candidate and later size, the target last."""
-    later: Array = np.append(curves.sizes[known:], target)
-    count = len(curves.candidates)
-    sd = np.full(predicted.loss.shape, np.nan) if predicted.sd_log is None else predicted.sd_log
-    return pd.DataFrame(
-        {
-            "candidate": np.repeat(np.array(curves.candidates, dtype=object), len(later)),
-            "size": np.tile(later, count),
-            "loss": predicted.loss.ravel(),
-            "sd_log": sd.ravel(),
-        }
-    )
+def _rows(candidates: Sequence[str], later: Array, predicted: Prediction) -> pd.DataFrame:
+    """One row per candidate and ``later`` size, the target last."""
+    cells = pd.MultiIndex.from_product([candidates, later], names=["candidate", "size"])
+    sd = np.nan if predicted.sd_log is None else predicted.sd_log.ravel()
+    table = pd.DataFrame({"loss": predicted.loss.ravel(), "sd_log": sd}, index=cells)
+    return table.reset_index()

@@ -1,8 +1,7 @@
 """Every predictor's forecasts from every origin inside the data, each asked for only once.
 
 An origin is a number of sizes known. From each, predictors are asked for all later sizes and the
-target. What lay ahead of a smaller budget is never compared with before that budget knew it, so one
-backtest serves all budgets of a table.
+target. One backtest serves all budgets of a table.
 """
 
 from __future__ import annotations
@@ -83,18 +82,17 @@ class Backtest:
         horizons, errors, units, used = [np.empty(0)], [], [], 0
         sizes, nothing = self.curves.sizes, np.empty((0, len(self._log_losses)))
         for origin in origins(sizes[:known]):
-            ahead = known - origin
             horizons.append(np.log2(sizes[origin:known] / sizes[origin - 1]))
+            ahead = known - origin
+            truth = self._log_losses[:, origin:known]
             try:
-                predicted = np.log(self.ask(name, origin).loss)
-                unit = self.unit(origin)
+                predicted = np.log(self.ask(name, origin).loss[:, :ahead])
+                unit = self.unit(origin)[:, :ahead]
+                used += 1
             except DataError:  # too few finished cells that early
-                errors.append(np.full((ahead, nothing.shape[1]), np.nan))
-                units.append(errors[-1])
-                continue
-            errors.append((self._log_losses[:, origin:known] - predicted[:, :ahead]).T)
-            units.append(unit[:, :ahead].T)
-            used += 1
+                predicted = unit = np.full(truth.shape, np.nan)
+            errors.append((truth - predicted).T)
+            units.append(unit.T)
         return ForecastErrors(
             np.concatenate(horizons),
             np.concatenate([nothing, *errors]),

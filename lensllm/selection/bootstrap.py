@@ -7,7 +7,6 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from lensllm.core.seeds import generator
 from lensllm.curves.curve import Array, Mask
@@ -35,12 +34,10 @@ def compare(
     difference_low and difference_high; ``value`` and ``difference`` are those of row 0.
 
     A draw resamples the candidates of known truth and takes one of the rows 1 … S − 1 (if S = 1,
-    row 0: then only the candidates vary), both the same for all predictors, so differences are
-    paired. A ``difference`` is predictor less reference, so of regret and rmse_log a negative one
-    favours the predictor. A candidate without a prediction is left out of that predictor's scores,
-    and out of both sides of a difference if either of the pair lacks it. A draw in which a score
-    has no meaning (a correlation with a constant) is left out of its interval. Candidates that are
-    not ``eligible``, (M,), cannot be chosen: see ``lensllm.selection.scores.rel_acc``.
+    row 0), both the same for all predictors, so differences, predictor less reference, are paired.
+    A candidate that lacks a prediction is left out of that predictor's scores and of both sides of
+    its difference; a draw without a meaning is left out of the interval. Candidates that are not
+    ``eligible``, (M,), cannot be chosen.
 
     Raises ValueError when ``reference`` is not among the predictors or shapes contradict.
     """
@@ -52,7 +49,9 @@ def compare(
         raise ValueError(f"predictions have the shapes {shapes}, want one (S, {len(truth)})")
     random = generator(seed, "bootstrap")
     draws = min(draws, max(_FEWEST_DRAWS, _WORK // len(truth) ** 2))
-    weights = _resamples(np.isfinite(truth), random, draws)
+    known, weights = np.isfinite(truth), np.zeros((draws, len(truth)))
+    if count := int(known.sum()):  # how often each candidate is in each resample
+        weights[:, known] = random.multinomial(count, np.full(count, 1 / count), draws)
     rows = random.integers(min(1, replicates - 1), replicates, draws)
 
     def value(name: str, partner: str) -> Array:
@@ -63,9 +62,12 @@ def compare(
         values = np.full((len(SCORES), draws), np.nan)
         for row in np.unique(rows):
             losses, others = predicted[name][row], predicted[partner][row]
-            known, taken = np.isfinite(losses) & np.isfinite(others), rows == row
+            shared, taken = np.isfinite(losses) & np.isfinite(others), rows == row
             values[:, taken] = _scores(
-                np.where(known, losses, 1.0), truth, np.where(known, weights[taken], 0.0), eligible
+                np.where(shared, losses, 1.0),
+                truth,
+                np.where(shared, weights[taken], 0.0),
+                eligible,
             )
         return values
 
@@ -73,30 +75,18 @@ def compare(
     for name in predicted:
         low, high = _interval(drawn(name, name))
         least, most = _interval(drawn(name, reference) - drawn(reference, name))
-        frames.append(
-            pd.DataFrame(
-                {
-                    "predictor": name,
-                    "score": SCORES,
-                    "value": value(name, name),
-                    "low": low,
-                    "high": high,
-                    "difference": value(name, reference) - value(reference, name),
-                    "difference_low": least,
-                    "difference_high": most,
-                }
-            )
-        )
+        row = {
+            "predictor": name,
+            "score": SCORES,
+            "value": value(name, name),
+            "low": low,
+            "high": high,
+            "difference": value(name, reference) - value(reference, name),
+            "difference_low": least,
+            "difference_high": most,
+        }
+        frames.append(pd.DataFrame(row))
     return pd.concat(frames, ignore_index=True)
-
-
-def _resamples(known: NDArray[np.bool_], random: np.random.Generator, draws: int) -> Array:
-    """(N, M) how often each candidate is in each resample, with replacement, of the known ones."""
-    count = int(known.sum())
-    weights = np.zeros((draws, len(known)))
-    if count:
-        weights[:, known] = random.multinomial(count, np.full(count, 1 / count), draws)
-    return weights
 
 
 def _interval(values: Array) -> tuple[Array, Array]:

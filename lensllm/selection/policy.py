@@ -1,8 +1,7 @@
 """Sweep policies: which candidates deserve a larger subset, decided from the cells so far.
 
 A sweep goes in rounds. The first has every candidate on all sizes up to sixteen times the smallest;
-each later one has the candidates still in the race on the next size. A decision depends on nothing
-but the cells, so that an interrupted sweep takes the same ones again.
+each later one has the candidates still in the race on the next size.
 """
 
 from __future__ import annotations
@@ -82,8 +81,8 @@ def deciding_predictor(policy: Policy, reference: str) -> str:
 def decide(policy: Policy, curves: Curves, earlier: pd.DataFrame, question: Question) -> Decision:
     """Drop, stop or go on, from the ``curves`` of the candidates still in the race.
 
-    *adaptive* drops candidates that are hardly ever best among the draws of the question's
-    reference predictor, and stops when little is left to be gained, by what this and the
+    *adaptive* drops candidates that are hardly ever best among the draws of the reference
+    predictor, and stops when little is left to be gained in the range of what this and the
     ``earlier`` decisions predict; *halving* drops the worse half by AtS (Lin et al. 2024) until one
     is left. Raises DataError when the predictor cannot answer.
     """

@@ -56,11 +56,9 @@ def rank(
     """Ask the predictors for the losses at the target from the curves up to each budget.
 
     ``truth`` is the measured loss at the target, (M,) with NaN where unknown. Candidates that a
-    sweep's policy has ``dropped`` are predicted from what they have and stand last; intervals,
-    P(best) and choice of the others are as if they had never been. A predictor that lacks an input
-    is skipped. With ``answers``, by set of curves, no predictor is asked (``selection.answers``).
-    Raises ConfigError for a name that is not in the registry and DataError when no predictor is
-    left.
+    sweep's policy has ``dropped`` stand last, and the others are judged without them. A predictor
+    that lacks an input is skipped. With ``answers``, by set of curves, no predictor is asked.
+    Raises ConfigError for an unknown predictor and DataError when no predictor is left.
     """
     registry = question.registry
     unknown = [name for name in question.predictors if name not in registry]
@@ -77,10 +75,11 @@ def rank(
         for label in (ALL, RACING)
         if label in sets
     ]
+    whole = pools[0].backtest
     tables, weights, skipped = [], list[dict[str, Any]](), list[dict[str, Any]]()
-    for known in map(pools[0].backtest.known, question.budgets):
+    for known in map(whole.known, question.budgets):
         for name in question.predictors:
-            budget = int(pools[0].backtest.curves.sizes[known - 1])
+            budget = int(whole.curves.sizes[known - 1])
             about: dict[str, Any] = {"budget": budget, "predictor": name}
             try:
                 tables.append(_predictions(pools, name, known, measured).assign(**about))
@@ -99,12 +98,16 @@ def rank(
         for label, some in sets.items()
         if label not in (ALL, RACING)
     ]
-    compared = pd.DataFrame()
+    compared, judged = pd.DataFrame(), list[dict[str, Any]]()
     if scored:
-        compared = _comparison(pools[0].backtest, resampled, question, measured, predictions)
+        compared = _comparison(whole, resampled, question, measured, predictions)
+        for table in tables:
+            about = dict(table[["budget", "predictor"]].iloc[0])
+            truth_by_name = dict(zip(table["candidate"], table["measured"], strict=True))
+            judged.append({**about, **score_ranking(table, truth_by_name)})
     return Ranking(
         _frame(_PREDICTIONS, predictions),
-        _frame(_SCORES, [_scores(table) for table in tables] if scored else []),
+        _frame(_SCORES, judged),
         _frame(_COMPARISON, compared),
         _frame(_WEIGHTS, weights),
         _frame(_SKIPPED, skipped),
@@ -184,7 +187,7 @@ def score_ranking(ranking: pd.DataFrame, truth: Mapping[str, float]) -> dict[str
 def choice(rows: pd.DataFrame) -> str:
     """The candidate to fine-tune: the lowest cautious prediction of one predictor's ``rows``.
 
-    Raises DataError when there is no prediction.
+    Raises DataError when there is none.
     """
     known = rows[_eligible(rows)]
     if known.empty:
@@ -196,8 +199,8 @@ def choice(rows: pd.DataFrame) -> str:
 def verdict(predictions: pd.DataFrame, predictor: str, target: float, metric: Metric) -> str:
     """One or two sentences for the user: whom to choose, how surely, and at what risk.
 
-    ``predictions`` follow the schema ranking/predictions, at one budget. Raises DataError when
-    ``predictor`` is not among them.
+    ``predictions`` follow ranking/predictions at one budget. Raises DataError when ``predictor``
+    is not among them.
     """
     rows = predictions[predictions["predictor"] == predictor].sort_values("rank")
     rows = rows[np.isfinite(rows["predicted"])]
@@ -220,13 +223,13 @@ def verdict(predictions: pd.DataFrame, predictor: str, target: float, metric: Me
     if chosen["p_best"] < max(_CLEAR, _ODDS * rival["p_best"]):
         text = (
             f"Too close to call at {size}: {chosen.name} is {best} ({loss}), "
-            f"but P(best) is only {_percent(chosen['p_best'])}, "
-            f"against {_percent(rival['p_best'])} for {rival['candidate']}; {risk}."
+            f"but P(best) is only {100 * chosen['p_best']:.0f} %, "
+            f"against {100 * rival['p_best']:.0f} % for {rival['candidate']}; {risk}."
         )
     else:
         text = (
             f"{chosen.name} is {best} at {size} ({loss}), "
-            f"P(best) {_percent(chosen['p_best'])}, {risk}; "
+            f"P(best) {100 * chosen['p_best']:.0f} %, {risk}; "
             f"the runner-up is {lower['candidate']}."
         )
     if lower["rank"] < chosen["rank"]:
@@ -235,10 +238,6 @@ def verdict(predictions: pd.DataFrame, predictor: str, target: float, metric: Me
             "but less surely, by more than it would gain."
         )
     return text
-
-
-def _percent(chance: float) -> str:
-    return f"{100 * chance:.0f} %"
 
 
 @dataclass(frozen=True)
@@ -292,16 +291,6 @@ def _eligible(rows: pd.DataFrame) -> Mask:
     return known
 
 
-def _scores(table: pd.DataFrame) -> dict[str, Any]:
-    """The row of ranking/scores for one predictor's table."""
-    truth = dict(zip(table["candidate"], table["measured"], strict=True))
-    return {
-        "budget": table["budget"].iloc[0],
-        "predictor": table["predictor"].iloc[0],
-        **score_ranking(table, truth),
-    }
-
-
 def _comparison(
     backtest: Backtest,
     resampled: Sequence[Backtest],
@@ -319,31 +308,30 @@ def _comparison(
         return pd.DataFrame()
     predicted = {name: [rows["predicted"].to_numpy()] for name, rows in by_name.items()}
     for again in resampled:
-        answers = _resampled_answers(again, question.predictors, backtest)
         for name, rows in predicted.items():
-            rows.append(answers.get(name, np.full(len(measured), np.nan)))
-    stacked = {name: np.stack(rows) for name, rows in predicted.items()}
-    eligible = _eligible(by_name[question.reference])
+            rows.append(_resampled_answer(again, name, backtest))
     return bootstrap.compare(
-        stacked, measured, question.reference, question.seed, eligible=eligible
+        {name: np.stack(rows) for name, rows in predicted.items()},
+        measured,
+        question.reference,
+        question.seed,
+        eligible=_eligible(by_name[question.reference]),
     )
 
 
-def _resampled_answers(again: Backtest, names: Sequence[str], first: Backtest) -> dict[str, Array]:
-    """(M,) losses at the target from resampled repeats, of the predictors that have an answer.
+def _resampled_answer(again: Backtest, name: str, first: Backtest) -> Array:
+    """(M,) losses at the target from resampled repeats; NaN without an answer.
 
-    Mixtures keep the weights of the ``first`` backtest: another one costs ten times the answer.
+    A mixture keeps its weights of the ``first`` backtest: another one costs ten times the answer.
     """
     known = len(again.curves.sizes)
-    answers = {}
-    for name in names:
-        try:
-            shares = first.weights(name, known)
-            logs = [share * np.log(again.ask(p, known).loss[:, -1]) for p, share in shares.items()]
-        except DataError:
-            continue
-        answers[name] = np.exp(np.sum(logs, axis=0))
-    return answers
+    try:
+        shares = first.weights(name, known)
+        logs = [share * np.log(again.ask(p, known).loss[:, -1]) for p, share in shares.items()]
+    except DataError:
+        return np.full(len(again.curves.candidates), np.nan)
+    loss: Array = np.exp(np.sum(logs, axis=0))
+    return loss
 
 
 def _frame(

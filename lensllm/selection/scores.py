@@ -61,8 +61,7 @@ def kendall(predicted: Array, truth: Array) -> float:
 def rel_acc(predicted: Array, truth: Array, eligible: Mask | bool = True) -> float:
     """RelAcc of Lin et al. 2024: (worst − chosen) / (worst − best) in true loss; 1 is best.
 
-    Candidates tied for the lowest prediction are chosen with equal chance. Those not ``eligible``,
-    (M,), are among the best and the worst but cannot be chosen.
+    Candidates tied for the lowest prediction are chosen with equal chance.
     """
     _, y = _both(predicted, truth)
     if len(y) < 2 or np.ptp(y) == 0:

@@ -13,11 +13,11 @@ from lensllm.predictors.ats import AtS
 
 @dataclass(frozen=True)
 class Transitions:
-    """Where the power phase begins, as far as it could be seen, by candidate.
+    """Where the power phase begins, by candidate.
 
     ``size`` is inf where it never does and NaN where nothing is known. At or below ``low`` it means
-    no more than "there or before", at or above ``high`` "there or later". What was read from equal
-    ``source``s has not moved, even where it cannot be seen.
+    no more than "there or before", at or above ``high`` "there or later". Equal ``source``s have
+    not moved, even where that cannot be seen.
     """
 
     size: pd.Series[float]

@@ -1,7 +1,7 @@
 """Numbered checks of a ranking and of the data; docs/checks.md says what they mean.
 
-To add a check: a function with the decorator ``check`` in the module of its subject, its name in
-the registry here, a section in the document, a test. A number is never used again.
+To add a check: a function with the decorator ``check`` in the module of its subject, a section in
+the document, a test. A number is never used again.
 """
 
 from __future__ import annotations
@@ -15,38 +15,16 @@ from lensllm.diagnostics.checks import curvature, curves, data, ranking
 from lensllm.diagnostics.checks.check import Check, Finding, RankingEvidence
 from lensllm.diagnostics.checks.data import DataEvidence
 
-RANKING_CHECKS: Mapping[str, Check[RankingEvidence]] = {
-    check.code: check
-    for check in (
-        ranking.too_few_sizes,
-        ranking.far_target,
-        ranking.unresolved,
-        curves.jumps,
-        curves.rises,
-        ranking.kernel_at_its_bound,
-        ranking.different_tokenizers,
-        ranking.sizes_outside_priors,
-        ranking.missing_sizes,
-        curvature.pre_power_by_bound,
-        curvature.sharpening,
-        curvature.dominant_layer,
-        curvature.out_of_family,
-        curvature.vacuous_bound,
-        curvature.loss_above_bound,
-    )
-}
-DATA_CHECKS: Mapping[str, Check[DataEvidence]] = {
-    check.code: check
-    for check in (
-        data.cut_targets,
-        data.rows_without_example,
-        data.leaked_examples,
-        data.examples_cut_for_all,
-        data.different_test_text,
-        data.no_padding_token,
-        data.no_chat_template,
-    )
-}
+
+def _registry(*modules: Any) -> dict[str, Check]:
+    """The checks of ``modules`` by code, in ascending order."""
+    found = [value for module in modules for value in vars(module).values()]
+    checks = [value for value in found if isinstance(value, Check)]
+    return {check.code: check for check in sorted(checks, key=lambda check: check.code)}
+
+
+RANKING_CHECKS = _registry(ranking, curves, curvature)
+DATA_CHECKS = _registry(data)
 
 __all__ = [
     "DATA_CHECKS",
@@ -75,40 +53,30 @@ def check_data(evidence: DataEvidence) -> pd.DataFrame:
     return _findings(DATA_CHECKS, evidence, [*_COLUMNS, "place", "excerpt"])
 
 
-def outcomes(checks: Mapping[str, Check[Any]], evidence: object) -> pd.DataFrame:
+def outcomes(checks: Mapping[str, Check], evidence: object) -> pd.DataFrame:
     """The outcome of every check and the text that goes with it: the table ``checks/outcomes``."""
     rows = []
     for check in checks.values():
         outcome = check.outcome(evidence)
-        texts = {"issue": check.tip, "passed": check.passed}
-        text = texts.get(outcome, check.not_applicable)
-        rows.append((check.code, check.title, outcome, text))
+        texts = {"issue": check.tip, "passed": check.passed, "not applicable": check.not_applicable}
+        rows.append((check.code, check.title, outcome, texts[outcome]))
     return pd.DataFrame(rows, columns=["code", "title", "outcome", "text"], dtype=str)
 
 
-def versions(checks: Mapping[str, Check[Any]]) -> dict[str, int]:
-    """The version of each check by its code: what the key of a stage that asks them holds."""
+def versions(checks: Mapping[str, Check]) -> dict[str, int]:
+    """The version of each check by its code, for the key of a stage that asks them."""
     return {code: check.version for code, check in checks.items()}
 
 
 def with_examples(findings: pd.DataFrame) -> pd.DataFrame:
     """inspection/findings as rows of checks/findings, the example at the end of the message."""
-    messages = [
-        f"{row['message']}{_example(row['place'], row['excerpt'])}"
-        for row in findings.to_dict("records")
-    ]
+    messages = []
+    for message, place, excerpt in findings[["message", "place", "excerpt"]].to_numpy():
+        example = f"{place}: “{excerpt}”" if excerpt else place
+        messages.append(f"{message} For example {example}." if place else message)
     return findings.assign(message=messages)[_COLUMNS]
 
 
-def _findings(
-    checks: Mapping[str, Check[Any]], evidence: object, columns: list[str]
-) -> pd.DataFrame:
-    found = [finding for check in checks.values() for finding in check.find(evidence)]
-    rows = [[getattr(finding, column) for column in columns] for finding in found]
-    return pd.DataFrame(rows, columns=columns, dtype=str)
-
-
-def _example(place: str, excerpt: str) -> str:
-    if not place:
-        return ""
-    return f" For example {place}: “{excerpt}”." if excerpt else f" For example {place}."
+def _findings(checks: Mapping[str, Check], evidence: object, columns: list[str]) -> pd.DataFrame:
+    found = [vars(finding) for check in checks.values() for finding in check.find(evidence)]
+    return pd.DataFrame(found, columns=columns, dtype=str)

@@ -1,8 +1,7 @@
 """The type of every numbered check, of what it finds, and the evidence about a ranking.
 
-A check is a function decorated with ``check`` and one line in the registry of the package's
-``__init__``. It returns issues without their tip, an empty list when the check is passed, and None
-when there is nothing that it applies to.
+A check is a function decorated with ``check``. It returns issues without their tip, an empty list
+when the check is passed, and None when there is nothing that it applies to.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import pandas as pd
 
@@ -21,12 +20,10 @@ from lensllm.store.schemas import empty
 _MOST_SINGLE = 3  # with more candidates one finding lists them all, so that reports stay readable
 _LONG = 300  # characters of a message that is shown whole
 
-Evidence = TypeVar("Evidence")
-
 
 @dataclass(frozen=True)
 class Issue:
-    """An issue that a check found, in words, before the check adds its code and its tip."""
+    """An issue that a check found, in words, without code and tip."""
 
     text: str
     candidate: str = ""  # "" where the issue is not about one
@@ -36,61 +33,59 @@ class Issue:
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence with its numbers and its tip, and an example to look at."""
+    """An issue with code, title and, in the message, the tip."""
 
     code: str
     title: str
-    candidate: str  # "" where the finding is not about one
+    candidate: str
     message: str
     place: str
     excerpt: str
 
 
 @dataclass(frozen=True)
-class Check(Generic[Evidence]):
-    """A numbered question to evidence, with the four texts that people read.
-
-    Raise ``version`` when the check finds something else, or says it otherwise: the version is in
-    the key of the stage that asks, and no other stage is computed again.
-    """
+class Check:
+    """A numbered question to evidence, with the four texts that people read."""
 
     code: str
     title: str  # the issue in a few words
     tip: str  # what to do; ends every message
     passed: str
     not_applicable: str
-    ask: Callable[[Evidence], list[Issue] | None]  # None: the check does not apply
-    version: int = 1
+    ask: Callable[[Any], list[Issue] | None]  # None: the check does not apply
+    version: int = 1  # in the key of the stage that asks; raised when the check finds otherwise
 
-    def find(self, evidence: Evidence) -> list[Finding]:
+    def find(self, evidence: object) -> list[Finding]:
         """The findings; none when the check is passed or does not apply."""
-        return [self._finding(issue) for issue in self.ask(evidence) or ()]
+        return [
+            Finding(
+                code=self.code,
+                title=self.title,
+                candidate=issue.candidate,
+                message=f"{issue.text}; {self.tip}.",
+                place=issue.place,
+                excerpt=issue.excerpt,
+            )
+            for issue in self.ask(evidence) or ()
+        ]
 
-    def outcome(self, evidence: Evidence) -> str:
+    def outcome(self, evidence: object) -> str:
         """``issue``, ``passed`` or ``not applicable``."""
         issues = self.ask(evidence)
         return "not applicable" if issues is None else "issue" if issues else "passed"
 
-    def _finding(self, issue: Issue) -> Finding:
-        message = f"{issue.text}; {self.tip}."
-        return Finding(self.code, self.title, issue.candidate, message, issue.place, issue.excerpt)
-
 
 def check(
     code: str, title: str, *, tip: str, passed: str, not_applicable: str, version: int = 1
-) -> Callable[[Callable[[Any], list[Issue] | None]], Check[Any]]:
+) -> Callable[[Callable[[Any], list[Issue] | None]], Check]:
     """Decorator that makes the check ``code`` of the function that asks."""
-
-    def made(ask: Callable[[Any], list[Issue] | None]) -> Check[Any]:
-        return Check(code, title, tip, passed, not_applicable, ask, version)
-
-    return made
+    return partial(Check, code, title, tip, passed, not_applicable, version=version)
 
 
 def by_candidate(
     claim: str, details: Mapping[str, str], example: tuple[str, str] = ("", "")
 ) -> list[Issue]:
-    """One issue for each candidate of ``details``, or one for all when there are many.
+    """One issue for each candidate, or one for all when there are many.
 
     Args:
         claim: what holds for these candidates.
@@ -113,10 +108,7 @@ class Message:
 
 
 def fold(text: str) -> Message:
-    """The message of a finding, its list of candidates folded if it is long.
-
-    The message reads "claim: N candidates, A (detail), B (detail), …; tip."
-    """
+    """The message of a finding; a long list in "claim: N candidates, A, …; tip." is folded."""
     claim, colon, rest = text.partition(": ")
     candidates, semicolon, tip = rest.rpartition("; ")
     count, comma, names = candidates.partition(", ")

@@ -1,6 +1,6 @@
 """LENS201 to LENS206: the Hessian along the path of fine-tuning, and the bound made from it.
 
-Numbers that a limit rests on are from the embedded candidates; docs/checks.md has them.
+The limits rest on the embedded candidates; docs/checks.md has their numbers.
 """
 
 from __future__ import annotations
@@ -14,24 +14,18 @@ import pandas as pd
 from lensllm.diagnostics.checks.check import Issue, RankingEvidence, by_candidate, check
 
 CELL = ["candidate", "size", "seed"]
-# The literal reading of the remainder is not asked. It compares the curvature term with n^(−3/4)
-# nats: the theorem leaves that constant open, and in bits the crossing would be elsewhere. On six
-# embedded candidates the term is 13 to 31 times n^(−3/4) at 100 examples and 48 to 93 times at 800,
-# so that the literal n* is about one example.
+# The literal reading compares the curvature term with n^(−3/4) nats, though the theorem leaves that
+# constant open: on six embedded candidates the literal n* is about one example.
 READING = "fitted"
 RISE_ERRORS = 3.0
-# A smaller rise is no news: the bound goes with the root of the Hessian, so a quarter is an eighth
-# of the bound.
+# The bound goes with the root of the Hessian: a quarter more is an eighth of the bound.
 RISE_FACTOR = 1.25
-# More than all the other layers together, whatever their number. Of fewer than four layers that is
-# no news: equal shares are a third each. In eight embedded candidates of four to seven layers the
-# largest share was .32 to .48 at the largest size.
+# More than all the other layers together. In eight embedded candidates of four to seven layers the
+# largest share was .32 to .48 at the largest size; of three layers equal shares are a third each.
 LAYER_SHARE = 0.5
 FEWEST_LAYERS = 4
-# The largest eigenvalue, because within a family it depends little on a model's size: over four
-# gpt2 of .17 to .89 M weights and other pretraining text it spans a factor of 1.7 at D = 100 and
-# 1.5 at 400, the mean over two seeds; the trace 4.7 and 3.8, the trace per weight 4.5 and 3.9. In
-# single cells it was up to 2.3 times the median of the other three.
+# Within a family the largest eigenvalue depends little on a model's size: over four gpt2 of .17 to
+# .89 M weights it spans a factor of 1.7, the trace one of 4.7.
 FAMILY_FACTOR = 3.0
 FAMILY_DEVIATIONS = 3.0
 _MAD = 1.4826  # standard deviation of a normal over its median absolute deviation
@@ -46,11 +40,7 @@ FEWEST_OTHERS = 2
     not_applicable="no candidate has an n* with an interval",
 )
 def pre_power_by_bound(evidence: RankingEvidence) -> list[Issue] | None:
-    """Candidates whose n* lies beyond the budget with all of its 80 % interval.
-
-    A candidate with two examined cells has no interval: two points have a crossing, whatever they
-    are.
-    """
+    """Candidates whose n* lies beyond the budget with all of its 80 % interval."""
     rows = evidence.crossings
     rows = rows[(rows["remainder"] == READING) & rows["low"].notna()]
     beyond = rows[rows["low"] > evidence.budget]
@@ -83,21 +73,25 @@ def _crossing(row: dict[Any, Any], evidence: RankingEvidence) -> str:
 def sharpening(evidence: RankingEvidence) -> list[Issue] | None:
     """Candidates whose trace rose significantly from the smallest to the largest size examined.
 
-    The trace, and not vᵀH⁺v, because ‖v‖ grows with every step trained. Each seed is compared with
-    itself, for its sizes share their first examples: other ones moved the trace by up to half, but
-    its rise by no more than the errors of the random vectors explain (four embedded candidates,
-    two seeds).
+    Not vᵀH⁺v, because ‖v‖ grows with every step. Each seed is compared with itself, for its sizes
+    share their first examples.
     """
+    layers = evidence.layers
+    cells = layers.assign(variance=layers["trace_stderr"] ** 2).groupby(CELL, as_index=False)
     details, compared = {}, False
-    for name, cells in _traces(evidence.layers).groupby("candidate", sort=False):
-        low, high = cells["size"].min(), cells["size"].max()
-        ends = (cells[cells["size"] == size].set_index("seed") for size in (low, high))
+    for name, sums in cells[["trace", "variance"]].sum().groupby("candidate", sort=False):
+        low, high = sums["size"].min(), sums["size"].max()
+        ends = (sums[sums["size"] == size].set_index("seed") for size in (low, high))
         pairs = pd.concat(ends, axis=1, keys=["first", "last"], join="inner")
         if pairs.empty:  # no seed at both ends
             continue
         compared = compared or low < high
         first, last = pairs["first", "trace"].mean(), pairs["last", "trace"].mean()
-        error = _rise_error(pairs)
+        variance = pairs["first", "variance"] + pairs["last", "variance"]
+        rises = pairs["last", "trace"] - pairs["first", "trace"]
+        by_vectors = np.sqrt(variance.sum()) / len(pairs)
+        by_seeds = rises.std() / np.sqrt(len(pairs))  # NaN where there is one seed
+        error = float(np.fmax(by_vectors, by_seeds))
         if last - first > RISE_ERRORS * error and last > RISE_FACTOR * first:
             details[str(name)] = (
                 f"trace {first:,.4g} at {low:,} and {last:,.4g} at {high:,}, "
@@ -105,21 +99,6 @@ def sharpening(evidence: RankingEvidence) -> list[Issue] | None:
             )
     claim = "The loss is sharper after training on more data"
     return by_candidate(claim, details) if compared else None
-
-
-def _traces(layers: pd.DataFrame) -> pd.DataFrame:
-    """Columns candidate, size, seed, trace over all layers, and its error by random vectors."""
-    cells = layers.assign(variance=layers["trace_stderr"] ** 2).groupby(CELL, as_index=False)
-    found = cells[["trace", "variance"]].sum()
-    return found.assign(error=np.sqrt(found["variance"])).drop(columns="variance")
-
-
-def _rise_error(pairs: pd.DataFrame) -> float:
-    """Standard error of the mean rise: by the random vectors, or by the seeds if that is more."""
-    squares = pairs["first", "error"] ** 2 + pairs["last", "error"] ** 2
-    rises = pairs["last", "trace"] - pairs["first", "trace"]
-    vectors, seeds = np.sqrt(squares.sum()) / len(pairs), rises.std() / np.sqrt(len(pairs))
-    return float(np.fmax(vectors, seeds))  # NaN by the seeds where there is one
 
 
 @check(
@@ -135,21 +114,15 @@ def dominant_layer(evidence: RankingEvidence) -> list[Issue] | None:
     cells = cells[cells["size"] == cells.groupby("candidate")["size"].transform("max")]
     details, compared = {}, False
     for name, rows in cells.groupby("candidate", sort=False):
-        shares = _layer_shares(rows)
+        roots = rows.assign(root=np.sqrt(rows["vhv_positive_max"].clip(lower=0)))
+        table = roots.pivot(index="seed", columns="layer", values="root")
+        shares = table.div(table.sum(axis=1), axis=0).mean()  # NaN where no layer moved
         compared = compared or len(shares) >= FEWEST_LAYERS
         largest = shares.max()
         if len(shares) >= FEWEST_LAYERS and largest > LAYER_SHARE:
             details[str(name)] = f"{shares.idxmax()}, {100 * largest:.0f} % of {len(shares)} layers"
     claim = "One layer makes more than half of the curvature term"
     return by_candidate(claim, details) if compared else None
-
-
-def _layer_shares(rows: pd.DataFrame) -> pd.Series:
-    """By layer, its share of Σ √h, the mean over the seeds; NaN where no layer moved."""
-    roots = rows.assign(root=np.sqrt(rows["vhv_positive_max"].clip(lower=0)))
-    table = roots.pivot(index="seed", columns="layer", values="root")
-    shares: pd.Series = table.div(table.sum(axis=1), axis=0).mean()
-    return shares
 
 
 @check(
@@ -162,9 +135,12 @@ def _layer_shares(rows: pd.DataFrame) -> pd.Series:
 def out_of_family(evidence: RankingEvidence) -> list[Issue] | None:
     """Candidates whose largest eigenvalue is far from the median of their family's others.
 
-    At the largest size examined, by more than a factor of 3 and 3 of the others' deviations.
+    Far is a factor of 3 and 3 of the others' deviations, at the largest size examined.
     """
-    sharpest = _log_eigenvalues(evidence.layers)
+    layers = evidence.layers
+    largest = layers[layers["size"] == layers["size"].max()].groupby(CELL)["largest_eigenvalue"]
+    logs = np.log(largest.max()[lambda values: values > 0])
+    sharpest = logs.groupby("candidate", sort=False).mean()
     families = dict(zip(evidence.curves.candidates, evidence.curves.families or (), strict=False))
     details, compared = {}, False
     for name, value in sharpest.items():
@@ -182,14 +158,6 @@ def out_of_family(evidence: RankingEvidence) -> list[Issue] | None:
             )
     claim = "Sharpness is out of line with the family"
     return by_candidate(claim, details) if compared else None
-
-
-def _log_eigenvalues(layers: pd.DataFrame) -> pd.Series:
-    """By candidate: mean over the seeds of ln of a layer's largest eigenvalue, at the last size."""
-    largest = layers[layers["size"] == layers["size"].max()]
-    cells = largest.groupby(CELL)["largest_eigenvalue"].max()
-    logs: pd.Series = np.log(cells[cells > 0]).groupby("candidate", sort=False).mean()
-    return logs
 
 
 @check(
@@ -217,11 +185,7 @@ def vacuous_bound(evidence: RankingEvidence) -> list[Issue] | None:
 
 
 def vacuous(bounds: pd.DataFrame) -> pd.DataFrame:
-    """The rows (candidate, size) whose bound is no lower than C or than guessing.
-
-    Args:
-        bounds: curvature/bound; the seeds are averaged.
-    """
+    """The rows (candidate, size) of curvature/bound, averaged over seeds, that promise nothing."""
     columns = ["bound", "loss_bound", "uniform_nats_per_token"]
     cell = ["candidate", "size"]
     rows = bounds.groupby(cell, as_index=False, sort=False)[columns].mean()
@@ -236,9 +200,9 @@ def vacuous(bounds: pd.DataFrame) -> pd.DataFrame:
     not_applicable="no bound was measured",
 )
 def loss_above_bound(evidence: RankingEvidence) -> list[Issue] | None:
-    """The cell with the largest excess of every candidate that has one above its bound.
+    """The cell with the largest excess over its bound, of every candidate that has one.
 
-    Single cells, for the theorem is about one run; the seeds are not averaged.
+    The seeds are not averaged, for the theorem is about one run.
     """
     cells = evidence.bounds
     if cells.empty:

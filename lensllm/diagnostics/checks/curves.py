@@ -84,9 +84,8 @@ def noise_log(curves: Curves) -> float:
 def jumps(evidence: RankingEvidence) -> list[Issue] | None:
     """The largest departure of every candidate whose curve leaves its own course.
 
-    A law's slope in log-log has one steepest place: no step is much steeper, or flatter, than those
-    on both sides of it. At either end there is one side only, and a law may have just begun to
-    fall, or nearly reached its floor: its slope then changes by the factor 2^β per doubling.
+    No step of a law in log-log is much steeper, or flatter, than those on both sides of it. At
+    either end there is one side only: the slope changes by the factor 2^β per doubling at most.
     """
     long = [p for p in points(evidence.curves) if len(p.sizes) >= _FEWEST_SIZES]
     if not long:

@@ -1,7 +1,4 @@
-"""LENS301 to LENS307: the data, as text and as every candidate's tokenizer gives it.
-
-They are asked before anything is trained, of the examples that a sweep can meet.
-"""
+"""LENS301 to LENS307: the data, before anything is trained, as text and as tokens."""
 
 from __future__ import annotations
 
@@ -18,11 +15,8 @@ from lensllm.diagnostics.checks.check import Issue, by_candidate, check
 
 Mask = NDArray[np.bool_]
 HELD_OUT = ("test", "validation")
-# A tenth: what is left is then still most of the text, and the loss that of most examples.
-CUT_SHARE = 0.1
-# Candidates often differ by a few percent of their loss; the text they are measured on should
-# differ by less.
-TEXT_DIFFERENCE = 0.01
+CUT_SHARE = 0.1  # the loss is then still that of most examples
+TEXT_DIFFERENCE = 0.01  # candidates often differ by a few percent of their loss
 _PLAIN_CHAT = "plain chat"
 _CHATS = ("chat template", _PLAIN_CHAT)
 

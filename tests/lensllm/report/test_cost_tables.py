@@ -6,20 +6,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lensllm.report import cost_tables, page
-from lensllm.report.cost_tables import forecasts
+from lensllm.report import diagnostic_tables, page
+from lensllm.report.diagnostic_tables import forecasts
 from lensllm.report.result import Result
 
 
 def test_a_line_per_candidate_and_their_sum(data):
     *lines, total = forecasts(data)
-    assert [line.candidate for line in lines] == data.candidates[: len(lines)]
-    assert total.cells == data.forecast["cells"].sum()
-    assert total.seconds_ratio == pytest.approx(
+    assert [line["candidate"] for line in lines] == data.candidates[: len(lines)]
+    assert total["cells"] == data.forecast["cells"].sum()
+    assert total["seconds_ratio"] == pytest.approx(
         data.forecast["seconds"].sum() / data.forecast["predicted_seconds"].sum()
     )
-    assert total.memory == data.forecast["peak_memory_bytes"].max()
-    assert total.flops == pytest.approx(data.forecast["flops"].sum())
+    assert total["peak_memory_bytes"] == data.forecast["peak_memory_bytes"].max()
+    assert total["flops"] == pytest.approx(data.forecast["flops"].sum())
 
 
 def test_only_who_was_probed_is_listed(data):
@@ -54,8 +54,8 @@ def test_choices_say_what_was_tried_and_where_the_edge_is(data: Result):
         third: _rates(1e-3, {1e-3: 1.0, 2e-3: 1.9, 4e-3: 1.8}),
     }
     data = replace(data, learning_rates=rates)
-    found = cost_tables.learning_rates(data)
-    assert {row.candidate: (row.rate, row.edge) for row in found} == {
+    found = diagnostic_tables.learning_rates(data)
+    assert {row["candidate"]: (row["rate"], row["edge"]) for row in found} == {
         first: (2e-3, ""),
         second: (4e-3, "largest"),
         third: (1e-3, "smallest"),
@@ -79,7 +79,7 @@ def test_who_trains_longer_is_named():
             {"name": "c", "finetune": {"epochs": 5, "batch_size": 8}},
         ],
     }
-    assert cost_tables.unequal(config) == [
+    assert diagnostic_tables.unequal(config) == [
         "c is trained with epochs 5 instead of 3 and batch_size 8 instead of 16."
     ]
-    assert cost_tables.unequal({}) == []
+    assert diagnostic_tables.unequal({}) == []

@@ -157,7 +157,7 @@ def test_kernels_tell_how_far_probes_determine_them(data, markup):
     text = Outline(markup).text
     assert "Median t F(t) / F(0), 16 probes 32 probes 40 probes" in text
     row = diagnostic_tables.kernels(data)[0]
-    assert " ".join(f"{share.value:.3f} ± {share.error:.2}" for share in row.left) in text
+    assert " ".join(f"{share:.3f} ± {error:.2}" for share, error in row["left"]) in text
     assert "the standard error of one such set" in text
 
 
