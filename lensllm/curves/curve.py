@@ -165,15 +165,20 @@ def curves_from_cells(
     sizes = thin_sizes(np.sort(trained["size"].unique()))
     trained = trained[trained["size"].isin(sizes)]
     untrained = cells[cells["size"] == 0]
+    labels = cells["family"].astype(object).fillna("")
+    families = dict(zip(cells["candidate"], labels, strict=True))
+    times = nan_mean(_cube(trained, "learning_rate_integral", candidates, sizes), axis=-1)
+    if spectra is None or not all(name in spectra for name in candidates):
+        spectra = {}
     return Curves(
         candidates=tuple(candidates),
         sizes=sizes.astype(float),
         losses=_cube(trained, metric, candidates, sizes),
         zero_shot=_per_candidate(untrained, metric, candidates),
         parameters=_per_candidate(cells, "parameters", candidates),
-        families=_families(cells, candidates),
-        spectra=_all_or_none(spectra, candidates),
-        stop_times=_stop_times(trained, candidates, sizes),
+        families=tuple(families.values()) if any(families.values()) else None,
+        spectra=tuple(spectra[name] for name in candidates) if spectra else None,
+        stop_times=times if np.isfinite(times).any() else None,
     )
 
 
@@ -207,24 +212,3 @@ def _per_candidate(cells: pd.DataFrame, column: str, candidates: list[str]) -> A
     values = cells.groupby("candidate")[column].mean().reindex(candidates)
     array = values.to_numpy(dtype=float, na_value=np.nan)
     return array if np.isfinite(array).any() else None
-
-
-def _families(cells: pd.DataFrame, candidates: list[str]) -> tuple[str, ...] | None:
-    """M families, or None when no candidate has one."""
-    pairs = cells[["candidate", "family"]].drop_duplicates().itertuples(index=False)
-    known = {name: family for name, family in pairs if isinstance(family, str) and family}
-    return tuple(known.get(name, "") for name in candidates) if known else None
-
-
-def _stop_times(cells: pd.DataFrame, candidates: list[str], sizes: Array) -> Array | None:
-    """(M, S) gradient-flow times, mean over seeds, or None when none was recorded."""
-    times = nan_mean(_cube(cells, "learning_rate_integral", candidates, sizes), axis=-1)
-    return times if np.isfinite(times).any() else None
-
-
-def _all_or_none(
-    spectra: Mapping[str, Spectrum] | None, candidates: list[str]
-) -> tuple[Spectrum, ...] | None:
-    if spectra is None or any(name not in spectra for name in candidates):
-        return None
-    return tuple(spectra[name] for name in candidates)

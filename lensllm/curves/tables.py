@@ -25,33 +25,26 @@ from lensllm.curves.sheet import KINDS
 
 T = TypeVar("T")
 
-# Names as people write them, without case, spaces, hyphens and underscores; the first that a
-# table has is taken.
-_NAMES = {
-    "candidate": "candidate configname config modelname modelid model name checkpoint llm",
-    "size": "size d n examples numexamples nexamples samples numsamples nsamples trainsize "
-    "trainingsize trainexamples trainingexamples ntrain numtrain datasize datasetsize subsetsize",
-    "seed": "seed randomseed",
-    "parameters": "parameters numparameters nparameters params numparams nparams weights modelsize",
-    "family": "family modelfamily",
-    "tokenizer": "tokenizer",
-    "bits_per_byte": "bitsperbyte bpb",
-    "nats_per_token": "natspertoken",
-    "loss": "loss testloss heldoutloss evalloss validationloss valloss",
-    # Further columns of numbers, which a table written by lensllm has.
-    "train_nats_per_token": "trainnatspertoken",
-    "validation_nats_per_token": "validationnatspertoken",
-    "learning_rate_integral": "learningrateintegral",
-    "train_flops": "trainflops",
-    "evaluation_flops": "evaluationflops",
-}
-_MEASURED = tuple(_NAMES)[-5:]
-_WIDE = ("candidate", "seed", "parameters", "family", "tokenizer")  # beside columns of losses
 # The columns of the stored table curve/cells.
 CELL_COLUMNS = (
     *("candidate", "family", "tokenizer", "size", "seed", "nats_per_token", "bits_per_byte"),
-    *(*_MEASURED[:3], "parameters", *_MEASURED[3:]),
+    *("train_nats_per_token", "validation_nats_per_token", "learning_rate_integral"),
+    *("parameters", "train_flops", "evaluation_flops"),
 )
+_NUMBERS = (*CELL_COLUMNS[5:10], *CELL_COLUMNS[11:])
+_OF_ROWS = ("candidate", "seed", "parameters", "family", "tokenizer")  # of a wide table
+# Other names that people give to columns, without case, spaces, hyphens and underscores; the first
+# that a table has is taken.
+_OTHER_NAMES = {
+    "candidate": "configname config modelname modelid model name checkpoint llm",
+    "size": "d n examples numexamples nexamples samples numsamples nsamples trainsize trainingsize "
+    "trainexamples trainingexamples ntrain numtrain datasize datasetsize subsetsize",
+    "seed": "randomseed",
+    "parameters": "numparameters nparameters params numparams nparams weights modelsize",
+    "family": "modelfamily",
+    "bits_per_byte": "bpb",
+    "loss": "testloss heldoutloss evalloss validationloss valloss",
+}
 _GAPS = ("", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none", "-")
 _NUMBER = re.compile(r"[+-]?(?:\d[\d,]*\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE)
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.0*)?")
@@ -120,10 +113,7 @@ def read(source: str | pd.DataFrame, name: str = "the table") -> LossTable:
         kind, content = _load(source)
         published = next((known for known in PUBLISHED if _load(known)[1] == content), "")
     try:
-        if isinstance(source, str):
-            texts = sheet.parse(content, kind)
-        else:
-            texts = sheet.from_frame(source)
+        texts = sheet.parse(content, kind) if isinstance(source, str) else sheet.from_frame(source)
         cells, metric, omissions = _cells(texts)
     except DataError as error:
         raise DataError(f"{name}: {error}") from None
@@ -195,13 +185,13 @@ def _file(source: str) -> Path:
 
 # --- columns ------------------------------------------------------------------------------------
 def _recognise(texts: pd.DataFrame) -> tuple[dict[str, int], dict[int, int]]:
-    """Positions of columns by meaning (``_NAMES``), and the training sizes of a wide table's.
+    """Positions of columns by meaning, and the training sizes of a wide table's.
 
     Raises DataError for a table without a header, without candidates or losses, and for a column
     that stands twice.
     """
     titles = list(texts.columns)
-    found = {meaning: _position(titles, meaning) for meaning in _NAMES}
+    found = {meaning: _position(titles, meaning) for meaning in (*CELL_COLUMNS, "loss")}
     named = {meaning: position for meaning, position in found.items() if position is not None}
     sizes = _sizes(texts, is_header=bool(named))
     if "candidate" not in named:
@@ -213,7 +203,7 @@ def _recognise(texts: pd.DataFrame) -> tuple[dict[str, int], dict[int, int]]:
                 both = f"'{titles[weights]}' and '{titles[named['parameters']]}'"
                 raise DataError(f"columns {both} are both a number of weights: remove one")
             named["parameters"] = weights
-        return {meaning: named[meaning] for meaning in _WIDE if meaning in named}, sizes
+        return {meaning: named[meaning] for meaning in _OF_ROWS if meaning in named}, sizes
     loss = named.pop("loss", None)
     if loss is not None and not named.keys() & get_args(Metric):
         named["nats_per_token"] = loss  # a mean over tokens, as every training library prints it
@@ -233,9 +223,8 @@ def _plain(name: str) -> str:
 def _position(titles: list[str], meaning: str) -> int | None:
     """The column with a meaning; None if no column has any of its names."""
     plain = [_plain(title) for title in titles]
-    matches = [
-        (i, name) for name in _NAMES[meaning].split() for i, t in enumerate(plain) if t == name
-    ]
+    names = [_plain(meaning), *_OTHER_NAMES.get(meaning, "").split()]
+    matches = [(i, name) for name in names for i, title in enumerate(plain) if title == name]
     # Which of two could be D is not to be guessed: size may count weights.
     rivals = [i for i, name in matches if name == matches[0][1] or meaning == "size"]
     if len(rivals) > 1:
@@ -316,17 +305,19 @@ def _whole(text: str) -> int | None:
 
 
 def _size(text: str) -> int:
-    value = _whole(text)
-    if value is None or value < 0:
+    if (value := _whole(text)) is None or value < 0:
         raise ValueError(f"'{short(text)}' is no training size: write a whole number from 0")
     return value
 
 
 def _seed(text: str) -> int:
-    value = _whole(text)
-    if value is None:
+    if (value := _whole(text)) is None:
         raise ValueError(f"'{short(text)}' is no seed: write a whole number")
     return value
+
+
+def _label(text: str) -> str | None:
+    return None if _is_gap(text) else text
 
 
 def _decimal(text: str) -> float:
@@ -392,7 +383,7 @@ def _cells(texts: pd.DataFrame) -> tuple[pd.DataFrame, Metric, list[str]]:
             "row": range(len(names)),
         }
     )
-    rows = rows.assign(**_described(texts, named, rows["candidate"]))
+    rows = _described(texts, named, rows)
     metric: Metric = "nats_per_token"
     if sizes:
         columns = [
@@ -401,7 +392,7 @@ def _cells(texts: pd.DataFrame) -> tuple[pd.DataFrame, Metric, list[str]]:
         ]
         cells = pd.concat(columns).sort_values(["row", "column"])
     else:
-        numbers = [name for name in (*get_args(Metric), *_MEASURED) if name in named]
+        numbers = [name for name in _NUMBERS if name in named]
         cells = rows.assign(**{name: _values(texts, named[name], _decimal) for name in numbers})
         cells["size"] = _values(texts, named["size"], _size)
         metrics: list[Metric] = [metric for metric in get_args(Metric) if metric in named]
@@ -411,37 +402,32 @@ def _cells(texts: pd.DataFrame) -> tuple[pd.DataFrame, Metric, list[str]]:
     key = ["candidate", "size", "seed"]
     measured = cells.dropna(subset=[metric]).sort_values(key, kind="stable", ignore_index=True)
     _check_cells(texts, measured, texts.columns[named["candidate"]])
-    used = {*named.values(), *sizes}
     omissions = _omissions(measured, len(cells))
+    used = {*named.values(), *sizes}
     if unused := [title for i, title in enumerate(texts.columns) if title and i not in used]:
         omissions.append(f"Columns that were not used: {', '.join(unused)}.")
     found = measured.astype({"candidate": object}).reindex(columns=list(CELL_COLUMNS))
     return found, metric, omissions
 
 
-def _described(
-    texts: pd.DataFrame, named: Mapping[str, int], candidates: pd.Series
-) -> dict[str, pd.Series]:
-    """Family, tokenizer and parameters of every row's candidate, from any of its rows."""
-
-    def known(meaning: str, read: Callable[[str], object]) -> pd.Series:
+def _described(texts: pd.DataFrame, named: Mapping[str, int], rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with family, tokenizer and parameters of their candidates, from any row of each."""
+    readers = {"family": _label, "tokenizer": _label, "parameters": _weights}
+    for meaning, read in readers.items():
         if meaning not in named:
-            return pd.Series(index=candidates.index, dtype=object)
-        values = pd.Series(_values(texts, named[meaning], read), dtype=object)
-        first = values.groupby(candidates, observed=True).transform("first")
-        wrong = values.notna() & (values != first)
+            rows[meaning] = pd.NA if meaning == "parameters" else ""
+            continue
+        column = named[meaning]
+        values = pd.Series(_values(texts, column, read), dtype=object)
+        rows[meaning] = values.groupby(rows["candidate"], observed=True).transform("first")
+        wrong = values.notna() & (values != rows[meaning])
         if wrong.any():
-            row = int(wrong.argmax())
-            text, above = texts.iloc[row, named[meaning]], first[row]
-            problem = f"has '{short(text)}' here and '{short(above)}' above: make them agree"
-            raise _error(texts, row, named[meaning], f"{candidates[row]} {problem}")
-        return first
-
-    return {
-        "family": known("family", lambda text: None if _is_gap(text) else text).fillna(""),
-        "tokenizer": known("tokenizer", lambda text: None if _is_gap(text) else text).fillna(""),
-        "parameters": known("parameters", _weights).astype("Int64"),
-    }
+            row = rows[wrong].iloc[0]
+            here, above = texts.iloc[row["row"], column], row[meaning]
+            problem = f"has '{short(here)}' here and '{short(above)}' above: make them agree"
+            raise _error(texts, row["row"], column, f"{row['candidate']} {problem}")
+    rows[["family", "tokenizer"]] = rows[["family", "tokenizer"]].fillna("")
+    return rows.astype({"parameters": "Int64"})
 
 
 def _check_losses(texts: pd.DataFrame, cells: pd.DataFrame, metric: Metric) -> None:
