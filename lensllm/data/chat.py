@@ -20,7 +20,7 @@ from typing import Any
 
 from lensllm.core.errors import DataError
 from lensllm.data import rendering
-from lensllm.data.messages import Turn
+from lensllm.data.forms import Turn
 
 _SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool"}
 # Chats and characters that are sent to the process at a time.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from lensllm.core.errors import DataError
-from lensllm.data import checksum, readers
+from lensllm.data import readers
 from lensllm.data.readers import Rows, Table
 
 PREFIX = "hub:"
@@ -34,7 +35,11 @@ def identity(source: str, config: str | None, split: str, revision: str | None) 
     if folder.is_dir():
         if revision:
             raise DataError(f"data.revision: {folder} is a folder and has no revisions; leave it")
-        version = {"files": checksum.of_files(_files(folder), folder)}
+        total = hashlib.sha256()
+        for path in sorted(p for p in folder.rglob("*") if p.is_file() and ".cache" not in p.parts):
+            name_and_content = f"{path.relative_to(folder).as_posix()}\0{readers.checksum(path)}\n"
+            total.update(name_and_content.encode())
+        version = {"files": total.hexdigest()}
     else:
         version = {"commit": _commit(name, revision)}
     return {**version, "config": config, "split": split}
@@ -121,10 +126,6 @@ def _commit(name: str, revision: str | None) -> str:
         f"data.source: {name} is no folder here, the hub cannot be reached, and the cache does "
         f"not have it; {_ADVICE}"
     )
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file() and ".cache" not in p.parts)
 
 
 def _hint(error: Exception) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
+import hashlib
 import json
 import re
 import zlib
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from io import BufferedIOBase
 from itertools import count
 from pathlib import Path
@@ -83,6 +85,21 @@ def too_long(where: str, most_bytes: int) -> DataError:
     return DataError(
         f"{where} has more than {most_bytes:,} bytes; cut it, or raise data.max_row_bytes"
     )
+
+
+def checksum(path: Path) -> str:
+    """The SHA-256 of a file's content, computed once per process and state of the file."""
+    state = path.stat()
+    return _checksum(path, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _checksum(path: Path, size: int, changed_ns: int) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 # --- lines ---------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import pandas as pd
 
 from lensllm.config.sections import Data
 from lensllm.core.errors import DataError
-from lensllm.data import checksum, forms, hub, readers
+from lensllm.data import forms, hub, readers
 from lensllm.data.builtin import docstrings, names, python_files
 from lensllm.data.readers import Table
 from lensllm.data.sketch import Sketch, digest
@@ -227,7 +227,7 @@ def _by_library(one: Set) -> bool:
 def _identity(one: Set, data: Data) -> Any:
     if _by_library(one):
         return hub.identity(one.source, data.config, one.hub_split, data.revision)
-    return [[readers.kind(path), checksum.of_file(path)] for path in _files(one)]
+    return [[readers.kind(path), readers.checksum(path)] for path in _files(one)]
 
 
 def _tables(one: Set, data: Data) -> list[Table]:

@@ -8,7 +8,7 @@ finished cell; ``data.keep`` bounds them.
 from pathlib import Path
 
 from lensllm.config.sections import Pipeline
-from lensllm.data import checksum
+from lensllm.data.readers import checksum
 from lensllm.store.artifacts import Recipe, Ref, Store, write_table
 from tasks.base.models import Model
 from tasks.base.stage import Step, Work
@@ -26,7 +26,7 @@ def step(config: Pipeline, model: Model, dataset: Ref) -> Step:
         params["tokenizer"] = model.tokenizer
         template = model.tokenizer_folder / "chat_template.jinja"
         if template.is_file():
-            params["chat_template"] = checksum.of_file(template)
+            params["chat_template"] = checksum(template)
     recipe = Recipe("tokens", VERSION, params, upstream)
     return Step(f"tokenise for {model.name}", recipe, {"tokenizer": str(model.tokenizer_folder)})
 
