@@ -1,8 +1,7 @@
-"""Where examples come from: an embedded task, files of the user's, or a hub data set.
+"""Examples from an embedded task, files of the user's, or a hub data set.
 
 One pass over all rows keeps at most ``data.keep`` distinct examples of each set and counts the
-rest. A test or validation set of its own is read first, so that what is in it can be left out of
-training.
+rest. Test and validation sets are read first, to leave their examples out of training.
 """
 
 from __future__ import annotations
@@ -31,8 +30,6 @@ _BESIDE = ("readme", "license", "licence")  # files that lie beside data and are
 
 @dataclass(frozen=True)
 class Set:
-    """One of the sets that are read."""
-
     split: str  # of its examples; "" where the test set is still to be drawn
     key: str  # of the setting that names it
     source: str
@@ -55,9 +52,14 @@ def fingerprint(data: Data) -> dict[str, Any]:
     if data.source.startswith("builtin:"):
         _check_builtin(data)
         return {"source": data.source, "packages": python_files.fingerprint(data.packages)}
-    read = ("form", "prompt", "completion", "text", "messages", "stratify", "keep")
-    sets = {one.split: _identity(one, data) for one in _sets(data)}
-    return {"sets": sets, **{name: getattr(data, name) for name in read}}
+    sets: dict[str, Any] = {}
+    for one in _sets(data):
+        if _by_library(one):
+            sets[one.split] = hub.identity(one.source, data.config, one.hub_split, data.revision)
+        else:
+            sets[one.split] = [[readers.kind(p), readers.checksum(p)] for p in _files(one)]
+    settings = ("form", "prompt", "completion", "text", "messages", "stratify", "keep")
+    return {"sets": sets, **{name: getattr(data, name) for name in settings}}
 
 
 def check(data: Data) -> None:
@@ -67,7 +69,7 @@ def check(data: Data) -> None:
         return
     for one in _sets(data):
         if not _by_library(one):
-            forms_of(_tables(one, data), data)
+            _open(one, data)
 
 
 def load(data: Data) -> Loaded:
@@ -78,34 +80,40 @@ def load(data: Data) -> Loaded:
     """
     if data.source in BUILTIN:
         return _builtin(BUILTIN[data.source](data.packages))
-    counts, earlier = list[_Count](), list[Sketch[_Item]]()
+    counts, sketches = list[_Count](), list[Sketch[_Item]]()
     for one in _sets(data):
-        count = _Count(one, Sketch(data.keep))
-        for table, form in forms_of(_tables(one, data), data):
+        count, sketch = _Count(one.split), Sketch[_Item](data.keep)
+        for table, form in _open(one, data):
             count.form = form.name
-            _read(table, form, count, earlier)
+            _read(table, form, count, sketch, sketches)
         if counts and count.form != counts[0].form:
             raise DataError(
                 f"{one.key}: {one.source} holds examples of the form {count.form}, and "
-                f"{counts[0].set.source} of the form {counts[0].form}; give both the same columns"
+                f"{_sets(data)[0].source} of the form {counts[0].form}; give both the same columns"
             )
-        if not count.sketch.rows:
+        if not sketch.rows:
             why = count.unfit_reason if count.unfit else "all are in the test or validation set"
             raise DataError(f"{one.key}: {one.source} has no example to use: {why} "
                             f"({count.unfit_place or count.shared_place})")  # fmt: skip
-        counts.append(count)
-        earlier.append(count.sketch)
+        counts.insert(0, count)
+        sketches.insert(0, sketch)
+    read = list(zip(counts, sketches, strict=True))
     rows = [
-        (raw.prompt, raw.completion, raw.messages, raw.stratum, count.set.split, file, number)
-        for count in reversed(counts)
-        for raw, file, number in count.sketch.items
+        (raw.prompt, raw.completion, raw.messages, raw.stratum, count.split, file, number)
+        for count, sketch in read
+        for raw, file, number in sketch.items
     ]
-    summary = pd.DataFrame([count.summary for count in reversed(counts)])
+    summary = pd.DataFrame([count.summary(sketch) for count, sketch in read])
     return Loaded(pd.DataFrame(rows, columns=_COLUMNS), summary)
 
 
-def forms_of(tables: Sequence[Table], data: Data) -> list[tuple[Table, forms.Form]]:
-    """Every table with its form, the same for all. Raises ``DataError`` naming the file."""
+def _open(one: Set, data: Data) -> list[tuple[Table, forms.Form]]:
+    """Every table of a set with its form, the same for all. Raises ``DataError``."""
+    if _by_library(one):
+        limits = data.revision, data.max_row_bytes
+        tables = [hub.open_table(one.source, data.config, one.hub_split, *limits)]
+    else:
+        tables = [readers.open_table(path, data.max_row_bytes) for path in _files(one)]
     found = []
     for table in tables:
         try:
@@ -131,10 +139,9 @@ _Item = tuple[forms.Raw, str, int]  # example, file, number
 
 @dataclass
 class _Count:
-    """What became of the rows of a set."""
+    """The rows of a set: kept in the sketch, unfit, or shared with an earlier set."""
 
-    set: Set
-    sketch: Sketch[_Item]
+    split: str
     form: str = ""
     unfit: int = 0
     unfit_place: str = ""  # of the first
@@ -142,23 +149,19 @@ class _Count:
     shared: int = 0
     shared_place: str = ""
 
-    @property
-    def summary(self) -> dict[str, Any]:
-        return {
-            "split": self.set.split,
-            "form": self.form,
-            "rows": self.sketch.rows + self.unfit + self.shared,
-            "distinct": self.sketch.distinct,
-            "kept": len(self.sketch.items),
-            "unfit": self.unfit,
-            "unfit_place": self.unfit_place,
-            "unfit_reason": self.unfit_reason,
-            "shared": self.shared,
-            "shared_place": self.shared_place,
-        }
+    def summary(self, sketch: Sketch[_Item]) -> dict[str, Any]:
+        rows = sketch.rows + self.unfit + self.shared
+        kept = len(sketch.items)
+        return {**vars(self), "rows": rows, "distinct": sketch.distinct, "kept": kept}
 
 
-def _read(table: Table, form: forms.Form, count: _Count, earlier: Sequence[Sketch[_Item]]) -> None:
+def _read(
+    table: Table,
+    form: forms.Form,
+    count: _Count,
+    sketch: Sketch[_Item],
+    earlier: Sequence[Sketch[_Item]],
+) -> None:
     for number, values in table.rows(form.columns):
         try:
             raw = form.read(values)
@@ -172,12 +175,12 @@ def _read(table: Table, form: forms.Form, count: _Count, earlier: Sequence[Sketc
             where = readers.place(table.where, number)
             raise DataError(f"{where}: {error}") from None
         content = digest(raw.prompt, raw.messages, raw.completion)
-        if any(content in sketch for sketch in earlier):
+        if any(content in other for other in earlier):
             shown = f"{readers.place(table.name, number)}, “{excerpt(raw.completion)}”"
             count.shared_place = count.shared_place or shown
             count.shared += 1
             continue
-        count.sketch.add(content, (raw, table.name, number))
+        sketch.add(content, (raw, table.name, number))
 
 
 def _builtin(pairs: pd.DataFrame) -> Loaded:
@@ -222,19 +225,6 @@ def _by_library(one: Set) -> bool:
     saved = ("dataset_dict.json", "state.json")
     folder = Path(one.source).expanduser()
     return hub.is_hub(one.source) or any((folder / name).is_file() for name in saved)
-
-
-def _identity(one: Set, data: Data) -> Any:
-    if _by_library(one):
-        return hub.identity(one.source, data.config, one.hub_split, data.revision)
-    return [[readers.kind(path), readers.checksum(path)] for path in _files(one)]
-
-
-def _tables(one: Set, data: Data) -> list[Table]:
-    if _by_library(one):
-        limits = data.revision, data.max_row_bytes
-        return [hub.open_table(one.source, data.config, one.hub_split, *limits)]
-    return [readers.open_table(path, data.max_row_bytes) for path in _files(one)]
 
 
 def _files(one: Set) -> list[Path]:
