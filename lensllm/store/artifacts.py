@@ -1,10 +1,10 @@
 """The store: content-addressed artefacts, ``<root>/<stage>/<key>/`` with Parquet tables inside.
 
 An artefact's key is the SHA-256 of its *recipe*: stage, stage version, the parameters that matter
-and the keys it was made from. It is published by renaming a complete directory, so it exists whole
-or not at all; a manifest's checksums are verified on the first read; a kernel lock per key keeps
-two processes from computing the same thing, and is freed by the kernel when its holder dies. On a
-file system without locks two processes may compute the same thing, and the first one's counts.
+and the keys it was made from. It is published by renaming a complete folder, so it exists whole or
+not at all. The checksums in its manifest are verified on the first read. A kernel lock per key
+keeps two processes from computing the same thing; on a file system without locks they may, and the
+first one's counts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,10 @@ from lensllm.store import lease, schemas
 
 log = logging.getLogger("lensllm.store.artifacts")
 MANIFEST = "manifest.json"
-_CHUNK = 1 << 20
 _MOST_MANIFEST_BYTES = 16 << 20  # 100,000 upstream references take 9 MB; it is parsed in memory
 _NO_STAGES = {"prefect", "reports"}
 _KEY = "[0-9a-f]" * 32
-_announced: set[Path] = set()  # damaged artefacts that this process has named
+_announced: set[Path] = set()  # folders that this process has warned of
 _announcing = threading.Lock()
 
 
@@ -89,15 +88,6 @@ def _key(described: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-@cache  # once in a process, however often its folder is prepared
-def _say_there_are_no_locks(root: Path) -> None:
-    log.warning(
-        "artifacts folder %s: its file system has no locks, so two commands on it may compute the "
-        "same thing twice; the results are right all the same",
-        root,
-    )
-
-
 def write_table(folder: Path, table: str, rows: pd.DataFrame | list[dict[str, Any]]) -> None:
     """Write ``rows`` as the documented table ``stage/table`` into ``folder``.
 
@@ -132,8 +122,13 @@ class Store:
             probe = self.root / ".tmp" / f".writable-{os.getpid()}"
             probe.touch()
             probe.unlink()
-            if not self.lockable:
-                _say_there_are_no_locks(self.root)
+            if not self.lockable and self.root not in _announced:
+                _announced.add(self.root)
+                log.warning(
+                    "artifacts folder %s: its file system has no locks, so two commands on it may "
+                    "compute the same thing twice; the results are right all the same",
+                    self.root,
+                )
             self._collect_leftovers()
 
     @cached_property
@@ -357,15 +352,11 @@ class Store:
                 if free:
                     for folder in drafts:
                         locks.remove(folder / f"{ref.stage}-{ref.key}")
-        for ref in self._partials():
+        for ref in _named(self.root / ".partial"):
             if self.path(ref).is_dir():  # its maker died between publishing and cleaning up
                 with self._lock(ref, wait=False) as free:
                     if free:
                         locks.remove(self.partial(ref))
-
-    def _partials(self) -> list[Ref]:
-        """What interrupted builds would go on from."""
-        return _named(self.root / ".partial")
 
     def _discard(self, ref: Ref) -> None:
         """Remove an artefact so that no reader ever sees half of it, or what has its name."""
@@ -380,7 +371,7 @@ class Store:
     def unreferenced(self, wanted: set[Ref]) -> list[Ref]:
         """Artefacts, begun ones too, that none of ``wanted`` names, for ``lensllm gc``."""
         present = self.present()
-        present += [ref for ref in self._partials() if ref not in present]
+        present += [ref for ref in _named(self.root / ".partial") if ref not in present]
         return [ref for ref in present if ref not in wanted]
 
     def present(self) -> list[Ref]:
@@ -494,11 +485,8 @@ def _fault_of_table(path: Path, stage: str) -> str:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while block := stream.read(_CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _fsync(path: Path) -> None:

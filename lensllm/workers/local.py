@@ -1,10 +1,9 @@
-"""Cells run in worker processes of our own, because a thread can be neither stopped nor isolated.
+"""Worker processes for cells: a thread can be neither stopped nor isolated.
 
-Each slot is one warm process (torch and transformers are imported once: 2.5 s, 260 MB) that runs
-one job at a time. A job that crashes or runs out of time takes its process with it and fails
-alone; the slot gets a new process. Each slot is a pebble pool of ONE: a pool of many shares one
-channel between its processes, is lost whole when an idle one is killed, and cannot say which
-process gets which GPU.
+Each slot is a warm process (torch and transformers are imported once: 2.5 s, 260 MB) that runs one
+job at a time. A job that crashes or runs out of time fails alone; the slot gets a new process.
+Each slot is a pebble pool of ONE: a pool of many shares one channel between its processes, is lost
+whole when an idle one is killed, and cannot say which process gets which GPU.
 """
 
 import logging
@@ -17,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing import get_context, resource_tracker
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from threadpoolctl import threadpool_limits
@@ -30,7 +29,6 @@ T = TypeVar("T")
 # A process is replaced after this many jobs, so that what native allocators never give back stays
 # bounded; at 2.5 s a start that costs 13 ms a job.
 JOBS_PER_PROCESS = 200
-
 
 # The console is the parent's: these libraries print progress bars and advice unless told not to.
 _QUIET = {
@@ -97,15 +95,19 @@ class Workers:
             Exception: whatever ``function`` raised, with the worker's traceback as a note.
         """
         payload = pickle.dumps((function, args))
-        slot = self._take(label)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free or self._closed)
+            if self._closed:
+                raise stopped(label)
+            slot = self._free.pop()
         try:
             outcome = self._run(slot, payload, timeout_seconds, label)
         finally:
-            self._give_back(slot)
-        succeeded, value = pickle.loads(outcome)
-        if not succeeded:
-            raise value
-        result: T = value
+            with self._changed:
+                self._jobs.pop(slot, None)
+                self._free.append(slot)
+                self._changed.notify_all()
+        result: T = result_of(outcome)
         return result
 
     def running(self) -> list[str]:
@@ -126,19 +128,6 @@ class Workers:
             slot.stop()
         self._keeper.shutdown()
 
-    def _take(self, label: str) -> "_Slot":
-        with self._changed:
-            self._changed.wait_for(lambda: self._free or self._closed)
-            if self._closed:
-                raise stopped(label)
-            return self._free.pop()
-
-    def _give_back(self, slot: "_Slot") -> None:
-        with self._changed:
-            self._jobs.pop(slot, None)
-            self._free.append(slot)
-            self._changed.notify_all()
-
     def _run(self, slot: "_Slot", payload: bytes, timeout: float | None, label: str) -> bytes:
         """The job's pickled outcome. A slot whose IDLE process was killed is renewed, once."""
         for last in (False, True):
@@ -152,10 +141,7 @@ class Workers:
             except CancelledError as error:
                 raise stopped(label) from error
             except TimeoutError as error:
-                raise WorkerError(
-                    f"{label}: stopped after its time limit of {timeout:g} s; the other jobs go "
-                    "on. Give it more time, or make it smaller."
-                ) from error
+                raise out_of_time(label, timeout) from error
             except ProcessExpired as error:
                 raise WorkerError(
                     f"{label}: its worker process died ({_cause(error.exitcode)}); the other jobs "
@@ -248,15 +234,26 @@ def _block_interrupt() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
+def result_of(outcome: bytes) -> Any:
+    """The result of a job whose ``perform`` gave ``outcome``; raises the job's own error."""
+    succeeded, value = pickle.loads(outcome)
+    if not succeeded:
+        raise value
+    return value
+
+
+def out_of_time(label: str, timeout: float | None) -> WorkerError:
+    return WorkerError(
+        f"{label}: stopped after its time limit of {timeout:g} s; the other jobs go on. Give it "
+        "more time, or make it smaller."
+    )
+
+
 def stopped(label: str) -> Stopped:
     return Stopped(f"{label}: stopped before it was done; run again to go on from here.")
 
 
 def _cause(exitcode: int) -> str:
     """``-9`` → ``signal SIGKILL``; ``3`` → ``exit code 3``."""
-    if exitcode >= 0:
-        return f"exit code {exitcode}"
-    try:
-        return f"signal {signal.Signals(-exitcode).name}"
-    except ValueError:
-        return f"signal {-exitcode}"
+    names = {known.value: known.name for known in signal.Signals}
+    return f"exit code {exitcode}" if exitcode >= 0 else f"signal {names.get(-exitcode, -exitcode)}"
