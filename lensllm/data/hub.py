@@ -77,7 +77,11 @@ def _load(name: str, folder: Path, config: str | None, split: str, revision: str
     datasets.disable_progress_bars()
     try:
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-            return _saved(datasets.load_from_disk(folder), name, split)
+            saved = datasets.load_from_disk(folder)
+            if isinstance(saved, dict) and split not in saved:
+                known = ", ".join(saved)
+                raise DataError(f"data.split: {name} has no split '{split}'; it has {known}")
+            return saved[split] if isinstance(saved, dict) else saved
         if folder.is_dir():
             return datasets.load_dataset(str(folder), config, split=split)
         commit = _commit(name, revision)
@@ -85,16 +89,10 @@ def _load(name: str, folder: Path, config: str | None, split: str, revision: str
     except DataError:
         raise
     except Exception as error:  # the library and its readers each raise their own
-        raise DataError(f"data.source: {name}: {_first_line(error)}; {_hint(error)}") from None
-
-
-def _saved(found: Any, name: str, split: str) -> Any:
-    """A split of what ``save_to_disk`` wrote."""
-    if not isinstance(found, dict):
-        return found
-    if split not in found:
-        raise DataError(f"data.split: {name} has no split '{split}'; it has {', '.join(found)}")
-    return found[split]
+        said = str(error).lower()
+        advice = "set data.split" if "split" in said else _ADVICE
+        advice = "set data.config" if "config" in said else advice
+        raise DataError(f"data.source: {name}: {_first_line(error)}; {advice}") from None
 
 
 def _commit(name: str, revision: str | None) -> str:
@@ -126,13 +124,6 @@ def _commit(name: str, revision: str | None) -> str:
         f"data.source: {name} is no folder here, the hub cannot be reached, and the cache does "
         f"not have it; {_ADVICE}"
     )
-
-
-def _hint(error: Exception) -> str:
-    said = str(error).lower()
-    if "config" in said:
-        return "set data.config"
-    return "set data.split" if "split" in said else _ADVICE
 
 
 def _first_line(error: Exception) -> str:

@@ -69,10 +69,8 @@ def beginning(tokenizer: Any) -> list[int]:
     """The tokens that a tokenizer puts before every text, such as a beginning-of-text."""
     bare: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole: list[int] = tokenizer("a")["input_ids"]
-    for start in range(len(whole) - len(bare) + 1):
-        if whole[start : start + len(bare)] == bare:
-            return whole[:start]
-    return []
+    starts = range(len(whole) - len(bare) + 1)
+    return next((whole[:i] for i in starts if whole[i : i + len(bare)] == bare), [])
 
 
 def summary(tokenizer: Any, form: str) -> dict[str, str]:
@@ -90,11 +88,8 @@ def summary(tokenizer: Any, form: str) -> dict[str, str]:
 
 def select(tokens: pd.DataFrame, rows: Sequence[int]) -> list[Example]:
     """The examples at ``rows``, in that order."""
-    chosen = tokens.iloc[list(rows)]
-    return [
-        Example(prompt.tolist(), completion.tolist())
-        for prompt, completion in zip(chosen["prompt_ids"], chosen["completion_ids"], strict=True)
-    ]
+    pairs = tokens.iloc[list(rows)][["prompt_ids", "completion_ids"]]
+    return [Example(p.tolist(), c.tolist()) for p, c in pairs.itertuples(index=False)]
 
 
 def windows(
