@@ -1,7 +1,4 @@
-"""Read JSON and YAML that somebody else wrote, within limits of size, depth and digits.
-
-A reader without limits takes gigabytes for a file of megabytes, or ends in a ``RecursionError``.
-"""
+"""Read JSON and YAML that somebody else wrote, within limits of size, depth and digits."""
 
 from __future__ import annotations
 

@@ -138,8 +138,10 @@ class Store:
 
     @contextmanager
     def using(self, holder: str = "a program") -> Iterator[None]:
-        """Within the context ``lensllm gc --delete`` and ``verify --repair`` are refused, in this
-        and in every other process; they name ``holder``. Waits while one of them is at work."""
+        """Within the context ``gc --delete`` and ``verify --repair`` are refused in every process.
+
+        They name ``holder``. Waits while one of them is at work.
+        """
         with ExitStack() as stack:
             with _explained(self.root):
                 stack.enter_context(lease.shared(self.root, holder))
@@ -147,8 +149,10 @@ class Store:
 
     @contextmanager
     def alone(self, holder: str = "a program") -> Iterator[None]:
-        """Within the context, which is for deleting, no other process uses the store; one that
-        starts waits. Raises ``StoreError`` when somebody uses it, or its disk has no locks."""
+        """Within the context, which is for deleting, no other process uses the store.
+
+        Raises ``StoreError`` when somebody uses it, or its disk has no locks.
+        """
         with ExitStack() as stack:
             with _explained(self.root):
                 stack.enter_context(lease.exclusive(self.root, holder))
@@ -250,7 +254,10 @@ class Store:
         with _explained(self.root), lease.shared(self.root), self._lock(ref):
             if self.has(ref):
                 return True
-            self._require_folder(ref.stage)
+            stage = self.root / ref.stage
+            if os.path.lexists(stage) and not stage.is_dir():  # a link to a disk not mounted?
+                where = f", it links to {stage.readlink()}" if stage.is_symlink() else ""
+                raise StoreError(f"{stage}: it is not a folder{where}; mend or remove it")
             self._discard(ref)
             folder, partial = self._draft(ref), self.partial(ref)
             locks.remove(folder)  # ours by the lock: its maker is dead
@@ -267,23 +274,11 @@ class Store:
         _announced.discard(self.path(ref))
         return False
 
-    def _require_folder(self, stage: str) -> None:
-        """Raise ``StoreError`` when something else has the name of a stage's folder.
-
-        It is not removed: a link to a disk that is not mounted may be what the user wants.
-        """
-        folder = self.root / stage
-        if os.path.lexists(folder) and not folder.is_dir():
-            where = f", it links to {folder.readlink()}" if folder.is_symlink() else ""
-            raise StoreError(f"{folder}: it is not a folder{where}; mend or remove it")
-
     def _publish(self, folder: Path, recipe: Recipe) -> None:
         files = {}
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            files[path.relative_to(folder).as_posix()] = {
-                "bytes": path.stat().st_size,
-                "sha256": _sha256(path),
-            }
+            entry = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            files[path.relative_to(folder).as_posix()] = entry
             _fsync(path)
         manifest = folder / MANIFEST
         text = json.dumps({**recipe.describe(), "files": files}, indent=1)
@@ -375,8 +370,7 @@ class Store:
         return [ref for ref in present if ref not in wanted]
 
     def present(self) -> list[Ref]:
-        """Every artefact, damaged or not, by stage and key; a stage is a module's name, and what
-        MLflow and reports keep beside them are none."""
+        """Every artefact, damaged or not, by stage and key."""
         return [
             Ref(folder.parent.name, folder.name)
             for folder in sorted(self.root.glob(f"*/{_KEY}"))
