@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -76,21 +76,15 @@ class Curves:
     def only(self, candidates: Sequence[str]) -> Curves:
         """The curves of ``candidates``, in that order."""
         rows = [self.candidates.index(name) for name in candidates]
-
-        def some(values: Array | None) -> Array | None:
-            return None if values is None else values[rows]
-
-        return replace(
-            self,
-            candidates=tuple(candidates),
-            losses=self.losses[rows],
-            zero_shot=some(self.zero_shot),
-            parameters=some(self.parameters),
-            families=None if self.families is None else tuple(self.families[i] for i in rows),
-            weight_metrics={k: v[rows] for k, v in (self.weight_metrics or {}).items()} or None,
-            spectra=None if self.spectra is None else tuple(self.spectra[i] for i in rows),
-            stop_times=some(self.stop_times),
-        )
+        chosen: dict[str, Any] = {}  # every field but the sizes has a row per candidate
+        for name, values in vars(self).items():
+            if isinstance(values, np.ndarray) and name != "sizes":
+                chosen[name] = values[rows]
+            elif isinstance(values, tuple):
+                chosen[name] = tuple(values[i] for i in rows)
+            elif isinstance(values, Mapping):
+                chosen[name] = {metric: array[rows] for metric, array in values.items()}
+        return replace(self, **chosen)
 
     def until(self, size: float) -> Curves:
         """The curves as known before any subset larger than ``size`` was trained on."""
@@ -140,13 +134,11 @@ def curves_from_cells(
     budget: int,
     spectra: Mapping[str, Spectrum] | None = None,
 ) -> Curves:
-    """Curves from the table ``curve/cells``: its rows with 0 < D ≤ ``budget``.
+    """Curves from the table ``curve/cells``: its rows with 0 < D ≤ ``budget``, sizes thinned.
 
-    ``cells`` has the columns candidate, size, seed, parameters, family, learning_rate_integral and
-    the metric. More than ``MOST_SIZES`` sizes are thinned (``thin_sizes``). Candidates keep the
-    order of their first row. D = 0 becomes ``zero_shot``. A loss that is not finite counts as a
-    failed cell. ``spectra`` are used only if every candidate has one, since the laws that need them
-    compare all candidates.
+    Candidates keep the order of their first row. D = 0 becomes ``zero_shot``. A loss that is not
+    finite counts as a failed cell. ``spectra`` are used only if every candidate has one, since the
+    laws that need them compare all candidates.
 
     Raises DataError when the metric is unknown, a loss is not positive, a cell stands twice, or
     nothing is left.

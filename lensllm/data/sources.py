@@ -45,7 +45,7 @@ class Loaded:
 
 
 def fingerprint(data: Data) -> dict[str, Any]:
-    """What the examples are determined by: package versions, or the files' checksums.
+    """Package versions, or checksums of files, which determine the examples.
 
     Raises ``DataError`` when a file or package is missing or its kind is unknown.
     """
@@ -73,10 +73,9 @@ def check(data: Data) -> None:
 
 
 def load(data: Data) -> Loaded:
-    """Examples as the table ``dataset/examples``, and the sets' ``dataset/summary``.
+    """Read all examples. Of equal ones the first is kept, so that none stands on both sides.
 
-    ``split`` is train, validation or test where the source knows, and empty where the test set is
-    still to be drawn. Of equal examples the first is kept, so that none can stand on both sides.
+    ``split`` is empty where the test set is still to be drawn.
     """
     if data.source in BUILTIN:
         return _builtin(BUILTIN[data.source](data.packages))
@@ -221,7 +220,7 @@ def _sets(data: Data) -> list[Set]:
 
 
 def _by_library(one: Set) -> bool:
-    """Whether the datasets library reads it: the hub's, or what its ``save_to_disk`` wrote."""
+    """True for what the datasets library reads: the hub's, or written by ``save_to_disk``."""
     saved = ("dataset_dict.json", "state.json")
     folder = Path(one.source).expanduser()
     return hub.is_hub(one.source) or any((folder / name).is_file() for name in saved)
@@ -238,8 +237,11 @@ def _files(one: Set) -> list[Path]:
         found = _sorted((p for p in known if p.stem.lower() not in _BESIDE), one)
         if not found:
             raise DataError(f"{one.key}: no file in {path} is one of {allowed}")
+    elif set(str(path)) & set("*?["):
+        pattern = str(path.relative_to(path.anchor))
+        found = _sorted((p for p in Path(path.anchor).glob(pattern) if p.is_file()), one)
     else:
-        found = _sorted(_matching(path), one)
+        found = []
     if others := [p for p in found or [path] if readers.kind(p) not in readers.KINDS]:
         raise DataError(f"{one.key}: {others[0]} is none of {allowed}")
     if not found:
@@ -260,12 +262,3 @@ def _sorted(paths: Iterable[Path], one: Set) -> list[Path]:
             f"{one.key}: {one.source} has more than {_MOST_FILES:,} files; join them, or name fewer"
         )
     return found
-
-
-def _matching(pattern: Path) -> Iterable[Path]:
-    """Files that a pattern such as ``data/*.jsonl`` names."""
-    steps = pattern.parts[1:] if pattern.is_absolute() else pattern.parts
-    root = Path(pattern.anchor or ".")
-    if not any(set(step) & set("*?[") for step in steps):
-        return []
-    return (p for p in root.glob("/".join(steps)) if p.is_file())
