@@ -12,11 +12,12 @@ import pickle
 import signal
 import threading
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing import get_context, resource_tracker
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from threadpoolctl import threadpool_limits
@@ -47,7 +48,47 @@ class Stopped(WorkerError):
     """The job was ended, or never begun, because its workers were closed."""
 
 
-class Workers:
+class Caller(ABC):
+    """Runs functions in other processes."""
+
+    def call(
+        self,
+        function: Callable[..., T],
+        *args: object,
+        timeout_seconds: float | None = None,
+        label: str,
+        memory_bytes: float | None = None,
+    ) -> T:
+        """Run ``function(*args)`` in a worker and wait for its result.
+
+        Args:
+            function: importable by its module's name; it, its arguments and its result are pickled.
+            timeout_seconds: kill the job after this long; waiting for a place does not count.
+            label: what the user calls this job, for messages and ``running``.
+            memory_bytes: what the job is expected to take at most, of the GPU where it has one; a
+                Ray cluster chooses a node by it.
+
+        Raises:
+            WorkerError: the process died, the time was up, or no node is large enough; ``Stopped``:
+                ``close`` came first.
+            Exception: whatever ``function`` raised, with the worker's traceback as a note.
+        """
+        payload = pickle.dumps((function, args))
+        outcome = self._outcome(payload, timeout_seconds, label, memory_bytes)
+        succeeded, value = pickle.loads(outcome)
+        if not succeeded:
+            raise value
+        result: T = value
+        return result
+
+    @abstractmethod
+    def _outcome(
+        self, payload: bytes, timeout: float | None, label: str, memory_bytes: float | None
+    ) -> bytes:
+        """The answer of ``perform`` to the payload."""
+
+
+class Workers(Caller):
     """A fixed number of slots, each a warm process; safe to call from many threads.
 
     Processes start when first needed: a run whose every cell is cached starts none.
@@ -74,41 +115,21 @@ class Workers:
         self._changed = threading.Condition()
         self._closed = False
 
-    def call(
-        self,
-        function: Callable[..., T],
-        *args: object,
-        timeout_seconds: float | None = None,
-        label: str,
-        memory_bytes: float | None = None,
-    ) -> T:
-        """Run ``function(*args)`` in a worker and wait for its result.
-
-        Args:
-            function: importable by its module's name; it, its arguments and its result are pickled.
-            timeout_seconds: kill the job after this long; waiting for a slot does not count.
-            label: what the user calls this job, for messages and ``running``.
-            memory_bytes: what the job may take; slots of one machine are not chosen by it.
-
-        Raises:
-            WorkerError: the process died or the time was up; ``Stopped``: ``close`` came first.
-            Exception: whatever ``function`` raised, with the worker's traceback as a note.
-        """
-        payload = pickle.dumps((function, args))
+    def _outcome(
+        self, payload: bytes, timeout: float | None, label: str, memory_bytes: float | None
+    ) -> bytes:
         with self._changed:
             self._changed.wait_for(lambda: self._free or self._closed)
             if self._closed:
                 raise stopped(label)
             slot = self._free.pop()
         try:
-            outcome = self._run(slot, payload, timeout_seconds, label)
+            return self._run(slot, payload, timeout, label)
         finally:
             with self._changed:
                 self._jobs.pop(slot, None)
                 self._free.append(slot)
                 self._changed.notify_all()
-        result: T = result_of(outcome)
-        return result
 
     def running(self) -> list[str]:
         """Labels of the jobs now in a worker, oldest first."""
@@ -232,14 +253,6 @@ def _portable(error: BaseException) -> Exception:
 def _block_interrupt() -> None:
     resource_tracker.ensure_running()  # starting it unblocks SIGINT, so it must come first
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-
-
-def result_of(outcome: bytes) -> Any:
-    """The result of a job whose ``perform`` gave ``outcome``; raises the job's own error."""
-    succeeded, value = pickle.loads(outcome)
-    if not succeeded:
-        raise value
-    return value
 
 
 def out_of_time(label: str, timeout: float | None) -> WorkerError:

@@ -10,27 +10,24 @@ from __future__ import annotations
 import functools
 import math
 import os
-import pickle
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from lensllm.workers import ray_cluster
 from lensllm.workers.local import (
     JOBS_PER_PROCESS,
+    Caller,
     WorkerError,
     out_of_time,
     perform,
-    result_of,
     settle,
     stopped,
 )
-
-T = TypeVar("T")
 
 # A node is lost to maintenance or a crash now and then; a job that takes its process with it every
 # time is the job's own fault.
@@ -45,7 +42,7 @@ _GPU_MARGIN, _GPU_CONTEXT_BYTES = 1.25, 0.7e9
 MARK = ".shared"  # in the artifacts folder; a node that reads another one has another folder
 
 
-class RayWorkers:
+class RayWorkers(Caller):
     """Runs jobs in a Ray cluster; safe to call from many threads.
 
     Args:
@@ -82,32 +79,15 @@ class RayWorkers:
         self._lock = threading.Lock()
         self._closed = False
 
-    def call(
-        self,
-        function: Callable[..., T],
-        *args: object,
-        timeout_seconds: float | None = None,
-        label: str,
-        memory_bytes: float | None = None,
-    ) -> T:
-        """Run ``function(*args)`` on some node and wait for its result, as ``Workers.call`` does.
-
-        Args:
-            memory_bytes: what the job is expected to take at most, of the GPU where it has one.
-
-        Raises:
-            WorkerError: its process or node died again and again, the time was up, no node is
-                large enough; ``Stopped``: ``close`` came first.
-            Exception: whatever ``function`` raised, with the worker's traceback as a note.
-        """
-        payload = pickle.dumps((function, args))
+    def _outcome(
+        self, payload: bytes, timeout: float | None, label: str, memory_bytes: float | None
+    ) -> bytes:
         needs = self._needs(memory_bytes)
         lost = ""
         for _ in range(1 + _LOSSES):
-            outcome, lost = self._run(payload, needs, timeout_seconds, label)
+            outcome, lost = self._run(payload, needs, timeout, label)
             if outcome is not None:
-                result: T = result_of(outcome)
-                return result
+                return outcome
         raise WorkerError(
             f"{label}: its process was lost {1 + _LOSSES} times ({lost}); the other jobs go on. If "
             "its node ran out of memory, use smaller batches, or let fewer cells share a node."
