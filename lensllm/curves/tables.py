@@ -197,12 +197,12 @@ def _recognise(texts: pd.DataFrame) -> tuple[dict[str, int], dict[int, int]]:
     if "candidate" not in named:
         named["candidate"] = _first_text(texts, {*named.values(), *sizes})
     if sizes:
-        weights = named.get("size")
-        if weights is not None and _plain(titles[weights]) == "size":  # as in published tables
+        size = named.get("size")
+        if size is not None and _plain(titles[size]) == "size":  # weights, as in published tables
             if "parameters" in named:
-                both = f"'{titles[weights]}' and '{titles[named['parameters']]}'"
+                both = f"'{titles[size]}' and '{titles[named['parameters']]}'"
                 raise DataError(f"columns {both} are both a number of weights: remove one")
-            named["parameters"] = weights
+            named["parameters"] = size
         return {meaning: named[meaning] for meaning in _OF_ROWS if meaning in named}, sizes
     loss = named.pop("loss", None)
     if loss is not None and not named.keys() & get_args(Metric):
@@ -316,10 +316,6 @@ def _seed(text: str) -> int:
     return value
 
 
-def _label(text: str) -> str | None:
-    return None if _is_gap(text) else text
-
-
 def _decimal(text: str) -> float:
     """A number; NaN for a gap. A comma separates no thousands here."""
     if _is_gap(text):
@@ -412,7 +408,10 @@ def _cells(texts: pd.DataFrame) -> tuple[pd.DataFrame, Metric, list[str]]:
 
 def _described(texts: pd.DataFrame, named: Mapping[str, int], rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with family, tokenizer and parameters of their candidates, from any row of each."""
-    readers = {"family": _label, "tokenizer": _label, "parameters": _weights}
+    readers: dict[str, Callable[[str], object]] = {
+        **dict.fromkeys(("family", "tokenizer"), lambda text: None if _is_gap(text) else text),
+        "parameters": _weights,
+    }
     for meaning, read in readers.items():
         if meaning not in named:
             rows[meaning] = pd.NA if meaning == "parameters" else ""
