@@ -123,7 +123,7 @@ def _point(path: Path, name: str, settings: Mapping[str, Any], overrides: Sequen
 
 
 def _value(config: Pipeline, key: str) -> Any:
-    """What the configuration has at ``key``; the key exists, or it could not have been loaded."""
+    """The configuration's value of ``key``, which exists."""
     value: Any = config.model_dump(mode="json")
     for part in key.split("."):
         value = value[part]

@@ -95,7 +95,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """As ``parse_yaml``, of a UTF-8 file. Raises ``OSError`` too."""
+    """``parse_yaml`` of a UTF-8 file. Raises ``OSError`` too."""
     return parse_yaml(_read(path, MOST_YAML_BYTES).decode())
 
 

@@ -113,7 +113,7 @@ class _TemplateProcess:
         return self.end.alive and self._process.poll() is None
 
     def render(self, chats: Iterable[Chat]) -> Iterator[Rendered]:
-        """As ``renderer`` says. The process goes on while its earlier answers are used."""
+        """Yield renderings; the process goes on while its earlier answers are used."""
         for group in _groups(chats):
             self._send(json.dumps(group))
             waiting = len(group)

@@ -43,7 +43,7 @@ class Raw:
 
 @dataclass(frozen=True)
 class Form:
-    """How a table's rows are read."""
+    """The reading of a table's rows."""
 
     name: str  # completion | text | messages
     columns: frozenset[str]  # needed

@@ -22,14 +22,14 @@ _ADVICE = (
 
 
 def is_hub(source: str) -> bool:
-    """Whether ``source`` is ``hub:…`` or reads like ``org/name`` and is nothing here."""
+    """True for ``hub:…``, and for ``org/name`` where there is no such file."""
     if source.startswith(PREFIX):
         return True
     return bool(_ID.fullmatch(source)) and not Path(source).suffix and not Path(source).exists()
 
 
 def identity(source: str, config: str | None, split: str, revision: str | None) -> dict[str, Any]:
-    """What the rows are determined by: the commit, or the checksum of a folder's files."""
+    """The commit, or the checksum of a folder's files, which determines the rows."""
     name = source.removeprefix(PREFIX)
     folder = Path(name).expanduser()
     if folder.is_dir():

@@ -423,7 +423,7 @@ def _longest_repeated(path: Path, texts: list[str], group: int) -> int:
 
 # --- running text --------------------------------------------------------------------------------
 def _text(path: Path, most: int) -> Table:
-    """What stands between blank lines, as one column ``text``."""
+    """The texts between blank lines, as one column ``text``."""
 
     def rows(_: Collection[str] = ()) -> Rows:
         begin, lines, size = 0, list[str](), 0

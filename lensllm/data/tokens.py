@@ -28,7 +28,7 @@ _Row = tuple[Ids, Ids, int, bool, bool]
 
 @dataclass(frozen=True)
 class Limits:
-    """How an example is cut."""
+    """The lengths to which examples are cut."""
 
     longest: int  # tokens in all
     text: bool = False  # running text, whose target may take all of them
@@ -74,7 +74,7 @@ def beginning(tokenizer: Any) -> list[int]:
 
 
 def summary(tokenizer: Any, form: str) -> dict[str, str]:
-    """How examples are read with this tokenizer: a row of ``tokens/summary``."""
+    """A row of ``tokens/summary``: the form, and the tokens around an example."""
     rendering = form
     if form == "messages":
         rendering = "chat template" if chat.has_template(tokenizer) else "plain chat"

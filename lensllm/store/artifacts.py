@@ -172,13 +172,11 @@ class Store:
         return self.root / ref.stage / ref.key
 
     def partial(self, ref: Ref) -> Path:
-        """Where the maker of an artefact keeps what an interrupted build goes on from; it goes when
-        the artefact is there."""
+        """The folder from which an interrupted build goes on; it goes when the artefact is made."""
         return self.root / ".partial" / f"{ref.stage}-{ref.key}"
 
     def has(self, ref: Ref) -> bool:
-        """True if ``ref`` is there and undamaged; a damaged artefact is named in a warning, once
-        per process."""
+        """True if ``ref`` is there and undamaged; a damaged one is warned of once per process."""
         return not self._lack(ref)
 
     def _lack(self, ref: Ref) -> str:
@@ -223,7 +221,7 @@ class Store:
         return frame
 
     def file(self, ref: Ref, name: str) -> Path:
-        """Where a file of an artefact is, checksums verified first."""
+        """The path of a file of an artefact, checksums verified first."""
         self._require(ref)
         return self.path(ref) / name
 
@@ -232,8 +230,10 @@ class Store:
             raise StoreError(f"artefact {ref} {lack}; run the pipeline again")
 
     def fault(self, ref: Ref) -> str:
-        """What is wrong with an artefact that is there, "" if nothing: the manifest by the key, its
-        files by the manifest, the tables by their schema. Reads all of it, every time."""
+        """The damage of an artefact that is there, "" if none; reads all of it, every time.
+
+        Verifies the manifest by the key, the files by the manifest, tables by their schema.
+        """
         folder = self.path(ref)
         if fault := _fault(folder, ref):
             return fault
@@ -379,7 +379,7 @@ class Store:
         ]
 
     def being_made(self) -> list[Ref]:
-        """What some process, this one included, is making now."""
+        """The artefacts that some process, this one included, is making now."""
         return [ref for ref in _named(self.root / ".locks") if self.in_progress(ref)]
 
     def remove(self, ref: Ref) -> int:
@@ -453,8 +453,7 @@ def _fault(folder: Path, ref: Ref) -> str:
 
 
 def _present(folder: Path | str, prefix: str = "") -> Iterator[str]:
-    """Whatever is in ``folder`` and no folder itself, but for what file systems and desktops leave
-    (``.nfs…``, ``.DS_Store``), which no reader of ours looks at."""
+    """Files below ``folder`` but hidden ones, which file systems and desktops leave there."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):

@@ -54,7 +54,7 @@ def _knock(address: str) -> None:
 
 
 def nodes() -> list[dict[str, float]]:
-    """What each living node of the cluster has in all, in Ray's words: CPU, GPU, memory (bytes)."""
+    """Resources of each living node, by Ray's names: CPU, GPU, memory (bytes)."""
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]

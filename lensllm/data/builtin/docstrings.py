@@ -111,7 +111,7 @@ def _without_docstrings(source: str, documented: Sequence[_Documented]) -> str:
 
 
 def _is_prose(paragraph: str) -> bool:
-    """Whether a paragraph is sentences: no code, table, heading or field list."""
+    """True for sentences: no code, table, heading or field list."""
     letters = sum(character.isalpha() or character == " " for character in paragraph)
     return (
         paragraph.rstrip().endswith((".", "!", "?"))
