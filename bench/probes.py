@@ -15,8 +15,7 @@ from bench.timing import markdown
 from lensllm.config import configfile
 from lensllm.core.errors import DataError, LensError
 from lensllm.core.seeds import generator
-from lensllm.data.tokens import select
-from lensllm.data.windows import windows
+from lensllm.data.tokens import select, windows
 from lensllm.models.load import load_model, load_tokenizer
 from lensllm.ntk import residual_kernel
 from lensllm.ntk.overlap import Array, Indices, Overlap, alignment

@@ -1,23 +1,31 @@
-"""Read pipelines.yaml: defaults, overrides, and mistakes met with one sentence.
-
-A pipeline overrides the defaults section by section, and ``--set sweep.max=3200`` overrides both.
-"""
+"""Read pipelines.yaml: defaults, pipelines on top of them, and ``--set`` on top of both."""
 
 from __future__ import annotations
 
+import glob
+import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from lensllm.config import patterns
-from lensllm.config.sections import Candidate, FineTune, Pipeline, Replay, wrong_name
+from lensllm.config.sections import (
+    Candidate,
+    FineTune,
+    Pipeline,
+    Replay,
+    name_of,
+    place,
+    wrong_name,
+)
 from lensllm.core import untrusted
 from lensllm.core.errors import ConfigError, listing, suggestion
 from lensllm.core.secrets import has_password
 from lensllm.core.untrusted import short, shown
 
+_MOST_PATHS = 10_000  # /*/*/* would look through the whole disk
 _MOST_PARTS = 20  # of a key's path; the longest has three
 
 
@@ -47,7 +55,7 @@ def from_settings(
     for override in overrides:
         merged = _override(merged, override)
     try:
-        return Pipeline.model_validate(patterns.expand(merged))
+        return Pipeline.model_validate(expand(merged))
     except ValidationError as error:
         raise ConfigError(f"{where}: {_sentence(error)}") from None
     except ConfigError as error:
@@ -87,15 +95,13 @@ def _read(path: Path) -> dict[str, Any]:
     allowed = ("defaults", "pipelines")
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected the keys {' and '.join(allowed)} at the top")
-    for key in content:
-        if key not in allowed:
-            hint = suggestion(str(key), allowed)
-            raise ConfigError(
-                f"{path}: unknown key '{short(key)}'{hint}; allowed: {', '.join(allowed)}"
-            )
-    for section in content.values():
-        if section is not None and not isinstance(section, dict):
-            raise ConfigError(f"{path}: defaults and pipelines must be mappings")
+    if unknown := [key for key in content if key not in allowed]:
+        hint = suggestion(str(unknown[0]), allowed)
+        raise ConfigError(
+            f"{path}: unknown key '{short(unknown[0])}'{hint}; allowed: {', '.join(allowed)}"
+        )
+    if not all(section is None or isinstance(section, dict) for section in content.values()):
+        raise ConfigError(f"{path}: defaults and pipelines must be mappings")
     for name, pipeline in (content.get("pipelines") or {}).items():
         if pipeline is not None and not isinstance(pipeline, dict):
             raise ConfigError(f"{path}: pipeline '{short(name)}' must be a mapping of sections")
@@ -174,3 +180,52 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             section = annotation
     return list(section.model_fields)
+
+
+def expand(content: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a pipeline with a candidate for every match of a ``*`` in a model.
+
+    Raises ``ConfigError`` for a pattern without a match or with a name.
+    """
+    entries = content.get("candidates")
+    if not isinstance(entries, list):
+        return content  # what it must be is said where it is read
+    return {**content, "candidates": [one for entry in entries for one in _expanded(entry)]}
+
+
+def _expanded(entry: Any) -> list[Any]:
+    shared = {"model": entry} if isinstance(entry, str) else entry
+    pattern = shared.get("model") if isinstance(shared, dict) else None
+    if not isinstance(pattern, str) or "*" not in pattern:
+        return [entry]
+    if "name" in shared:
+        raise ConfigError(
+            f"candidates: '{pattern}' names its candidates by their folders; leave out the name "
+            f"'{shared['name']}'"
+        )
+    try:
+        pattern = place(pattern)
+    except ValueError as error:
+        raise ConfigError(f"candidates: {error}") from None
+    matches = glob.iglob(str(Path(pattern).expanduser()))  # noqa: PTH207 (takes any pattern)
+    paths = sorted(islice(matches, _MOST_PATHS + 1))
+    if len(paths) > _MOST_PATHS:
+        raise ConfigError(
+            f"candidates: '{short(pattern)}' matches more than {_MOST_PATHS:,} paths; write it for "
+            "the folders of checkpoints, e.g. models/*"
+        )
+    found = [
+        path for path in paths if path.endswith(".gguf") or Path(path, "config.json").is_file()
+    ]
+    if not found:
+        others = f", only {paths[0]}" if paths else ""
+        raise ConfigError(
+            f"candidates: '{pattern}' matches no folder with a config.json{others}; write it for "
+            "the folders of checkpoints, e.g. models/*"
+        )
+    return [{**shared, "name": _name(path), "model": path} for path in found]
+
+
+def _name(path: str) -> str:
+    """A folder may be called anything, a candidate may not; equal names are refused later."""
+    return re.sub(r"[^\w.\-]+", "-", name_of(path)).strip("-.") or "candidate"

@@ -1,7 +1,7 @@
 """The grid of settings that an ablation compares: every combination of the values of some keys.
 
-``--over law.tau=3,8`` names values of one key. The pipeline's own value is always among them, so
-that whatever moves can be told from what does not: the first point is the pipeline as it stands.
+``--over law.tau=3,8`` names values of one key. The pipeline's own value is always among them, and
+the first point is the pipeline as it stands.
 """
 
 from __future__ import annotations
@@ -48,9 +48,8 @@ def read(
     """The grid of pipeline ``name`` over every ``KEY.PATH=VALUE,VALUE`` of ``over``.
 
     The pipeline as it stands comes first, then the others in the order of the keys' values.
-    ``overrides`` change the pipeline itself. Raises ``ConfigError`` as ``configfile.load`` does,
-    naming the point, and for a key without values, with the same value twice or with none but
-    the pipeline's own.
+    Raises ``ConfigError`` as ``configfile.load`` does, naming the point, and for a key without
+    values, with the same value twice or with none but the pipeline's own.
     """
     if not over:
         raise ConfigError(f"name a setting to vary: --over KEY; {_HOW}")
@@ -60,7 +59,8 @@ def read(
         key, values = _parse(text)
         if key in axes:
             raise ConfigError(f"--over {key} is given twice; put all its values into one")
-        axes[key] = _axis(key, values, path, name, overrides, own)
+        found = [_value(_point(path, name, {key: v}, overrides).config, key) for v in values]
+        axes[key] = _axis(key, found, _value(own, key))
     if (count := math.prod(map(len, axes.values()))) > _MOST_POINTS:
         raise ConfigError(
             f"--over {', '.join(axes)}: {count:,} combinations of values, of at most "
@@ -86,14 +86,6 @@ def _parse(text: str) -> tuple[str, list[Any]]:
         ) from None
     if not isinstance(values, list) or not values:
         raise ConfigError(f"--over {short(text)}: no value; {_HOW}")
-    return key, values
-
-
-def _axis(
-    key: str, values: list[Any], path: Path, name: str, overrides: Sequence[str], own: Pipeline
-) -> list[Any]:
-    """The values as the configuration has them, with the pipeline's own: numbers ascending, else
-    its own first."""
     if key.partition(".")[0] in _NO_RESULT:
         raise ConfigError(f"--over {key}: it changes no ranking; vary what cells or laws depend on")
     if key.partition(".")[0] == "candidates":
@@ -103,20 +95,19 @@ def _axis(
         )
     if len(values) > _MOST_POINTS:
         raise ConfigError(f"--over {key}: {len(values):,} values, of at most {_MOST_POINTS:,}")
-    found: list[Any] = []
-    for value in values:
-        point = _point(path, name, {key: value}, overrides)
-        resolved = _value(point.config, key)
-        if isinstance(resolved, dict):
-            inner = ", ".join(f"{key}.{setting}" for setting in resolved)
-            raise ConfigError(f"--over {key} is a section; vary one of its settings: {inner}")
-        if resolved in found:
-            raise ConfigError(f"--over {key}: {shown(resolved)} is there twice; name it once")
-        found.append(resolved)
-    reference = _value(own, key)
-    if found == [reference]:
-        raise ConfigError(f"--over {key}={shown(reference)}: the pipeline has it; name another")
-    among = [reference, *(value for value in found if value != reference)]
+    return key, values
+
+
+def _axis(key: str, values: list[Any], own: Any) -> list[Any]:
+    """The values with the pipeline's own: numbers ascending, else its own first."""
+    if isinstance(own, dict):
+        inner = ", ".join(f"{key}.{setting}" for setting in own)
+        raise ConfigError(f"--over {key} is a section; vary one of its settings: {inner}")
+    if twice := [value for i, value in enumerate(values) if value in values[:i]]:
+        raise ConfigError(f"--over {key}: {shown(twice[0])} is there twice; name it once")
+    if values == [own]:
+        raise ConfigError(f"--over {key}={shown(own)}: the pipeline has it; name another")
+    among = [own, *(value for value in values if value != own)]
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in among)
     return sorted(among) if numbers else among
 
@@ -132,7 +123,7 @@ def _point(path: Path, name: str, settings: Mapping[str, Any], overrides: Sequen
 
 
 def _value(config: Pipeline, key: str) -> Any:
-    """What the configuration has at ``key``; the key exists, or it could not have been loaded."""
+    """The configuration's value of ``key``, which exists."""
     value: Any = config.model_dump(mode="json")
     for part in key.split("."):
         value = value[part]

@@ -1,8 +1,4 @@
-"""The sections of pipelines.yaml as types: the one source of parameters and schedules.
-
-A file holds ``defaults`` and named ``pipelines``; ``lensllm.config.configfile`` reads it.
-Unknown keys are refused.
-"""
+"""The sections of pipelines.yaml as types, the one source of parameters and schedules."""
 
 from __future__ import annotations
 
@@ -34,8 +30,7 @@ _NAME_BYTES = 200  # file systems take 255, and names get a suffix
 
 
 def place(text: str) -> str:
-    """``text`` if it can be a path; operating systems each raise something else for one that cannot
-    be."""
+    """``text``; raises ValueError if it can be no path."""
     if len(text.encode()) >= _PATH_BYTES or max(len(p.encode()) for p in text.split("/")) > 255:
         raise ValueError(f"{shown(text)} is too long for a path; check what it names")
     try:
@@ -46,13 +41,10 @@ def place(text: str) -> str:
     return text
 
 
-# A path, or what else names data or a model.
 Place = Annotated[str, AfterValidator(place)]
 
 
 class Section(BaseModel):
-    """A frozen section that refuses keys it does not know."""
-
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
@@ -285,20 +277,17 @@ class FineTune(Section):
     def content(self) -> dict[str, Any]:
         """The settings that a trained cell depends on, as JSON values for its key.
 
-        One learning rate, and the settings of adapters only with ``method: lora``. A setting that
-        is not in ``IN_EVERY_KEY`` is named only where it differs from its default.
+        It has one learning rate, and the settings of adapters only with ``method: lora``.
         """
         unread = {"learning_rates", "learning_rate" if self.method == "lora" else "lora"}
         return {name: value for name, value in _key_content(self).items() if name not in unread}
 
     def with_learning_rate(self, rate: float) -> Self:
         """These settings with ``rate`` as the only learning rate."""
-        plain = self.model_copy(update={"learning_rates": ()})
-        if self.method == "full":
-            return plain.model_copy(update={"learning_rate": rate})
-        return plain.model_copy(
-            update={"lora": self.lora.model_copy(update={"learning_rate": rate})}
-        )
+        changes: dict[str, Any] = {"learning_rate": rate}
+        if self.method == "lora":
+            changes = {"lora": self.lora.model_copy(update=changes)}
+        return self.model_copy(update={"learning_rates": (), **changes})
 
     @field_validator("learning_rates", mode="after")
     @classmethod
@@ -310,15 +299,10 @@ class FineTune(Section):
 
 def _key_content(section: Lora | FineTune) -> dict[str, Any]:
     """JSON values of a section without the later settings that are at their defaults."""
-    content = section.model_dump(mode="json")
-    for name, field in type(section).model_fields.items():
-        value = getattr(section, name)
-        if isinstance(value, Lora):
-            content[name] = _key_content(value)
-        elif name not in section.IN_EVERY_KEY and value == field.get_default(
-            call_default_factory=True
-        ):
-            del content[name]
+    named = {*section.IN_EVERY_KEY, *section.model_dump(exclude_defaults=True)}
+    content = {k: v for k, v in section.model_dump(mode="json").items() if k in named}
+    if isinstance(section, FineTune):
+        content["lora"] = _key_content(section.lora)
     return content
 
 
@@ -485,7 +469,7 @@ class Pipeline(Section):
     schedule: Schedule = Schedule()
 
     def finetune_of(self, candidate: Candidate) -> FineTune:
-        """The settings that ``candidate`` is trained by: ``finetune`` with its own overrides."""
+        """``finetune`` with the overrides of ``candidate``."""
         shared, own = self.finetune.model_dump(), candidate.finetune
         both = {**shared, **own, "lora": {**shared["lora"], **own.get("lora", {})}}
         return FineTune.model_validate(both)

@@ -1,8 +1,4 @@
-"""Mistakes the user can mend: each message says what is wrong, where, and what to do.
-
-The command line prints them as one sentence and exits with code 2; anything else is a bug and
-keeps its traceback.
-"""
+"""Mistakes the user can mend: the command line prints the sentence and exits with code 2."""
 
 import difflib
 import json

@@ -1,8 +1,4 @@
-"""Kernel locks on files, and what to do on a file system that has none.
-
-Some network file systems refuse ``flock``. Nothing here is wrong without it, only done twice: so
-there a lock counts as taken, and the store says once that it is not one.
-"""
+"""Kernel locks on files; on a network file system that has none a lock counts as taken."""
 
 from __future__ import annotations
 

@@ -24,14 +24,10 @@ _LONGEST_UPTIME_SECONDS = 1e9  # 30 years: apart from each other by more than an
 def die_with_parent(parent: int) -> None:
     """Have this process killed as soon as its parent is gone, even by ``kill -9``.
 
-    On Linux the kernel does it (``prctl(PR_SET_PDEATHSIG, SIGKILL)``), so it also works while we
-    are inside a long native call. Beware that the kernel watches the THREAD that started us, not
-    the whole parent process: start such children from a thread that lives as long as they should.
-    Elsewhere a daemon thread watches the parent's process number.
-
-    Args:
-        parent: process number of the parent, as the parent knows it. Should the parent have died
-            before this call, we exit here: no signal would ever come.
+    On Linux the kernel does it (``prctl(PR_SET_PDEATHSIG, SIGKILL)``), within a long native call
+    too. It watches the THREAD that started us: start such children from a thread that lives as long
+    as they should. Elsewhere a daemon thread watches the parent's process number. When ``parent``,
+    the number as the parent knows it, is dead already, this process exits at once.
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
@@ -50,11 +46,10 @@ def _watch(parent: int) -> None:
 
 
 def started(pid: int) -> float | None:
-    """When process ``pid`` started; None if it is no more (or a zombie).
+    """The start of process ``pid`` in seconds; None if it is no more (or a zombie).
 
-    On Linux seconds since the machine's start, plus a number drawn from that start: the system's
-    clock, which may jump, is not asked, and a note from before a restart fits no process after it.
-    Elsewhere seconds since 1970, as the kernel noted them.
+    On Linux since the machine's start, plus a number drawn from that start: a clock that jumps
+    changes nothing, and a note from before a restart fits no later process. Elsewhere since 1970.
     """
     if sys.platform != "linux":
         try:
@@ -79,10 +74,7 @@ def _boot() -> float:
 
 
 def alive(pid: int, start: float) -> bool:
-    """True if the process that had number ``pid`` and began at ``start`` still runs.
-
-    The start tells it from a later process that was given the same number.
-    """
+    """True if the process with the number ``pid`` that began at ``start`` still runs."""
     now = started(pid)
     return now is not None and abs(now - start) < _TICK_SECONDS
 

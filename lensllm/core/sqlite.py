@@ -11,7 +11,7 @@ log = logging.getLogger("lensllm.core.sqlite")
 
 
 def fault(database: Path) -> str:
-    """What is wrong with the file, "" if nothing or if another process keeps us from looking."""
+    """The damage of the file, "" if none or if another process keeps us from looking."""
     try:
         with closing(sqlite3.connect(database, timeout=5)) as opened:
             said = str(opened.execute("PRAGMA quick_check(1)").fetchone()[0])

@@ -1,7 +1,4 @@
-"""Read JSON and YAML that somebody else wrote, within limits of size, depth and digits.
-
-A reader without limits takes gigabytes for a file of megabytes, or ends in a ``RecursionError``.
-"""
+"""Read JSON and YAML that somebody else wrote, within limits of size, depth and digits."""
 
 from __future__ import annotations
 
@@ -98,7 +95,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """As ``parse_yaml``, of a UTF-8 file. Raises ``OSError`` too."""
+    """``parse_yaml`` of a UTF-8 file. Raises ``OSError`` too."""
     return parse_yaml(_read(path, MOST_YAML_BYTES).decode())
 
 

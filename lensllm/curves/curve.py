@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -76,21 +76,15 @@ class Curves:
     def only(self, candidates: Sequence[str]) -> Curves:
         """The curves of ``candidates``, in that order."""
         rows = [self.candidates.index(name) for name in candidates]
-
-        def some(values: Array | None) -> Array | None:
-            return None if values is None else values[rows]
-
-        return replace(
-            self,
-            candidates=tuple(candidates),
-            losses=self.losses[rows],
-            zero_shot=some(self.zero_shot),
-            parameters=some(self.parameters),
-            families=None if self.families is None else tuple(self.families[i] for i in rows),
-            weight_metrics={k: v[rows] for k, v in (self.weight_metrics or {}).items()} or None,
-            spectra=None if self.spectra is None else tuple(self.spectra[i] for i in rows),
-            stop_times=some(self.stop_times),
-        )
+        chosen: dict[str, Any] = {}  # every field but the sizes has a row per candidate
+        for name, values in vars(self).items():
+            if isinstance(values, np.ndarray) and name != "sizes":
+                chosen[name] = values[rows]
+            elif isinstance(values, tuple):
+                chosen[name] = tuple(values[i] for i in rows)
+            elif isinstance(values, Mapping):
+                chosen[name] = {metric: array[rows] for metric, array in values.items()}
+        return replace(self, **chosen)
 
     def until(self, size: float) -> Curves:
         """The curves as known before any subset larger than ``size`` was trained on."""
@@ -140,13 +134,11 @@ def curves_from_cells(
     budget: int,
     spectra: Mapping[str, Spectrum] | None = None,
 ) -> Curves:
-    """Curves from the table ``curve/cells``: its rows with 0 < D ≤ ``budget``.
+    """Curves from the table ``curve/cells``: its rows with 0 < D ≤ ``budget``, sizes thinned.
 
-    ``cells`` has the columns candidate, size, seed, parameters, family, learning_rate_integral and
-    the metric. More than ``MOST_SIZES`` sizes are thinned (``thin_sizes``). Candidates keep the
-    order of their first row. D = 0 becomes ``zero_shot``. A loss that is not finite counts as a
-    failed cell. ``spectra`` are used only if every candidate has one, since the laws that need them
-    compare all candidates.
+    Candidates keep the order of their first row. D = 0 becomes ``zero_shot``. A loss that is not
+    finite counts as a failed cell. ``spectra`` are used only if every candidate has one, since the
+    laws that need them compare all candidates.
 
     Raises DataError when the metric is unknown, a loss is not positive, a cell stands twice, or
     nothing is left.
@@ -165,15 +157,20 @@ def curves_from_cells(
     sizes = thin_sizes(np.sort(trained["size"].unique()))
     trained = trained[trained["size"].isin(sizes)]
     untrained = cells[cells["size"] == 0]
+    labels = cells["family"].astype(object).fillna("")
+    families = dict(zip(cells["candidate"], labels, strict=True))
+    times = nan_mean(_cube(trained, "learning_rate_integral", candidates, sizes), axis=-1)
+    if spectra is None or not all(name in spectra for name in candidates):
+        spectra = {}
     return Curves(
         candidates=tuple(candidates),
         sizes=sizes.astype(float),
         losses=_cube(trained, metric, candidates, sizes),
         zero_shot=_per_candidate(untrained, metric, candidates),
         parameters=_per_candidate(cells, "parameters", candidates),
-        families=_families(cells, candidates),
-        spectra=_all_or_none(spectra, candidates),
-        stop_times=_stop_times(trained, candidates, sizes),
+        families=tuple(families.values()) if any(families.values()) else None,
+        spectra=tuple(spectra[name] for name in candidates) if spectra else None,
+        stop_times=times if np.isfinite(times).any() else None,
     )
 
 
@@ -207,24 +204,3 @@ def _per_candidate(cells: pd.DataFrame, column: str, candidates: list[str]) -> A
     values = cells.groupby("candidate")[column].mean().reindex(candidates)
     array = values.to_numpy(dtype=float, na_value=np.nan)
     return array if np.isfinite(array).any() else None
-
-
-def _families(cells: pd.DataFrame, candidates: list[str]) -> tuple[str, ...] | None:
-    """M families, or None when no candidate has one."""
-    pairs = cells[["candidate", "family"]].drop_duplicates().itertuples(index=False)
-    known = {name: family for name, family in pairs if isinstance(family, str) and family}
-    return tuple(known.get(name, "") for name in candidates) if known else None
-
-
-def _stop_times(cells: pd.DataFrame, candidates: list[str], sizes: Array) -> Array | None:
-    """(M, S) gradient-flow times, mean over seeds, or None when none was recorded."""
-    times = nan_mean(_cube(cells, "learning_rate_integral", candidates, sizes), axis=-1)
-    return times if np.isfinite(times).any() else None
-
-
-def _all_or_none(
-    spectra: Mapping[str, Spectrum] | None, candidates: list[str]
-) -> tuple[Spectrum, ...] | None:
-    if spectra is None or any(name not in spectra for name in candidates):
-        return None
-    return tuple(spectra[name] for name in candidates)

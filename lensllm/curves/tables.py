@@ -1,94 +1,77 @@
 """Tables of fine-tuning losses measured elsewhere: published ones, a file, or a DataFrame.
 
-Two forms, told apart by the header. Long: a row per cell, with columns candidate, size, loss and,
-if known, seed, parameters and family. Wide: a row per candidate and a column of losses per size,
-named by it (0, 200, 400, …; 0 is zero-shot).
+A long table has a row per cell, with columns candidate, size, loss and, if known, seed, parameters
+and family. A wide one has a row per candidate and a column of losses per size, named by it
+(0, 200, 400, …; 0 is zero-shot). The header tells which it is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from lensllm.core.errors import DataError, listing, suggestion
 from lensllm.core.untrusted import short
-from lensllm.curves import sheet as sheets
+from lensllm.curves import sheet
 from lensllm.curves.curve import MOST_SIZES, Curves, Metric, curves_from_cells
-from lensllm.curves.sheet import GAPS, KINDS, Sheet, number, whole
+from lensllm.curves.sheet import KINDS
 
 T = TypeVar("T")
-Integers = NDArray[np.int64]
 
-# Names as people write them, without case, spaces, hyphens and underscores; the first that a
-# table has is taken.
-_NAMES = {
-    "candidate": "candidate configname config modelname modelid model name checkpoint llm",
-    "size": "size d n examples numexamples nexamples samples numsamples nsamples trainsize "
-    "trainingsize trainexamples trainingexamples ntrain numtrain datasize datasetsize subsetsize",
-    "seed": "seed randomseed",
-    "parameters": "parameters numparameters nparameters params numparams nparams weights modelsize",
-    "family": "family modelfamily",
-    "tokenizer": "tokenizer",
-    "bits_per_byte": "bitsperbyte bpb",
-    "nats_per_token": "natspertoken",
-    "loss": "loss testloss heldoutloss evalloss validationloss valloss",
-    # Further columns of numbers, which a table written by lensllm has.
-    "train_nats_per_token": "trainnatspertoken",
-    "validation_nats_per_token": "validationnatspertoken",
-    "learning_rate_integral": "learningrateintegral",
-    "train_flops": "trainflops",
-    "evaluation_flops": "evaluationflops",
-}
-_MEASURED = tuple(_NAMES)[-5:]
 # The columns of the stored table curve/cells.
 CELL_COLUMNS = (
     *("candidate", "family", "tokenizer", "size", "seed", "nats_per_token", "bits_per_byte"),
-    *(*_MEASURED[:3], "parameters", *_MEASURED[3:]),
+    *("train_nats_per_token", "validation_nats_per_token", "learning_rate_integral"),
+    *("parameters", "train_flops", "evaluation_flops"),
 )
+_NUMBERS = (*CELL_COLUMNS[5:10], *CELL_COLUMNS[11:])
+_OF_ROWS = ("candidate", "seed", "parameters", "family", "tokenizer")  # of a wide table
+# Other names that people give to columns, without case, spaces, hyphens and underscores; the first
+# that a table has is taken.
+_OTHER_NAMES = {
+    "candidate": "configname config modelname modelid model name checkpoint llm",
+    "size": "d n examples numexamples nexamples samples numsamples nsamples trainsize trainingsize "
+    "trainexamples trainingexamples ntrain numtrain datasize datasetsize subsetsize",
+    "seed": "randomseed",
+    "parameters": "numparameters nparameters params numparams nparams weights modelsize",
+    "family": "modelfamily",
+    "bits_per_byte": "bpb",
+    "loss": "testloss heldoutloss evalloss validationloss valloss",
+}
+_GAPS = ("", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none", "-")
 _NUMBER = re.compile(r"[+-]?(?:\d[\d,]*\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE)
+_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.0*)?")
 _SIZE_PREFIX = re.compile(r"^[dn]\s*[=_]?\s*(?=[\d+-])", re.IGNORECASE)  # D=200
 _UNITS = {"k": 1e3, "m": 1e6, "b": 1e9}  # of a number of weights
 
+_EXACT = 2**53  # a float holds every whole number up to it
 _LARGEST_LOSS = 1e6  # no mean loss is above it, whatever its unit
 _FEWEST_SIZES = 3  # a curve of two parameters and one point to see it fail
 # Every predictor is compared on all pairs of them; of more than this another column was meant.
 _MOST_CANDIDATES = 1_000
 _LONGEST_NAME = 200
-_MOST_WEIGHTS = 2**53  # a float holds every whole number up to it
 _MOST_BYTES = 2**26  # of a file; a thousand candidates at a hundred sizes are 5 MB
 
-
-@dataclass(frozen=True)
-class Published:
-    """Where a table that comes with lensllm is from, and its oddities as sentences."""
-
-    citation: str
-    notes: tuple[str, ...]
-
-
+# Tables of 30 models, fine-tuned on 200 to 1,638,400 examples, and their oddities as sentences.
 _LIN = (
     "Losses measured by H. Lin et al., “Selecting Large Language Model to Fine-tune via Rectified "
     "Scaling Law”, ICML 2024, arXiv:2402.02314 (Apache-2.0)."
 )
 _TOKENS = "Losses are per token of each model's own tokenizer."
-PUBLISHED = {  # each of 30 models, fine-tuned on 200 to 1,638,400 examples
-    "flan": Published(_LIN, (_TOKENS,)),
-    "gigaword": Published(
-        _LIN,
-        (
-            _TOKENS,
-            "microsoft/phi-2 differs from MBZUAI/LaMini-GPT-1.5B by exactly −0.05, 0 and +0.02 at "
-            "the last three sizes, which looks edited.",
-            "The loss of facebook/bart-base falls by 15 % in one step, from 6,400 to 12,800.",
-        ),
+PUBLISHED: dict[str, tuple[str, ...]] = {
+    "flan": (_TOKENS,),
+    "gigaword": (
+        _TOKENS,
+        "microsoft/phi-2 differs from MBZUAI/LaMini-GPT-1.5B by exactly −0.05, 0 and +0.02 at "
+        "the last three sizes, which looks edited.",
+        "The loss of facebook/bart-base falls by 15 % in one step, from 6,400 to 12,800.",
     ),
 }
 
@@ -113,36 +96,29 @@ def fingerprint(source: str) -> dict[str, str]:
     return {"sha256": hashlib.sha256(_load(source)[1]).hexdigest()}
 
 
-def read(source: str) -> LossTable:
-    """The table of a name in ``PUBLISHED``, or of a .csv, .tsv or .parquet file.
+def read(source: str | pd.DataFrame, name: str = "the table") -> LossTable:
+    """Read the table of a name in ``PUBLISHED``, of a .csv, .tsv or .parquet file, or a DataFrame.
 
     Empty cells are left out. Losses without a unit in their name are taken as nats per token; of
     both units bits per byte are chosen, which compare models with different tokenizers. A copy of
-    a published table is recognised by its content.
+    a published table is recognised by its content. An index of a DataFrame that has a name or
+    holds texts is read as columns, so the result of ``DataFrame.pivot`` is a wide table.
 
-    Raises DataError, a sentence with the file, row and column, for whatever is not such a table.
+    Raises DataError, a sentence with the file (or ``name``), row and column, for what is no such
+    table.
     """
-    kind, content = _load(source)
-    published = next((p for name, p in PUBLISHED.items() if _load(name)[1] == content), None)
-    return _table(sheets.parse(content, source, kind), published)
-
-
-def from_frame(frame: pd.DataFrame, name: str = "the table") -> LossTable:
-    """The table of a DataFrame; ``name`` stands for the file's in error sentences.
-
-    Forms and columns are recognised as ``read`` does. An index that has a name or holds texts is
-    read as columns too, so the result of ``DataFrame.pivot`` is a wide table.
-
-    Raises DataError, a sentence with the row and column, for whatever is not such a table.
-
-    >>> losses = {"model": ["a", "b"], 200: [3.1, 2.9], 400: [2.8, 2.7], 800: [2.5, 2.6]}
-    >>> table = from_frame(pd.DataFrame(losses))
-    >>> table.cells[["candidate", "size", "nats_per_token"]].head(2)
-      candidate  size  nats_per_token
-    0         a   200             3.1
-    1         a   400             2.8
-    """
-    return _table(sheets.from_frame(frame, name))
+    published = ""
+    if isinstance(source, str):
+        name = source
+        kind, content = _load(source)
+        published = next((known for known in PUBLISHED if _load(known)[1] == content), "")
+    try:
+        texts = sheet.parse(content, kind) if isinstance(source, str) else sheet.from_frame(source)
+        cells, metric, omissions = _cells(texts)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from None
+    notes = (*PUBLISHED.get(published, ()), *omissions)
+    return LossTable(cells, metric, _LIN if published else "", notes)
 
 
 def read_curves(source: str | Path | pd.DataFrame) -> Curves:
@@ -167,26 +143,8 @@ def read_curves(source: str | Path | pd.DataFrame) -> Curves:
     >>> curves.candidates, curves.sizes, curves.losses_at(800)
     (('a', 'b'), array([200., 400., 800.]), {'a': 2.5, 'b': 2.6})
     """
-    table = from_frame(source) if isinstance(source, pd.DataFrame) else read(str(source))
+    table = read(source if isinstance(source, pd.DataFrame) else str(source))
     return curves_from_cells(table.cells, table.metric, int(table.cells["size"].max()))
-
-
-def _table(sheet: Sheet, published: Published | None = None) -> LossTable:
-    columns = _recognise(sheet)
-    codes, names = _candidates(sheet, columns.named["candidate"])
-    cells, metric = _cells(sheet, columns, codes)
-    measured = _measured(sheet, columns, cells, metric, names)
-    known = _described(sheet, columns, codes, names).iloc[measured["candidate"]]
-    measured = measured.assign(**known.reset_index(drop=True))
-    return LossTable(
-        cells=measured.reindex(columns=list(CELL_COLUMNS)),
-        metric=metric,
-        citation=published.citation if published else "",
-        notes=(
-            *(published.notes if published else ()),
-            *_notes(columns, len(cells), measured, names),
-        ),
-    )
 
 
 # --- files --------------------------------------------------------------------------------------
@@ -206,301 +164,330 @@ def _load(source: str) -> tuple[str, bytes]:
 def _file(source: str) -> Path:
     if source in PUBLISHED:
         return Path(__file__).with_name("published") / f"{source}.csv"
+    published, kinds = " or ".join(PUBLISHED), f"{', '.join(KINDS[:-1])} or {KINDS[-1]}"
     path = Path(source).expanduser()
     if not source.strip():
-        raise DataError(f"no table: name {_or(PUBLISHED)}, or a {_or(KINDS)} file")
+        raise DataError(f"no table: name {published}, or a {kinds} file")
     if path.is_dir():
-        raise DataError(f"{source}: is a folder: name a {_or(KINDS)} file")
-    if path.is_file() and path.suffix.lower() not in KINDS:
-        raise DataError(f"{source}: is no {_or(KINDS)} file: save the table as one of them")
+        raise DataError(f"{source}: is a folder: name a {kinds} file")
     if path.is_file():
-        return path
+        if path.suffix.lower() in KINDS:
+            return path
+        raise DataError(f"{source}: is no {kinds} file: save the table as one of them")
     if path.suffix or len(path.parts) > 1:
         near = [neighbour.name for neighbour in path.parent.glob("*")]
         raise DataError(f"{source}: no such file{suggestion(path.name, [*near, *PUBLISHED])}")
     raise DataError(
         f"{source}: neither a file nor a published table{suggestion(source.lower(), PUBLISHED)}: "
-        f"name {_or(PUBLISHED)}, or a {_or(KINDS)} file"
+        f"name {published}, or a {kinds} file"
     )
 
 
-def _or(words: Iterable[str]) -> str:
-    *others, last = words
-    return f"{', '.join(others)} or {last}"
-
-
 # --- columns ------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class _Columns:
-    """Positions of a sheet's columns: ``sizes`` in the wide form, ``losses`` in the long one."""
-
-    named: Mapping[str, int]  # by the keys of _NAMES, without those of losses
-    sizes: Mapping[int, int]  # position -> D; empty in the long form
-    losses: Mapping[Metric, int]  # the one to rank by first; empty in the wide form
-    unused: tuple[str, ...]  # titles of the others
-
-
-def _recognise(sheet: Sheet) -> _Columns:
-    """Columns by their titles.
+def _recognise(texts: pd.DataFrame) -> tuple[dict[str, int], dict[int, int]]:
+    """Positions of columns by meaning, and the training sizes of a wide table's.
 
     Raises DataError for a table without a header, without candidates or losses, and for a column
     that stands twice.
     """
-    found = {meaning: _position(sheet, meaning, names.split()) for meaning, names in _NAMES.items()}
+    titles = list(texts.columns)
+    found = {meaning: _position(titles, meaning) for meaning in (*CELL_COLUMNS, "loss")}
     named = {meaning: position for meaning, position in found.items() if position is not None}
-    sizes = _sizes(sheet, is_header=bool(named))
-    if sizes:
-        _take_size_as_weights(sheet, named)
+    sizes = _sizes(texts, is_header=bool(named))
     if "candidate" not in named:
-        named["candidate"] = _first_text(sheet, {*named.values(), *sizes})
-    losses = {} if sizes else _losses(sheet, named)
-    used = {*named.values(), *sizes, *losses.values()}
-    unused = tuple(title for i, title in enumerate(sheet.titles) if title and i not in used)
-    return _Columns(named, sizes, losses, unused)
+        named["candidate"] = _first_text(texts, {*named.values(), *sizes})
+    if sizes:
+        size = named.get("size")
+        if size is not None and _plain(titles[size]) == "size":  # weights, as in published tables
+            if "parameters" in named:
+                both = f"'{titles[size]}' and '{titles[named['parameters']]}'"
+                raise DataError(f"columns {both} are both a number of weights: remove one")
+            named["parameters"] = size
+        return {meaning: named[meaning] for meaning in _OF_ROWS if meaning in named}, sizes
+    loss = named.pop("loss", None)
+    if loss is not None and not named.keys() & get_args(Metric):
+        named["nats_per_token"] = loss  # a mean over tokens, as every training library prints it
+    if "size" not in named or not named.keys() & get_args(Metric):
+        missing = "loss" if "size" in named else "size"
+        raise DataError(
+            f"no column '{missing}'{suggestion(missing, titles)}, nor columns named by training "
+            f"sizes (0, 200, 400, …); it has {listing(filter(None, titles))}"
+        )
+    return named, {}
 
 
 def _plain(name: str) -> str:
     return re.sub(r"[\s_-]", "", name.lower())
 
 
-def _position(sheet: Sheet, meaning: str, names: Sequence[str]) -> int | None:
+def _position(titles: list[str], meaning: str) -> int | None:
     """The column with a meaning; None if no column has any of its names."""
-    plain = [_plain(title) for title in sheet.titles]
+    plain = [_plain(title) for title in titles]
+    names = [_plain(meaning), *_OTHER_NAMES.get(meaning, "").split()]
     matches = [(i, name) for name in names for i, title in enumerate(plain) if title == name]
-    if not matches:
-        return None
     # Which of two could be D is not to be guessed: size may count weights.
     rivals = [i for i, name in matches if name == matches[0][1] or meaning == "size"]
     if len(rivals) > 1:
-        titles = " and ".join(f"'{sheet.titles[i]}'" for i in rivals)
+        both = " and ".join(f"'{titles[i]}'" for i in rivals)
         weights = " ('parameters' if it counts weights)" if meaning == "size" else ""
-        raise DataError(f"{sheet.name}: columns {titles} are both a {meaning}: rename one{weights}")
-    return rivals[0]
+        raise DataError(f"columns {both} are both a {meaning}: rename one{weights}")
+    return rivals[0] if rivals else None
 
 
-def _sizes(sheet: Sheet, *, is_header: bool) -> dict[int, int]:
-    """Position -> D of the columns whose title is a number.
+def _sizes(texts: pd.DataFrame, *, is_header: bool) -> dict[int, int]:
+    """The training size of every column whose title is a number.
 
     ``is_header`` says that some title has a known name, so the first line is no row of data.
     """
-    bare = {i: _SIZE_PREFIX.sub("", title) for i, title in enumerate(sheet.titles)}
-    numeric = {i: text for i, text in bare.items() if _NUMBER.fullmatch(text)}
-    found = {i: whole(text) for i, text in numeric.items()}
-    if not is_header and numeric:
-        odd = [text for i, text in numeric.items() if found[i] is None]
-        # A title that stands in its own column again is a candidate.
-        others = (i for i, title in enumerate(sheet.titles) if title and i not in numeric)
-        if odd or any(sheet.titles[i] in sheet.distinct(i) for i in others):
-            raise DataError(
-                f"{sheet.name}: the first line looks like data "
-                f"('{[*odd, *numeric.values()][0]}'): put a header above it, such as "
-                "candidate,size,loss,seed"
-            )
+    titles = [_SIZE_PREFIX.sub("", title) for title in texts.columns]
+    numeric = {i: title for i, title in enumerate(titles) if _NUMBER.fullmatch(title)}
+    odd = [title for title in numeric.values() if _whole(title) is None]
+    # A title that stands in its own column again is a candidate.
+    again = any(
+        title and i not in numeric and (texts.iloc[:, i] == title).any()
+        for i, title in enumerate(titles)
+    )
+    if numeric and not is_header and (odd or again):
+        raise DataError(
+            f"the first line looks like data ('{[*odd, *numeric.values()][0]}'): put a header "
+            "above it, such as candidate,size,loss,seed"
+        )
     sizes: dict[int, int] = {}
-    for column, size in found.items():
+    for column, title in numeric.items():
+        size = _whole(title)
         if size is None or size < 0:
             raise DataError(
-                f"{sheet.name}: column '{sheet.titles[column]}' is no training size: name it by "
-                "the whole number of examples, 0 for zero-shot"
+                f"column '{texts.columns[column]}' is no training size: name it by the whole "
+                "number of examples, 0 for zero-shot"
             )
         if size in sizes.values():
             raise DataError(
-                f"{sheet.name}: two columns hold the losses at D = {size:,}: keep one, or give "
-                "repeats rows of their own with a column seed"
+                f"two columns hold the losses at D = {size:,}: keep one, or give repeats rows of "
+                "their own with a column seed"
             )
         sizes[column] = size
-    if numeric and len(numeric) == len(sheet.titles):
+    if sizes and len(sizes) == len(titles):
         raise DataError(
-            f"{sheet.name}: the first line is numbers only: put a header above it, or a column "
-            "of candidates beside them"
+            "the first line is numbers only: put a header above it, or a column of candidates "
+            "beside them"
         )
     return sizes
 
 
-def _take_size_as_weights(sheet: Sheet, named: dict[str, int]) -> None:
-    """Where sizes are columns, a column ``size`` counts weights, as in the published tables."""
-    size = named.pop("size", None)
-    if size is None or _plain(sheet.titles[size]) != "size":
-        return
-    if "parameters" in named:
-        titles = f"'{sheet.titles[size]}' and '{sheet.titles[named['parameters']]}'"
-        raise DataError(f"{sheet.name}: columns {titles} are both a number of weights: remove one")
-    named["parameters"] = size
-
-
-def _first_text(sheet: Sheet, taken: set[int]) -> int:
+def _first_text(texts: pd.DataFrame, taken: set[int]) -> int:
     """The first column outside ``taken`` that holds anything but numbers."""
-    for column in set(range(len(sheet.titles))) - taken:
-        for text in sheet.distinct(column):
-            if text.lower() not in GAPS and not _NUMBER.fullmatch(text):
-                return column
+    for column in set(range(texts.shape[1])) - taken:
+        if any(not (_is_gap(text) or _NUMBER.fullmatch(text)) for text in texts.iloc[:, column]):
+            return column
     raise DataError(
-        f"{sheet.name}: no column of candidates: call it 'candidate'; "
-        "a table with a column per model must be transposed"
+        "no column of candidates: call it 'candidate'; a table with a column per model must be "
+        "transposed"
     )
 
 
-def _losses(sheet: Sheet, named: dict[str, int]) -> dict[Metric, int]:
-    """The long form's columns of losses, taken out of ``named``; the one to rank by first.
-
-    A plain loss is a mean over tokens, as every training library prints it.
-    """
-    plain = named.pop("loss", None)
-    units: tuple[Metric, ...] = ("bits_per_byte", "nats_per_token")
-    found = {unit: named.pop(unit) for unit in units if unit in named}
-    if not found and plain is not None:
-        found["nats_per_token"] = plain
-    if found and "size" in named:
-        return found
-    missing = "loss" if "size" in named else "size"
-    raise DataError(
-        f"{sheet.name}: no column '{missing}'{suggestion(missing, sheet.titles)}, nor columns "
-        f"named by training sizes (0, 200, 400, …); it has {listing(filter(None, sheet.titles))}"
-    )
+# --- values: each reads a text, or raises ValueError with the end of a sentence -------------------
+def _is_gap(text: str) -> bool:
+    return text.lower() in _GAPS
 
 
-# --- cells --------------------------------------------------------------------------------------
-def _candidates(sheet: Sheet, column: int) -> tuple[Integers, list[str]]:
-    """(N,) code of each row's candidate, and the names by code, in the table's order."""
-    codes, names = pd.factorize(sheet.columns[column])
-    for code, name in enumerate(names):
-        problem = "" if name else "is blank: name the candidate"
-        if len(name) > _LONGEST_NAME:
-            problem = f"the name has {len(name):,} characters, of at most {_LONGEST_NAME}: cut it"
-        if problem:
-            raise sheet.error(int(np.argmax(codes == code)), column, problem)
-    return codes.astype(np.int64), list(names)
+def _number(text: str) -> float | None:
+    """The number in ``3.5``, ``1,638,400`` or ``1.6384e6``; None where there is none."""
+    try:
+        return float(text.replace(",", "") if _THOUSANDS.fullmatch(text) else text)
+    except ValueError:
+        return None
 
 
-def _cells(sheet: Sheet, columns: _Columns, codes: Integers) -> tuple[pd.DataFrame, Metric]:
-    """Candidate (a code), size, seed and losses, with each cell's row and column in the sheet."""
-    named = columns.named
-    seeds: Integers | int = sheet.wholes(named["seed"], "seed", -np.inf) if "seed" in named else 0
-    rows = pd.DataFrame({"candidate": codes, "seed": seeds, "row": np.arange(len(codes))})
-    if columns.sizes:
-        frames = [
-            rows.assign(size=size, nats_per_token=sheet.numbers(column), column=column)
-            for column, size in columns.sizes.items()
-        ]
-        order = ["row", "column"]
-        return pd.concat(frames).sort_values(order, ignore_index=True), "nats_per_token"
-    losses: dict[Metric, NDArray[np.float64]]
-    losses = {unit: sheet.numbers(column) for unit, column in columns.losses.items()}
-    filled = (unit for unit, values in losses.items() if not np.isnan(values).all())
-    metric = next(filled, next(iter(losses)))
-    others = {name: sheet.numbers(named[name]) for name in _MEASURED if name in named}
-    sizes = sheet.wholes(named["size"], "training size", least=0)
-    numbers = {str(unit): values for unit, values in losses.items()} | others
-    return rows.assign(size=sizes, column=columns.losses[metric], **numbers), metric
+def _whole(text: str) -> int | None:
+    """The same where it is a whole number that a float holds exactly; None otherwise."""
+    value = _number(text)
+    return int(value) if value is not None and value.is_integer() and abs(value) <= _EXACT else None
 
 
-def _measured(
-    sheet: Sheet, columns: _Columns, cells: pd.DataFrame, metric: Metric, names: Sequence[str]
-) -> pd.DataFrame:
-    """The cells with a loss, sorted; raises DataError for the first that cannot be used."""
-    losses = cells[metric].to_numpy()
-    wrong = (losses <= 0) | (losses > _LARGEST_LOSS)
-    if wrong.any():
-        cell = cells.iloc[int(np.argmax(wrong))]
-        problem = f"the loss of {names[int(cell['candidate'])]} at D = {int(cell['size']):,} is "
-        if np.isinf(cell[metric]):
-            problem += "infinite: leave the cell of a diverged run empty"
-        elif cell[metric] > 0:
-            problem += f"{cell[metric]:g}, which no mean loss is: correct it, or leave it empty"
-        else:
-            problem += f"{cell[metric]:g} and must be positive: correct it, or leave the cell empty"
-        raise sheet.error(int(cell["row"]), int(cell["column"]), problem)
-    key = ["candidate", "size", "seed"]
-    measured: pd.DataFrame = cells[~np.isnan(losses)].sort_values(
-        key, kind="stable", ignore_index=True
-    )
-    twice = measured.duplicated(key).to_numpy()
-    if twice.any():
-        second = int(np.argmax(twice))
-        cell = measured.iloc[second]
-        raise DataError(
-            f"{sheet.name}: {names[int(cell['candidate'])]}, D = {int(cell['size']):,}, seed "
-            f"{int(cell['seed'])} stands in {sheet.place(int(measured['row'].iloc[second - 1]))} "
-            f"and in {sheet.place(int(cell['row']))}: remove one, or tell repeats apart in a "
-            "column seed"
-        )
-    found = measured["candidate"].unique()
-    if len(found) < 2:
-        which = f"one candidate only ('{names[found[0]]}')" if len(found) else "no candidate"
-        raise DataError(f"{sheet.name}: it has losses of {which}: give at least two to compare")
-    if len(found) > _MOST_CANDIDATES:
-        title = sheet.titles[columns.named["candidate"]]
-        raise DataError(
-            f"{sheet.name}: {len(found):,} candidates in the column '{title}', of at most "
-            f"{_MOST_CANDIDATES:,}: call the column of models 'candidate', or rank in parts"
-        )
-    sizes = [size for size in np.unique(measured["size"]) if size]
-    if len(sizes) < _FEWEST_SIZES:
-        listed = ", ".join(f"{size:,}" for size in sizes) or "none"
-        raise DataError(
-            f"{sheet.name}: a curve needs losses at {_FEWEST_SIZES} training sizes above 0 and the "
-            f"table has {listed}: add sizes"
-        )
-    return measured
+def _size(text: str) -> int:
+    if (value := _whole(text)) is None or value < 0:
+        raise ValueError(f"'{short(text)}' is no training size: write a whole number from 0")
+    return value
 
 
-def _described(
-    sheet: Sheet, columns: _Columns, codes: Integers, names: Sequence[str]
-) -> pd.DataFrame:
-    """A row per candidate: its name, family, tokenizer and parameters."""
+def _seed(text: str) -> int:
+    if (value := _whole(text)) is None:
+        raise ValueError(f"'{short(text)}' is no seed: write a whole number")
+    return value
 
-    def known(meaning: str, read: Callable[[str], T | None]) -> list[T | None]:
-        """A value per candidate, None where none is given; its rows must agree."""
-        found: dict[int, T] = {}
-        if (column := columns.named.get(meaning)) is None:
-            return [None] * len(names)
-        pairs = pd.DataFrame({"code": codes, "text": sheet.columns[column]}).drop_duplicates()
-        for row, code, text in pairs.itertuples():
-            if text.lower() in GAPS:
-                continue
-            value = read(text)
-            if value is None:
-                problem = f"'{short(text)}' is no number of weights: write it as 124000000 or 124M"
-                raise sheet.error(row, column, problem)
-            if found.setdefault(code, value) != value:
-                values = f"'{short(text)}' here and '{short(found[code])}' above"
-                raise sheet.error(row, column, f"{names[code]} has {values}: make them agree")
-        return [found.get(code) for code in range(len(names))]
 
-    return pd.DataFrame(
-        {
-            "candidate": names,
-            "family": [family or "" for family in known("family", str)],
-            "tokenizer": [tokenizer or "" for tokenizer in known("tokenizer", str)],
-            "parameters": pd.array(known("parameters", _weights), dtype="Int64"),
-        }
-    )
+def _decimal(text: str) -> float:
+    """A number; NaN for a gap. A comma separates no thousands here."""
+    if _is_gap(text):
+        return float("nan")
+    try:
+        return float(text)
+    except ValueError:
+        problem = f"'{short(text)}' is no number: correct it, or leave the cell empty"
+        if re.fullmatch(r"[+-]?\d+,\d+", text):
+            problem = f"'{short(text)}' has a decimal comma: write {text.replace(',', '.')}"
+        raise ValueError(problem) from None
 
 
 def _weights(text: str) -> int | None:
-    """The number of weights in 124440576, 1.24e8 or 124M; None where there is none."""
-    unit = _UNITS.get(text[-1].lower())
-    value = number(text[:-1] if unit else text)
-    if value is None or not 1 <= value * (unit or 1) <= _MOST_WEIGHTS:
+    """The number of weights in 124440576, 1.24e8 or 124M; None for a gap."""
+    if _is_gap(text):
         return None
+    unit = _UNITS.get(text[-1].lower())
+    value = _number(text[:-1] if unit else text)
+    if value is None or not 1 <= value * (unit or 1) <= _EXACT:
+        raise ValueError(f"'{short(text)}' is no number of weights: write it as 124000000 or 124M")
     return round(value * (unit or 1))
 
 
-def _notes(
-    columns: _Columns, count: int, measured: pd.DataFrame, names: Sequence[str]
-) -> list[str]:
+def _name(text: str) -> str:
+    if not text:
+        raise ValueError("is blank: name the candidate")
+    if len(text) > _LONGEST_NAME:
+        raise ValueError(
+            f"the name has {len(text):,} characters, of at most {_LONGEST_NAME}: cut it"
+        )
+    return text
+
+
+# --- cells --------------------------------------------------------------------------------------
+def _error(texts: pd.DataFrame, row: int, column: int, problem: str) -> DataError:
+    title = texts.columns[column]
+    where = f"column '{short(title)}'" if title else "the nameless column"
+    return DataError(f"{texts.index[row]}, {where}: {problem}")
+
+
+def _values(texts: pd.DataFrame, column: int, read: Callable[[str], T]) -> list[T]:
+    """N values; raises DataError for the first text that ``read`` refuses."""
+    found: list[T] = []
+    for row, text in enumerate(texts.iloc[:, column]):
+        try:
+            found.append(read(text))
+        except ValueError as error:
+            raise _error(texts, row, column, str(error)) from None
+    return found
+
+
+def _cells(texts: pd.DataFrame) -> tuple[pd.DataFrame, Metric, list[str]]:
+    """The cells with a loss, the metric to rank by, and sentences about what was left out."""
+    named, sizes = _recognise(texts)
+    names = _values(texts, named["candidate"], _name)
+    rows = pd.DataFrame(
+        {
+            "candidate": pd.Categorical(names, categories=list(dict.fromkeys(names))),
+            "seed": _values(texts, named["seed"], _seed) if "seed" in named else 0,
+            "row": range(len(names)),
+        }
+    )
+    rows = _described(texts, named, rows)
+    metric: Metric = "nats_per_token"
+    if sizes:
+        columns = [
+            rows.assign(size=size, column=column, **{metric: _values(texts, column, _decimal)})
+            for column, size in sizes.items()
+        ]
+        cells = pd.concat(columns).sort_values(["row", "column"])
+    else:
+        numbers = [name for name in _NUMBERS if name in named]
+        cells = rows.assign(**{name: _values(texts, named[name], _decimal) for name in numbers})
+        cells["size"] = _values(texts, named["size"], _size)
+        metrics: list[Metric] = [metric for metric in get_args(Metric) if metric in named]
+        metric = next((m for m in metrics if cells[m].notna().any()), metrics[0])
+        cells["column"] = named[metric]
+    _check_losses(texts, cells, metric)
+    key = ["candidate", "size", "seed"]
+    measured = cells.dropna(subset=[metric]).sort_values(key, kind="stable", ignore_index=True)
+    _check_cells(texts, measured, texts.columns[named["candidate"]])
+    omissions = _omissions(measured, len(cells))
+    used = {*named.values(), *sizes}
+    if unused := [title for i, title in enumerate(texts.columns) if title and i not in used]:
+        omissions.append(f"Columns that were not used: {', '.join(unused)}.")
+    found = measured.astype({"candidate": object}).reindex(columns=list(CELL_COLUMNS))
+    return found, metric, omissions
+
+
+def _described(texts: pd.DataFrame, named: Mapping[str, int], rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with family, tokenizer and parameters of their candidates, from any row of each."""
+    readers: dict[str, Callable[[str], object]] = {
+        **dict.fromkeys(("family", "tokenizer"), lambda text: None if _is_gap(text) else text),
+        "parameters": _weights,
+    }
+    for meaning, read in readers.items():
+        if meaning not in named:
+            rows[meaning] = pd.NA if meaning == "parameters" else ""
+            continue
+        column = named[meaning]
+        values = pd.Series(_values(texts, column, read), dtype=object)
+        rows[meaning] = values.groupby(rows["candidate"], observed=True).transform("first")
+        wrong = values.notna() & (values != rows[meaning])
+        if wrong.any():
+            row = rows[wrong].iloc[0]
+            here, above = texts.iloc[row["row"], column], row[meaning]
+            problem = f"has '{short(here)}' here and '{short(above)}' above: make them agree"
+            raise _error(texts, row["row"], column, f"{row['candidate']} {problem}")
+    rows[["family", "tokenizer"]] = rows[["family", "tokenizer"]].fillna("")
+    return rows.astype({"parameters": "Int64"})
+
+
+def _check_losses(texts: pd.DataFrame, cells: pd.DataFrame, metric: Metric) -> None:
+    """Raise DataError for the first loss that is not positive or absurd."""
+    wrong = cells[(cells[metric] <= 0) | (cells[metric] > _LARGEST_LOSS)]
+    if wrong.empty:
+        return
+    cell = wrong.iloc[0]
+    if np.isinf(cell[metric]):
+        problem = "infinite: leave the cell of a diverged run empty"
+    elif cell[metric] > 0:
+        problem = f"{cell[metric]:g}, which no mean loss is: correct it, or leave it empty"
+    else:
+        problem = f"{cell[metric]:g} and must be positive: correct it, or leave the cell empty"
+    where = f"the loss of {cell['candidate']} at D = {cell['size']:,} is "
+    raise _error(texts, cell["row"], cell["column"], where + problem)
+
+
+def _check_cells(texts: pd.DataFrame, cells: pd.DataFrame, title: str) -> None:
+    """Raise DataError for sorted cells that stand twice, or that are too few or too many.
+
+    ``title`` is that of the column of candidates.
+    """
+    twice = cells.duplicated(["candidate", "size", "seed"])
+    if twice.any():
+        second = int(twice.argmax())
+        cell = cells.iloc[second]
+        places = f"{texts.index[cells['row'].iloc[second - 1]]} and in {texts.index[cell['row']]}"
+        raise DataError(
+            f"{cell['candidate']}, D = {cell['size']:,}, seed {cell['seed']} stands "
+            f"in {places}: remove one, or tell repeats apart in a column seed"
+        )
+    found = cells["candidate"].unique()
+    if len(found) < 2:
+        which = f"one candidate only ('{found[0]}')" if len(found) else "no candidate"
+        raise DataError(f"it has losses of {which}: give at least two to compare")
+    if len(found) > _MOST_CANDIDATES:
+        raise DataError(
+            f"{len(found):,} candidates in the column '{title}', of at most {_MOST_CANDIDATES:,}: "
+            "call the column of models 'candidate', or rank in parts"
+        )
+    sizes = sorted(set(cells["size"]) - {0})
+    if len(sizes) < _FEWEST_SIZES:
+        listed = ", ".join(f"{size:,}" for size in sizes) or "none"
+        raise DataError(
+            f"a curve needs losses at {_FEWEST_SIZES} training sizes above 0 and the "
+            f"table has {listed}: add sizes"
+        )
+
+
+def _omissions(cells: pd.DataFrame, count: int) -> list[str]:
     """Sentences about what was left out of ``count`` cells."""
-    notes = []
-    if gaps := count - len(measured):
-        notes.append(f"{gaps:,} of {count:,} losses are empty and were left out.")
-    present = set(measured["candidate"])
-    if absent := [name for name in names if name not in present]:
-        notes.append(f"Left out for having no loss at all: {', '.join(absent)}.")
-    if (sizes := measured["size"].nunique()) > MOST_SIZES:
-        notes.append(
+    omissions = []
+    if gaps := count - len(cells):
+        omissions.append(f"{gaps:,} of {count:,} losses are empty and were left out.")
+    present = set(cells["candidate"])
+    if absent := [name for name in cells["candidate"].cat.categories if name not in present]:
+        omissions.append(f"Left out for having no loss at all: {', '.join(absent)}.")
+    if (sizes := cells["size"].nunique()) > MOST_SIZES:
+        omissions.append(
             f"Of {sizes:,} training sizes predictors read {MOST_SIZES} up to the budget at most, "
             "evenly spread in log size."
         )
-    if columns.unused:
-        notes.append(f"Columns that were not used: {', '.join(columns.unused)}.")
-    return notes
+    return omissions

@@ -1,8 +1,8 @@
 """A chat as one model reads it: its own chat template, or a plain format for models without one.
 
-The template is rendered with the answer and with a mark in its place; what stands before the mark
-is what the model reads, so no markup is ever part of the target. That happens in a process of its
-own (``lensllm.data.rendering``), which ends when a template takes too long.
+The template is rendered with the answer and with a mark in its place; the text before the mark is
+what the model reads, so no markup is part of the target. That happens in a process of its own
+(``lensllm.data.rendering``), which ends when a template takes too long.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from lensllm.core.errors import DataError
 from lensllm.data import rendering
-from lensllm.data.messages import Turn
+from lensllm.data.forms import Turn
 
 _SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool"}
 # Chats and characters that are sent to the process at a time.
@@ -109,15 +109,11 @@ class _TemplateProcess:
         self._asked = json.dumps(asked)
 
     @property
-    def _name(self) -> str:
-        return f"the chat template of {self.folder}" if self.folder else "its chat template"
-
-    @property
     def is_alive(self) -> bool:
         return self.end.alive and self._process.poll() is None
 
     def render(self, chats: Iterable[Chat]) -> Iterator[Rendered]:
-        """As ``renderer`` says. The process goes on while its earlier answers are used."""
+        """Yield renderings; the process goes on while its earlier answers are used."""
         for group in _groups(chats):
             self._send(json.dumps(group))
             waiting = len(group)
@@ -126,7 +122,7 @@ class _TemplateProcess:
                     reply = self._receive()
                     waiting -= 1
                     if "refused" in reply:
-                        raise DataError(f"{self._name} {reply['refused']}")
+                        raise self._error(reply["refused"])
                     yield Rendered(**reply)
             finally:
                 if waiting:  # nobody reads the other answers
@@ -155,7 +151,11 @@ class _TemplateProcess:
         what = f"ended its process (exit code {code})"
         if code == -signal.SIGPROF:
             what = f"took more than {rendering.SECONDS} s for this chat"
-        return DataError(f"{self._name} {what}; mend or remove it")
+        return self._error(f"{what}; mend or remove it")
+
+    def _error(self, problem: str) -> DataError:
+        owner = f"the chat template of {self.folder}" if self.folder else "its chat template"
+        return DataError(f"{owner} {problem}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

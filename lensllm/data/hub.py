@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from lensllm.core.errors import DataError
-from lensllm.data import checksum, readers
+from lensllm.data import readers
 from lensllm.data.readers import Rows, Table
 
 PREFIX = "hub:"
@@ -21,20 +22,24 @@ _ADVICE = (
 
 
 def is_hub(source: str) -> bool:
-    """Whether ``source`` is ``hub:…`` or reads like ``org/name`` and is nothing here."""
+    """True for ``hub:…``, and for ``org/name`` where there is no such file."""
     if source.startswith(PREFIX):
         return True
     return bool(_ID.fullmatch(source)) and not Path(source).suffix and not Path(source).exists()
 
 
 def identity(source: str, config: str | None, split: str, revision: str | None) -> dict[str, Any]:
-    """What the rows are determined by: the commit, or the checksum of a folder's files."""
+    """The commit, or the checksum of a folder's files, which determines the rows."""
     name = source.removeprefix(PREFIX)
     folder = Path(name).expanduser()
     if folder.is_dir():
         if revision:
             raise DataError(f"data.revision: {folder} is a folder and has no revisions; leave it")
-        version = {"files": checksum.of_files(_files(folder), folder)}
+        total = hashlib.sha256()
+        for path in sorted(p for p in folder.rglob("*") if p.is_file() and ".cache" not in p.parts):
+            name_and_content = f"{path.relative_to(folder).as_posix()}\0{readers.checksum(path)}\n"
+            total.update(name_and_content.encode())
+        version = {"files": total.hexdigest()}
     else:
         version = {"commit": _commit(name, revision)}
     return {**version, "config": config, "split": split}
@@ -72,7 +77,11 @@ def _load(name: str, folder: Path, config: str | None, split: str, revision: str
     datasets.disable_progress_bars()
     try:
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-            return _saved(datasets.load_from_disk(folder), name, split)
+            saved = datasets.load_from_disk(folder)
+            if isinstance(saved, dict) and split not in saved:
+                known = ", ".join(saved)
+                raise DataError(f"data.split: {name} has no split '{split}'; it has {known}")
+            return saved[split] if isinstance(saved, dict) else saved
         if folder.is_dir():
             return datasets.load_dataset(str(folder), config, split=split)
         commit = _commit(name, revision)
@@ -80,16 +89,10 @@ def _load(name: str, folder: Path, config: str | None, split: str, revision: str
     except DataError:
         raise
     except Exception as error:  # the library and its readers each raise their own
-        raise DataError(f"data.source: {name}: {_first_line(error)}; {_hint(error)}") from None
-
-
-def _saved(found: Any, name: str, split: str) -> Any:
-    """A split of what ``save_to_disk`` wrote."""
-    if not isinstance(found, dict):
-        return found
-    if split not in found:
-        raise DataError(f"data.split: {name} has no split '{split}'; it has {', '.join(found)}")
-    return found[split]
+        said = str(error).lower()
+        advice = "set data.split" if "split" in said else _ADVICE
+        advice = "set data.config" if "config" in said else advice
+        raise DataError(f"data.source: {name}: {_first_line(error)}; {advice}") from None
 
 
 def _commit(name: str, revision: str | None) -> str:
@@ -121,17 +124,6 @@ def _commit(name: str, revision: str | None) -> str:
         f"data.source: {name} is no folder here, the hub cannot be reached, and the cache does "
         f"not have it; {_ADVICE}"
     )
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file() and ".cache" not in p.parts)
-
-
-def _hint(error: Exception) -> str:
-    said = str(error).lower()
-    if "config" in said:
-        return "set data.config"
-    return "set data.split" if "split" in said else _ADVICE
 
 
 def _first_line(error: Exception) -> str:

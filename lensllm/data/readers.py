@@ -1,8 +1,7 @@
 """Files of examples as streams of rows: one reader per kind, each in bounded memory.
 
-A row comes with where it stands: its line in a text file, its place in a table. A file that cannot
-be read is a sentence with that place, and so is a row of more bytes than are allowed: it is refused
-before it is in memory as a whole.
+A row has a number: its line in a text file, its place in a table. Errors name it. A row of more
+bytes than are allowed is refused before it is in memory as a whole.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
+import hashlib
 import json
 import re
 import zlib
@@ -17,10 +17,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from io import BufferedIOBase
 from itertools import count
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -58,10 +59,9 @@ def kind(path: Path) -> str:
 
 
 def place(file: str, number: int) -> str:
-    """Where a row stands, for people."""
-    if not file:
-        return f"row {number} of the data"
-    return f"{'line' if kind(Path(file)) in _BY_LINE else 'row'} {number} of {file}"
+    """The place of a row, for people: ``line 3 of x.csv``."""
+    unit = "line" if kind(Path(file)) in _BY_LINE else "row"
+    return f"{unit} {number} of {file or 'the data'}"
 
 
 def open_table(path: Path, most_bytes: int = _MOST_ROW_BYTES) -> Table:
@@ -83,6 +83,21 @@ def too_long(where: str, most_bytes: int) -> DataError:
     return DataError(
         f"{where} has more than {most_bytes:,} bytes; cut it, or raise data.max_row_bytes"
     )
+
+
+def checksum(path: Path) -> str:
+    """The SHA-256 of a file's content, computed once per process and state of the file."""
+    state = path.stat()
+    return _checksum(path, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _checksum(path: Path, size: int, changed_ns: int) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 # --- lines ---------------------------------------------------------------------------------------
@@ -129,14 +144,10 @@ def _not_utf8(where: str, found: bytes, error: UnicodeDecodeError, offset: int) 
 def _unpacked(path: Path) -> Iterator[BufferedIOBase]:
     """The file's bytes, or what is in it. Raises ``DataError`` where it cannot be unpacked."""
     try:
-        with _opened(path) as stream:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
             yield stream
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be unpacked: {error}") from None
-
-
-def _opened(path: Path) -> BufferedIOBase:
-    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def _first(path: Path, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Mapping[str, Any]:
@@ -156,31 +167,31 @@ def _jsonl(path: Path, most: int) -> Table:
 
 
 def _object(path: Path, number: int, line: str) -> dict[str, Any]:
-    where = f"{path}: line {number}"
+    text = line.strip()
     try:
         found = parse_json(line)
     except UnreadableError as error:
-        _not_an_object(where, line.strip(), error)
-    if isinstance(found, list):
-        raise DataError(f"{where} holds a list; in a .jsonl file each line is an object, so if the "
-                        "file is one list of them, rename it to .json")  # fmt: skip
-    if not isinstance(found, dict):
-        raise DataError(f"{where} holds {line.strip()[:40]!r}, and not an object with columns")
-    return found
-
-
-def _not_an_object(where: str, line: str, error: ValueError) -> NoReturn:
-    if line in ("[", "{"):
-        raise DataError(
-            f"{where} only begins {'a list' if line == '[' else 'an object'}; in a .jsonl file "
-            "each line is a whole object; if the file is one list of objects, rename it to .json"
-        ) from None
-    if line.endswith(","):
-        raise DataError(
-            f"{where} ends with a comma; in a .jsonl file each line is an object and nothing is "
-            "between them"
-        ) from None
-    raise DataError(f"{where} cannot be read as JSON: {error}") from None
+        problem = f"cannot be read as JSON: {error}"
+        if text in ("[", "{"):
+            problem = (
+                f"only begins {'a list' if text == '[' else 'an object'}; in a .jsonl file each "
+                "line is a whole object; if the file is one list of objects, rename it to .json"
+            )
+        elif text.endswith(","):
+            problem = (
+                "ends with a comma; in a .jsonl file each line is an object and nothing is between "
+                "them"
+            )
+    else:
+        if isinstance(found, dict):
+            return found
+        problem = f"holds {text[:40]!r}, and not an object with columns"
+        if isinstance(found, list):
+            problem = (
+                "holds a list; in a .jsonl file each line is an object, so if the file is one list "
+                "of them, rename it to .json"
+            )
+    raise DataError(f"{path}: line {number} {problem}")
 
 
 def _json(path: Path, most: int) -> Table:
@@ -192,9 +203,9 @@ def _json(path: Path, most: int) -> Table:
     def rows(_: Collection[str] = ()) -> Rows:
         for number, entry in enumerate(_entries(path, most), 1):
             if not isinstance(entry, dict):
+                found = repr(short(entry, 40))
                 raise DataError(
-                    f"{path}: entry {number} is {short(entry, 40)!r}, and not an object with "
-                    "columns"
+                    f"{path}: entry {number} is {found}, and not an object with columns"
                 )
             yield number, entry
 
@@ -203,7 +214,7 @@ def _json(path: Path, most: int) -> Table:
 
 def _entries(path: Path, most: int) -> Iterator[Any]:
     """Yield the entries of the list that a JSON file holds."""
-    text = _Window(_chunks(path))
+    text = _Window(path)
     text.take("[")
     for number in count(1):
         if text.take("]"):
@@ -227,8 +238,8 @@ class _TooLongError(Exception):
 class _Window:
     """The part of a JSON text that is being read: values are taken from its front."""
 
-    def __init__(self, chunks: Iterator[str]) -> None:
-        self._chunks = chunks
+    def __init__(self, path: Path) -> None:
+        self._chunks = _chunks(path)
         self._text, self._at = "", 0
 
     def take(self, mark: str) -> bool:
@@ -412,7 +423,7 @@ def _longest_repeated(path: Path, texts: list[str], group: int) -> int:
 
 # --- running text --------------------------------------------------------------------------------
 def _text(path: Path, most: int) -> Table:
-    """What stands between blank lines, as one column ``text``."""
+    """The texts between blank lines, as one column ``text``."""
 
     def rows(_: Collection[str] = ()) -> Rows:
         begin, lines, size = 0, list[str](), 0

@@ -1,8 +1,8 @@
 """The process in which a model's chat template is rendered: ``python -m lensllm.data.rendering``.
 
-A template is a program of somebody else's, which may loop without end or build texts without end;
-a thread can be neither stopped nor kept from memory, a process can. It reads lines of JSON from
-standard input, first what the template is, then groups of chats, and writes a line per chat.
+A template is a program of somebody else's, which may loop or write without end; only a process can
+be stopped and kept from memory. It reads lines of JSON from standard input, first the template,
+then groups of chats, and writes a line per chat.
 """
 
 from __future__ import annotations
@@ -38,11 +38,18 @@ def main() -> None:
     """Serve until standard input ends; ends by SIGPROF when a chat takes too long."""
     asked = json.loads(sys.stdin.buffer.readline())
     render = renderer(asked["template"], asked["tokens"])
-    _limit_memory()
+    statm = Path("/proc/self/statm")
+    if statm.exists():  # elsewhere the system does not say how much memory the process has
+        most = int(statm.read_text().split()[0]) * resource.getpagesize() + MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
     for line in sys.stdin.buffer:
         for turns, answer in json.loads(line):
             signal.setitimer(signal.ITIMER_PROF, asked["seconds"])
-            reply = _reply(render, turns, answer)
+            reply: dict[str, Any] = {}
+            try:
+                reply["text"], reply["start"], reply["end"] = rendered(render, turns, answer)
+            except RefusedError as error:
+                reply["refused"] = str(error)
             signal.setitimer(signal.ITIMER_PROF, 0)
             sys.stdout.buffer.write(json.dumps(reply, ensure_ascii=False).encode() + b"\n")
         sys.stdout.buffer.flush()
@@ -60,32 +67,18 @@ def renderer(template: str, tokens: Mapping[str, str]) -> Render:
     return render
 
 
-def _limit_memory() -> None:
-    """Let later allocations fail beyond ``MEMORY_BYTES``, where the system says what there is."""
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        pages = int(statm.read_text().split()[0])
-        most = pages * resource.getpagesize() + MEMORY_BYTES
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
-
-
-def _reply(render: Render, turns: Sequence[Turn], answer: str) -> dict[str, Any]:
-    try:
-        text, start, end = rendered(render, turns, answer)
-    except RefusedError as error:
-        return {"refused": str(error)}
-    return {"text": text, "start": start, "end": end}
-
-
 def rendered(render: Render, turns: Sequence[Turn], answer: str) -> tuple[str, int, int]:
-    """The chat as text, and where in it the answer begins and ends. Raises ``RefusedError``."""
+    """The chat as text, and where in it the answer begins and ends. Raises ``RefusedError``.
+
+    For a template without a system turn the system's words go before the first user's.
+    """
     try:
         return _fill(render, turns, answer)
     except RefusedError:
-        folded = _without_system(turns)
-        if folded is None:
+        if [turn["role"] for turn in turns[:2]] != ["system", "user"]:
             raise
-    return _fill(render, folded, answer)
+    first = f"{turns[0]['content']}\n\n{turns[1]['content']}"
+    return _fill(render, [{"role": "user", "content": first}, *turns[2:]], answer)
 
 
 def _fill(render: Render, turns: Sequence[Turn], answer: str) -> tuple[str, int, int]:
@@ -115,14 +108,6 @@ def _text(render: Render, turns: Sequence[Turn], answer: str) -> str:
     except UnicodeEncodeError:
         raise RefusedError("writes half a character") from None
     return text
-
-
-def _without_system(turns: Sequence[Turn]) -> list[Turn] | None:
-    """The system's words before the first user's, for templates that have no system turn."""
-    if len(turns) < 2 or (turns[0]["role"], turns[1]["role"]) != ("system", "user"):
-        return None
-    first = f"{turns[0]['content']}\n\n{turns[1]['content']}"
-    return [{"role": "user", "content": first}, *turns[2:]]
 
 
 if __name__ == "__main__":

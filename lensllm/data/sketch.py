@@ -1,7 +1,6 @@
 """A uniform sample of distinct contents from one pass: those with the smallest hashes.
 
-A bottom-k sketch (Cohen and Kaplan 2007). Its hash is a function of the content alone, so that
-equal contents are one, whatever the order, and the sample of the same rows is the same.
+A bottom-k sketch (Cohen and Kaplan 2007): the sample does not depend on the order of the rows.
 """
 
 from __future__ import annotations
@@ -57,10 +56,9 @@ class Sketch(Generic[T]):
 
     @property
     def distinct(self) -> int:
-        """How many distinct contents there were: exact while all are kept, or none is repeated.
+        """The number of distinct contents, exact while all are kept or none is repeated.
 
-        Those kept are a uniform sample of the distinct ones, and each has been counted since it
-        came first, so their mean count is that of all.
+        The mean count of those kept, a uniform sample, estimates that of all.
         """
         if not self._times:
             return 0

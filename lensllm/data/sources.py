@@ -1,8 +1,7 @@
-"""Where examples come from: an embedded task, files of the user's, or a hub data set.
+"""Examples from an embedded task, files of the user's, or a hub data set.
 
 One pass over all rows keeps at most ``data.keep`` distinct examples of each set and counts the
-rest. A test or validation set of its own is read first, so that what is in it can be left out of
-training.
+rest. Test and validation sets are read first, to leave their examples out of training.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import pandas as pd
 
 from lensllm.config.sections import Data
 from lensllm.core.errors import DataError
-from lensllm.data import checksum, forms, hub, readers
+from lensllm.data import forms, hub, readers
 from lensllm.data.builtin import docstrings, names, python_files
 from lensllm.data.readers import Table
 from lensllm.data.sketch import Sketch, digest
@@ -31,8 +30,6 @@ _BESIDE = ("readme", "license", "licence")  # files that lie beside data and are
 
 @dataclass(frozen=True)
 class Set:
-    """One of the sets that are read."""
-
     split: str  # of its examples; "" where the test set is still to be drawn
     key: str  # of the setting that names it
     source: str
@@ -48,16 +45,21 @@ class Loaded:
 
 
 def fingerprint(data: Data) -> dict[str, Any]:
-    """What the examples are determined by: package versions, or the files' checksums.
+    """Package versions, or checksums of files, which determine the examples.
 
     Raises ``DataError`` when a file or package is missing or its kind is unknown.
     """
     if data.source.startswith("builtin:"):
         _check_builtin(data)
         return {"source": data.source, "packages": python_files.fingerprint(data.packages)}
-    read = ("form", "prompt", "completion", "text", "messages", "stratify", "keep")
-    sets = {one.split: _identity(one, data) for one in _sets(data)}
-    return {"sets": sets, **{name: getattr(data, name) for name in read}}
+    sets: dict[str, Any] = {}
+    for one in _sets(data):
+        if _by_library(one):
+            sets[one.split] = hub.identity(one.source, data.config, one.hub_split, data.revision)
+        else:
+            sets[one.split] = [[readers.kind(p), readers.checksum(p)] for p in _files(one)]
+    settings = ("form", "prompt", "completion", "text", "messages", "stratify", "keep")
+    return {"sets": sets, **{name: getattr(data, name) for name in settings}}
 
 
 def check(data: Data) -> None:
@@ -67,45 +69,50 @@ def check(data: Data) -> None:
         return
     for one in _sets(data):
         if not _by_library(one):
-            forms_of(_tables(one, data), data)
+            _open(one, data)
 
 
 def load(data: Data) -> Loaded:
-    """Examples as the table ``dataset/examples``, and the sets' ``dataset/summary``.
+    """Read all examples. Of equal ones the first is kept, so that none stands on both sides.
 
-    ``split`` is train, validation or test where the source knows, and empty where the test set is
-    still to be drawn. Of equal examples the first is kept, so that none can stand on both sides.
+    ``split`` is empty where the test set is still to be drawn.
     """
     if data.source in BUILTIN:
         return _builtin(BUILTIN[data.source](data.packages))
-    counts, earlier = list[_Count](), list[Sketch[_Item]]()
+    counts, sketches = list[_Count](), list[Sketch[_Item]]()
     for one in _sets(data):
-        count = _Count(one, Sketch(data.keep))
-        for table, form in forms_of(_tables(one, data), data):
+        count, sketch = _Count(one.split), Sketch[_Item](data.keep)
+        for table, form in _open(one, data):
             count.form = form.name
-            _read(table, form, count, earlier)
+            _read(table, form, count, sketch, sketches)
         if counts and count.form != counts[0].form:
             raise DataError(
                 f"{one.key}: {one.source} holds examples of the form {count.form}, and "
-                f"{counts[0].set.source} of the form {counts[0].form}; give both the same columns"
+                f"{_sets(data)[0].source} of the form {counts[0].form}; give both the same columns"
             )
-        if not count.sketch.rows:
+        if not sketch.rows:
             why = count.unfit_reason if count.unfit else "all are in the test or validation set"
             raise DataError(f"{one.key}: {one.source} has no example to use: {why} "
                             f"({count.unfit_place or count.shared_place})")  # fmt: skip
-        counts.append(count)
-        earlier.append(count.sketch)
+        counts.insert(0, count)
+        sketches.insert(0, sketch)
+    read = list(zip(counts, sketches, strict=True))
     rows = [
-        (raw.prompt, raw.completion, raw.messages, raw.stratum, count.set.split, file, number)
-        for count in reversed(counts)
-        for raw, file, number in count.sketch.items
+        (raw.prompt, raw.completion, raw.messages, raw.stratum, count.split, file, number)
+        for count, sketch in read
+        for raw, file, number in sketch.items
     ]
-    summary = pd.DataFrame([count.summary for count in reversed(counts)])
+    summary = pd.DataFrame([count.summary(sketch) for count, sketch in read])
     return Loaded(pd.DataFrame(rows, columns=_COLUMNS), summary)
 
 
-def forms_of(tables: Sequence[Table], data: Data) -> list[tuple[Table, forms.Form]]:
-    """Every table with its form, the same for all. Raises ``DataError`` naming the file."""
+def _open(one: Set, data: Data) -> list[tuple[Table, forms.Form]]:
+    """Every table of a set with its form, the same for all. Raises ``DataError``."""
+    if _by_library(one):
+        limits = data.revision, data.max_row_bytes
+        tables = [hub.open_table(one.source, data.config, one.hub_split, *limits)]
+    else:
+        tables = [readers.open_table(path, data.max_row_bytes) for path in _files(one)]
     found = []
     for table in tables:
         try:
@@ -131,10 +138,9 @@ _Item = tuple[forms.Raw, str, int]  # example, file, number
 
 @dataclass
 class _Count:
-    """What became of the rows of a set."""
+    """The rows of a set: kept in the sketch, unfit, or shared with an earlier set."""
 
-    set: Set
-    sketch: Sketch[_Item]
+    split: str
     form: str = ""
     unfit: int = 0
     unfit_place: str = ""  # of the first
@@ -142,23 +148,19 @@ class _Count:
     shared: int = 0
     shared_place: str = ""
 
-    @property
-    def summary(self) -> dict[str, Any]:
-        return {
-            "split": self.set.split,
-            "form": self.form,
-            "rows": self.sketch.rows + self.unfit + self.shared,
-            "distinct": self.sketch.distinct,
-            "kept": len(self.sketch.items),
-            "unfit": self.unfit,
-            "unfit_place": self.unfit_place,
-            "unfit_reason": self.unfit_reason,
-            "shared": self.shared,
-            "shared_place": self.shared_place,
-        }
+    def summary(self, sketch: Sketch[_Item]) -> dict[str, Any]:
+        rows = sketch.rows + self.unfit + self.shared
+        kept = len(sketch.items)
+        return {**vars(self), "rows": rows, "distinct": sketch.distinct, "kept": kept}
 
 
-def _read(table: Table, form: forms.Form, count: _Count, earlier: Sequence[Sketch[_Item]]) -> None:
+def _read(
+    table: Table,
+    form: forms.Form,
+    count: _Count,
+    sketch: Sketch[_Item],
+    earlier: Sequence[Sketch[_Item]],
+) -> None:
     for number, values in table.rows(form.columns):
         try:
             raw = form.read(values)
@@ -172,12 +174,12 @@ def _read(table: Table, form: forms.Form, count: _Count, earlier: Sequence[Sketc
             where = readers.place(table.where, number)
             raise DataError(f"{where}: {error}") from None
         content = digest(raw.prompt, raw.messages, raw.completion)
-        if any(content in sketch for sketch in earlier):
+        if any(content in other for other in earlier):
             shown = f"{readers.place(table.name, number)}, “{excerpt(raw.completion)}”"
             count.shared_place = count.shared_place or shown
             count.shared += 1
             continue
-        count.sketch.add(content, (raw, table.name, number))
+        sketch.add(content, (raw, table.name, number))
 
 
 def _builtin(pairs: pd.DataFrame) -> Loaded:
@@ -218,23 +220,10 @@ def _sets(data: Data) -> list[Set]:
 
 
 def _by_library(one: Set) -> bool:
-    """Whether the datasets library reads it: the hub's, or what its ``save_to_disk`` wrote."""
+    """True for what the datasets library reads: the hub's, or written by ``save_to_disk``."""
     saved = ("dataset_dict.json", "state.json")
     folder = Path(one.source).expanduser()
     return hub.is_hub(one.source) or any((folder / name).is_file() for name in saved)
-
-
-def _identity(one: Set, data: Data) -> Any:
-    if _by_library(one):
-        return hub.identity(one.source, data.config, one.hub_split, data.revision)
-    return [[readers.kind(path), checksum.of_file(path)] for path in _files(one)]
-
-
-def _tables(one: Set, data: Data) -> list[Table]:
-    if _by_library(one):
-        limits = data.revision, data.max_row_bytes
-        return [hub.open_table(one.source, data.config, one.hub_split, *limits)]
-    return [readers.open_table(path, data.max_row_bytes) for path in _files(one)]
 
 
 def _files(one: Set) -> list[Path]:
@@ -248,8 +237,11 @@ def _files(one: Set) -> list[Path]:
         found = _sorted((p for p in known if p.stem.lower() not in _BESIDE), one)
         if not found:
             raise DataError(f"{one.key}: no file in {path} is one of {allowed}")
+    elif set(str(path)) & set("*?["):
+        pattern = str(path.relative_to(path.anchor))
+        found = _sorted((p for p in Path(path.anchor).glob(pattern) if p.is_file()), one)
     else:
-        found = _sorted(_matching(path), one)
+        found = []
     if others := [p for p in found or [path] if readers.kind(p) not in readers.KINDS]:
         raise DataError(f"{one.key}: {others[0]} is none of {allowed}")
     if not found:
@@ -270,12 +262,3 @@ def _sorted(paths: Iterable[Path], one: Set) -> list[Path]:
             f"{one.key}: {one.source} has more than {_MOST_FILES:,} files; join them, or name fewer"
         )
     return found
-
-
-def _matching(pattern: Path) -> Iterable[Path]:
-    """Files that a pattern such as ``data/*.jsonl`` names."""
-    steps = pattern.parts[1:] if pattern.is_absolute() else pattern.parts
-    root = Path(pattern.anchor or ".")
-    if not any(set(step) & set("*?[") for step in steps):
-        return []
-    return (p for p in root.glob("/".join(steps)) if p.is_file())

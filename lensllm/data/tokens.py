@@ -1,10 +1,10 @@
-"""Examples as token ids, once per tokenizer, cut by one rule for every candidate."""
+"""Examples as token ids, cut by one rule for every candidate, and windows of running text."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lensllm.core import seeds
 from lensllm.core.errors import DataError
 from lensllm.core.untrusted import is_panic, short
 from lensllm.data import chat
@@ -27,7 +28,7 @@ _Row = tuple[Ids, Ids, int, bool, bool]
 
 @dataclass(frozen=True)
 class Limits:
-    """How an example is cut."""
+    """The lengths to which examples are cut."""
 
     longest: int  # tokens in all
     text: bool = False  # running text, whose target may take all of them
@@ -68,14 +69,12 @@ def beginning(tokenizer: Any) -> list[int]:
     """The tokens that a tokenizer puts before every text, such as a beginning-of-text."""
     bare: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole: list[int] = tokenizer("a")["input_ids"]
-    for start in range(len(whole) - len(bare) + 1):
-        if whole[start : start + len(bare)] == bare:
-            return whole[:start]
-    return []
+    starts = range(len(whole) - len(bare) + 1)
+    return next((whole[:i] for i in starts if whole[i : i + len(bare)] == bare), [])
 
 
 def summary(tokenizer: Any, form: str) -> dict[str, str]:
-    """How examples are read with this tokenizer: a row of ``tokens/summary``."""
+    """A row of ``tokens/summary``: the form, and the tokens around an example."""
     rendering = form
     if form == "messages":
         rendering = "chat template" if chat.has_template(tokenizer) else "plain chat"
@@ -89,11 +88,59 @@ def summary(tokenizer: Any, form: str) -> dict[str, str]:
 
 def select(tokens: pd.DataFrame, rows: Sequence[int]) -> list[Example]:
     """The examples at ``rows``, in that order."""
-    chosen = tokens.iloc[list(rows)]
-    return [
-        Example(prompt.tolist(), completion.tolist())
-        for prompt, completion in zip(chosen["prompt_ids"], chosen["completion_ids"], strict=True)
-    ]
+    pairs = tokens.iloc[list(rows)][["prompt_ids", "completion_ids"]]
+    return [Example(p.tolist(), c.tolist()) for p, c in pairs.itertuples(index=False)]
+
+
+def windows(
+    texts: Mapping[str, Sequence[str]],
+    shares: Mapping[str, float],
+    tokenizer: Any,
+    length: int,
+    count: int,
+    seed: int,
+) -> list[Example]:
+    """``count`` windows of ``length`` tokens: the first half is the prompt, the rest is predicted.
+
+    Each is cut from a text of its own, anywhere in it. A text that is too short goes on in others,
+    as when texts are packed for pretraining.
+
+    Args:
+        texts: by kind.
+        shares: how likely a window is of each kind, up to a factor.
+        length: at least 2.
+
+    Raises:
+        DataError: the texts are too few.
+    """
+    draw = seeds.generator(seed, "pretraining text")
+    kinds = sorted(shares)
+    weights = np.array([shares[kind] for kind in kinds])
+    drawn = draw.choice(len(kinds), count, p=weights / weights.sum())
+    found: list[Example] = []
+    for kind, wanted in zip(kinds, np.bincount(drawn, minlength=len(kinds)), strict=True):
+        found += itertools.islice(_windows(texts[kind], tokenizer, length, draw), wanted)
+    if len(found) < count:
+        raise DataError(
+            f"the pretraining text gives {len(found)} of {count} windows of {length} tokens with "
+            f"texts of their own; bring more text (kernel.pretraining_text) or lower kernel.probes"
+        )
+    return found
+
+
+def _windows(
+    texts: Sequence[str], tokenizer: Any, length: int, draw: np.random.Generator
+) -> Iterator[Example]:
+    ids: list[int] = []
+    for i in draw.permutation(len(texts)):
+        ids += tokenizer.encode(texts[i], add_special_tokens=False)
+        if len(ids) < length:
+            ids.append(tokenizer.eos_token_id)
+            continue
+        start = int(draw.integers(len(ids) - length + 1))
+        middle, stop = start + length // 2, start + length
+        yield Example(ids[start:middle], ids[middle:stop])
+        ids = []
 
 
 def _pairs(examples: pd.DataFrame, tokenizer: Any, limits: Limits) -> Iterator[_Row]:

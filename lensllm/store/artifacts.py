@@ -1,10 +1,10 @@
 """The store: content-addressed artefacts, ``<root>/<stage>/<key>/`` with Parquet tables inside.
 
 An artefact's key is the SHA-256 of its *recipe*: stage, stage version, the parameters that matter
-and the keys it was made from. It is published by renaming a complete directory, so it exists whole
-or not at all; a manifest's checksums are verified on the first read; a kernel lock per key keeps
-two processes from computing the same thing, and is freed by the kernel when its holder dies. On a
-file system without locks two processes may compute the same thing, and the first one's counts.
+and the keys it was made from. It is published by renaming a complete folder, so it exists whole or
+not at all. The checksums in its manifest are verified on the first read. A kernel lock per key
+keeps two processes from computing the same thing; on a file system without locks they may, and the
+first one's counts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,10 @@ from lensllm.store import lease, schemas
 
 log = logging.getLogger("lensllm.store.artifacts")
 MANIFEST = "manifest.json"
-_CHUNK = 1 << 20
 _MOST_MANIFEST_BYTES = 16 << 20  # 100,000 upstream references take 9 MB; it is parsed in memory
 _NO_STAGES = {"prefect", "reports"}
 _KEY = "[0-9a-f]" * 32
-_announced: set[Path] = set()  # damaged artefacts that this process has named
+_announced: set[Path] = set()  # folders that this process has warned of
 _announcing = threading.Lock()
 
 
@@ -89,15 +88,6 @@ def _key(described: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-@cache  # once in a process, however often its folder is prepared
-def _say_there_are_no_locks(root: Path) -> None:
-    log.warning(
-        "artifacts folder %s: its file system has no locks, so two commands on it may compute the "
-        "same thing twice; the results are right all the same",
-        root,
-    )
-
-
 def write_table(folder: Path, table: str, rows: pd.DataFrame | list[dict[str, Any]]) -> None:
     """Write ``rows`` as the documented table ``stage/table`` into ``folder``.
 
@@ -132,8 +122,13 @@ class Store:
             probe = self.root / ".tmp" / f".writable-{os.getpid()}"
             probe.touch()
             probe.unlink()
-            if not self.lockable:
-                _say_there_are_no_locks(self.root)
+            if not self.lockable and self.root not in _announced:
+                _announced.add(self.root)
+                log.warning(
+                    "artifacts folder %s: its file system has no locks, so two commands on it may "
+                    "compute the same thing twice; the results are right all the same",
+                    self.root,
+                )
             self._collect_leftovers()
 
     @cached_property
@@ -143,8 +138,10 @@ class Store:
 
     @contextmanager
     def using(self, holder: str = "a program") -> Iterator[None]:
-        """Within the context ``lensllm gc --delete`` and ``verify --repair`` are refused, in this
-        and in every other process; they name ``holder``. Waits while one of them is at work."""
+        """Within the context ``gc --delete`` and ``verify --repair`` are refused in every process.
+
+        They name ``holder``. Waits while one of them is at work.
+        """
         with ExitStack() as stack:
             with _explained(self.root):
                 stack.enter_context(lease.shared(self.root, holder))
@@ -152,8 +149,10 @@ class Store:
 
     @contextmanager
     def alone(self, holder: str = "a program") -> Iterator[None]:
-        """Within the context, which is for deleting, no other process uses the store; one that
-        starts waits. Raises ``StoreError`` when somebody uses it, or its disk has no locks."""
+        """Within the context, which is for deleting, no other process uses the store.
+
+        Raises ``StoreError`` when somebody uses it, or its disk has no locks.
+        """
         with ExitStack() as stack:
             with _explained(self.root):
                 stack.enter_context(lease.exclusive(self.root, holder))
@@ -173,13 +172,11 @@ class Store:
         return self.root / ref.stage / ref.key
 
     def partial(self, ref: Ref) -> Path:
-        """Where the maker of an artefact keeps what an interrupted build goes on from; it goes when
-        the artefact is there."""
+        """The folder from which an interrupted build goes on; it goes when the artefact is made."""
         return self.root / ".partial" / f"{ref.stage}-{ref.key}"
 
     def has(self, ref: Ref) -> bool:
-        """True if ``ref`` is there and undamaged; a damaged artefact is named in a warning, once
-        per process."""
+        """True if ``ref`` is there and undamaged; a damaged one is warned of once per process."""
         return not self._lack(ref)
 
     def _lack(self, ref: Ref) -> str:
@@ -224,7 +221,7 @@ class Store:
         return frame
 
     def file(self, ref: Ref, name: str) -> Path:
-        """Where a file of an artefact is, checksums verified first."""
+        """The path of a file of an artefact, checksums verified first."""
         self._require(ref)
         return self.path(ref) / name
 
@@ -233,8 +230,10 @@ class Store:
             raise StoreError(f"artefact {ref} {lack}; run the pipeline again")
 
     def fault(self, ref: Ref) -> str:
-        """What is wrong with an artefact that is there, "" if nothing: the manifest by the key, its
-        files by the manifest, the tables by their schema. Reads all of it, every time."""
+        """The damage of an artefact that is there, "" if none; reads all of it, every time.
+
+        Verifies the manifest by the key, the files by the manifest, tables by their schema.
+        """
         folder = self.path(ref)
         if fault := _fault(folder, ref):
             return fault
@@ -255,7 +254,10 @@ class Store:
         with _explained(self.root), lease.shared(self.root), self._lock(ref):
             if self.has(ref):
                 return True
-            self._require_folder(ref.stage)
+            stage = self.root / ref.stage
+            if os.path.lexists(stage) and not stage.is_dir():  # a link to a disk not mounted?
+                where = f", it links to {stage.readlink()}" if stage.is_symlink() else ""
+                raise StoreError(f"{stage}: it is not a folder{where}; mend or remove it")
             self._discard(ref)
             folder, partial = self._draft(ref), self.partial(ref)
             locks.remove(folder)  # ours by the lock: its maker is dead
@@ -272,23 +274,11 @@ class Store:
         _announced.discard(self.path(ref))
         return False
 
-    def _require_folder(self, stage: str) -> None:
-        """Raise ``StoreError`` when something else has the name of a stage's folder.
-
-        It is not removed: a link to a disk that is not mounted may be what the user wants.
-        """
-        folder = self.root / stage
-        if os.path.lexists(folder) and not folder.is_dir():
-            where = f", it links to {folder.readlink()}" if folder.is_symlink() else ""
-            raise StoreError(f"{folder}: it is not a folder{where}; mend or remove it")
-
     def _publish(self, folder: Path, recipe: Recipe) -> None:
         files = {}
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            files[path.relative_to(folder).as_posix()] = {
-                "bytes": path.stat().st_size,
-                "sha256": _sha256(path),
-            }
+            entry = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            files[path.relative_to(folder).as_posix()] = entry
             _fsync(path)
         manifest = folder / MANIFEST
         text = json.dumps({**recipe.describe(), "files": files}, indent=1)
@@ -357,15 +347,11 @@ class Store:
                 if free:
                     for folder in drafts:
                         locks.remove(folder / f"{ref.stage}-{ref.key}")
-        for ref in self._partials():
+        for ref in _named(self.root / ".partial"):
             if self.path(ref).is_dir():  # its maker died between publishing and cleaning up
                 with self._lock(ref, wait=False) as free:
                     if free:
                         locks.remove(self.partial(ref))
-
-    def _partials(self) -> list[Ref]:
-        """What interrupted builds would go on from."""
-        return _named(self.root / ".partial")
 
     def _discard(self, ref: Ref) -> None:
         """Remove an artefact so that no reader ever sees half of it, or what has its name."""
@@ -380,12 +366,11 @@ class Store:
     def unreferenced(self, wanted: set[Ref]) -> list[Ref]:
         """Artefacts, begun ones too, that none of ``wanted`` names, for ``lensllm gc``."""
         present = self.present()
-        present += [ref for ref in self._partials() if ref not in present]
+        present += [ref for ref in _named(self.root / ".partial") if ref not in present]
         return [ref for ref in present if ref not in wanted]
 
     def present(self) -> list[Ref]:
-        """Every artefact, damaged or not, by stage and key; a stage is a module's name, and what
-        MLflow and reports keep beside them are none."""
+        """Every artefact, damaged or not, by stage and key."""
         return [
             Ref(folder.parent.name, folder.name)
             for folder in sorted(self.root.glob(f"*/{_KEY}"))
@@ -394,7 +379,7 @@ class Store:
         ]
 
     def being_made(self) -> list[Ref]:
-        """What some process, this one included, is making now."""
+        """The artefacts that some process, this one included, is making now."""
         return [ref for ref in _named(self.root / ".locks") if self.in_progress(ref)]
 
     def remove(self, ref: Ref) -> int:
@@ -468,8 +453,7 @@ def _fault(folder: Path, ref: Ref) -> str:
 
 
 def _present(folder: Path | str, prefix: str = "") -> Iterator[str]:
-    """Whatever is in ``folder`` and no folder itself, but for what file systems and desktops leave
-    (``.nfs…``, ``.DS_Store``), which no reader of ours looks at."""
+    """Files below ``folder`` but hidden ones, which file systems and desktops leave there."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
@@ -494,11 +478,8 @@ def _fault_of_table(path: Path, stage: str) -> str:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while block := stream.read(_CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _fsync(path: Path) -> None:

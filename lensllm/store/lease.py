@@ -1,8 +1,7 @@
-"""Leases on an artifacts folder: whoever uses it holds a shared one, whoever deletes the only one.
+"""Leases on an artifacts folder: a command that uses it shares one, deleting needs the only one.
 
-    .users/lock                   locked for as long as its holder lives: the kernel frees the lock,
-                                  after kill -9 too
-    .users/<host>@<pid>@<start>   what the holder is, for the sentence that refuses
+    .users/lock                   locked while the holder lives; the kernel frees it after kill -9
+    .users/<host>@<pid>@<start>   what the holder is, for error sentences
 
 A process has at most one lease on a folder; asking again within it gives the same one.
 """
@@ -41,7 +40,7 @@ _turn = threading.Lock()
 def shared(root: Path, holder: str = "") -> Iterator[None]:
     """Within the context nobody deletes from ``root``; waits while somebody does.
 
-    ``holder`` is what others are told; "" leaves no note, for leases of a moment. On a file system
+    ``holder`` is named to others; "" leaves no note, for leases of a moment. On a file system
     without locks the lease holds nobody off, and so ``exclusive`` is refused there.
     """
     root = root.resolve()

@@ -117,10 +117,7 @@ TABLES: dict[str, pa.Schema] = {
         ("batch_size", _i),  # examples of an optimiser step
         ("learning_rate", _f),  # peak of the schedule
         ("best_epoch", _i),  # 0 when no epoch beats the pretrained model
-        (
-            "learning_rate_integral",
-            _f,
-        ),  # Σ up to the best step: gradient-flow time
+        ("learning_rate_integral", _f),  # Σ up to the best step: gradient-flow time
         ("parameters", _i),
         ("trainable_parameters", _i),  # all of them, or the adapters'
         ("train_flops", _f),

@@ -1,10 +1,9 @@
-"""Cells run in worker processes of our own, because a thread can be neither stopped nor isolated.
+"""Worker processes for cells: a thread can be neither stopped nor isolated.
 
-Each slot is one warm process (torch and transformers are imported once: 2.5 s, 260 MB) that runs
-one job at a time. A job that crashes or runs out of time takes its process with it and fails
-alone; the slot gets a new process. Each slot is a pebble pool of ONE: a pool of many shares one
-channel between its processes, is lost whole when an idle one is killed, and cannot say which
-process gets which GPU.
+Each slot is a warm process (torch and transformers are imported once: 2.5 s, 260 MB) that runs one
+job at a time. A job that crashes or runs out of time fails alone; the slot gets a new process.
+Each slot is a pebble pool of ONE: a pool of many shares one channel between its processes, is lost
+whole when an idle one is killed, and cannot say which process gets which GPU.
 """
 
 import logging
@@ -13,6 +12,7 @@ import pickle
 import signal
 import threading
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
@@ -31,7 +31,6 @@ T = TypeVar("T")
 # bounded; at 2.5 s a start that costs 13 ms a job.
 JOBS_PER_PROCESS = 200
 
-
 # The console is the parent's: these libraries print progress bars and advice unless told not to.
 _QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -49,7 +48,47 @@ class Stopped(WorkerError):
     """The job was ended, or never begun, because its workers were closed."""
 
 
-class Workers:
+class Caller(ABC):
+    """Runs functions in other processes."""
+
+    def call(
+        self,
+        function: Callable[..., T],
+        *args: object,
+        timeout_seconds: float | None = None,
+        label: str,
+        memory_bytes: float | None = None,
+    ) -> T:
+        """Run ``function(*args)`` in a worker and wait for its result.
+
+        Args:
+            function: importable by its module's name; it, its arguments and its result are pickled.
+            timeout_seconds: kill the job after this long; waiting for a place does not count.
+            label: what the user calls this job, for messages and ``running``.
+            memory_bytes: what the job is expected to take at most, of the GPU where it has one; a
+                Ray cluster chooses a node by it.
+
+        Raises:
+            WorkerError: the process died, the time was up, or no node is large enough; ``Stopped``:
+                ``close`` came first.
+            Exception: whatever ``function`` raised, with the worker's traceback as a note.
+        """
+        payload = pickle.dumps((function, args))
+        outcome = self._outcome(payload, timeout_seconds, label, memory_bytes)
+        succeeded, value = pickle.loads(outcome)
+        if not succeeded:
+            raise value
+        result: T = value
+        return result
+
+    @abstractmethod
+    def _outcome(
+        self, payload: bytes, timeout: float | None, label: str, memory_bytes: float | None
+    ) -> bytes:
+        """The answer of ``perform`` to the payload."""
+
+
+class Workers(Caller):
     """A fixed number of slots, each a warm process; safe to call from many threads.
 
     Processes start when first needed: a run whose every cell is cached starts none.
@@ -76,37 +115,21 @@ class Workers:
         self._changed = threading.Condition()
         self._closed = False
 
-    def call(
-        self,
-        function: Callable[..., T],
-        *args: object,
-        timeout_seconds: float | None = None,
-        label: str,
-        memory_bytes: float | None = None,
-    ) -> T:
-        """Run ``function(*args)`` in a worker and wait for its result.
-
-        Args:
-            function: importable by its module's name; it, its arguments and its result are pickled.
-            timeout_seconds: kill the job after this long; waiting for a slot does not count.
-            label: what the user calls this job, for messages and ``running``.
-            memory_bytes: what the job may take; slots of one machine are not chosen by it.
-
-        Raises:
-            WorkerError: the process died or the time was up; ``Stopped``: ``close`` came first.
-            Exception: whatever ``function`` raised, with the worker's traceback as a note.
-        """
-        payload = pickle.dumps((function, args))
-        slot = self._take(label)
+    def _outcome(
+        self, payload: bytes, timeout: float | None, label: str, memory_bytes: float | None
+    ) -> bytes:
+        with self._changed:
+            self._changed.wait_for(lambda: self._free or self._closed)
+            if self._closed:
+                raise stopped(label)
+            slot = self._free.pop()
         try:
-            outcome = self._run(slot, payload, timeout_seconds, label)
+            return self._run(slot, payload, timeout, label)
         finally:
-            self._give_back(slot)
-        succeeded, value = pickle.loads(outcome)
-        if not succeeded:
-            raise value
-        result: T = value
-        return result
+            with self._changed:
+                self._jobs.pop(slot, None)
+                self._free.append(slot)
+                self._changed.notify_all()
 
     def running(self) -> list[str]:
         """Labels of the jobs now in a worker, oldest first."""
@@ -126,19 +149,6 @@ class Workers:
             slot.stop()
         self._keeper.shutdown()
 
-    def _take(self, label: str) -> "_Slot":
-        with self._changed:
-            self._changed.wait_for(lambda: self._free or self._closed)
-            if self._closed:
-                raise stopped(label)
-            return self._free.pop()
-
-    def _give_back(self, slot: "_Slot") -> None:
-        with self._changed:
-            self._jobs.pop(slot, None)
-            self._free.append(slot)
-            self._changed.notify_all()
-
     def _run(self, slot: "_Slot", payload: bytes, timeout: float | None, label: str) -> bytes:
         """The job's pickled outcome. A slot whose IDLE process was killed is renewed, once."""
         for last in (False, True):
@@ -152,10 +162,7 @@ class Workers:
             except CancelledError as error:
                 raise stopped(label) from error
             except TimeoutError as error:
-                raise WorkerError(
-                    f"{label}: stopped after its time limit of {timeout:g} s; the other jobs go "
-                    "on. Give it more time, or make it smaller."
-                ) from error
+                raise out_of_time(label, timeout) from error
             except ProcessExpired as error:
                 raise WorkerError(
                     f"{label}: its worker process died ({_cause(error.exitcode)}); the other jobs "
@@ -248,15 +255,18 @@ def _block_interrupt() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
+def out_of_time(label: str, timeout: float | None) -> WorkerError:
+    return WorkerError(
+        f"{label}: stopped after its time limit of {timeout:g} s; the other jobs go on. Give it "
+        "more time, or make it smaller."
+    )
+
+
 def stopped(label: str) -> Stopped:
     return Stopped(f"{label}: stopped before it was done; run again to go on from here.")
 
 
 def _cause(exitcode: int) -> str:
     """``-9`` → ``signal SIGKILL``; ``3`` → ``exit code 3``."""
-    if exitcode >= 0:
-        return f"exit code {exitcode}"
-    try:
-        return f"signal {signal.Signals(-exitcode).name}"
-    except ValueError:
-        return f"signal {-exitcode}"
+    names = {known.value: known.name for known in signal.Signals}
+    return f"exit code {exitcode}" if exitcode >= 0 else f"signal {names.get(-exitcode, -exitcode)}"

@@ -32,7 +32,7 @@ def connect(address: str) -> None:
         _knock(address)
         # log_to_driver leaves Ray's own errors out, such as a lost node's last log: it would print
         # them among our output, where JSON may be.
-        ray._private.worker.print_to_stdstream = _say_nothing
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None
         with chdir("/"):  # Ray's workers import from the driver's folder before anywhere else
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (OSError, ValueError, RuntimeError) as error:
@@ -45,10 +45,6 @@ def connect(address: str) -> None:
             signal.signal(signal.SIGTERM, before)  # Ray puts its own there
 
 
-def _say_nothing(*_: object, **__: object) -> None:
-    """Print nothing: the caller that waits for a lost job reports it."""
-
-
 def _knock(address: str) -> None:
     """Raise ``OSError`` where nobody listens: Ray would try for minutes."""
     named = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
@@ -58,7 +54,7 @@ def _knock(address: str) -> None:
 
 
 def nodes() -> list[dict[str, float]]:
-    """What each living node of the cluster has in all, in Ray's words: CPU, GPU, memory (bytes)."""
+    """Resources of each living node, by Ray's names: CPU, GPU, memory (bytes)."""
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -96,9 +92,8 @@ def _gpu_bytes() -> float:
     """Memory of the GPU that Ray assigns to this task, in bytes; 0 without one."""
     import torch
 
-    if not torch.cuda.is_available():
-        return 0.0
-    return float(torch.cuda.get_device_properties(0).total_memory)
+    has_one = torch.cuda.is_available()
+    return float(torch.cuda.get_device_properties(0).total_memory) if has_one else 0.0
 
 
 def first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Cells on the nodes of a Ray cluster: the same ``call`` as ``Workers``, without slots of our own.
+"""Cells on the nodes of a Ray cluster, by the same ``call`` as ``Workers`` has.
 
 A job is a Ray task of a warm process. Ray finds it a node with the processors, GPU and memory that
 it asks for; a job whose process or node is lost runs again, elsewhere, and nobody else does. The
@@ -10,19 +10,24 @@ from __future__ import annotations
 import functools
 import math
 import os
-import pickle
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from lensllm.workers import ray_cluster
-from lensllm.workers.local import JOBS_PER_PROCESS, WorkerError, perform, settle, stopped
-
-T = TypeVar("T")
+from lensllm.workers.local import (
+    JOBS_PER_PROCESS,
+    Caller,
+    WorkerError,
+    out_of_time,
+    perform,
+    settle,
+    stopped,
+)
 
 # A node is lost to maintenance or a crash now and then; a job that takes its process with it every
 # time is the job's own fault.
@@ -37,7 +42,7 @@ _GPU_MARGIN, _GPU_CONTEXT_BYTES = 1.25, 0.7e9
 MARK = ".shared"  # in the artifacts folder; a node that reads another one has another folder
 
 
-class RayWorkers:
+class RayWorkers(Caller):
     """Runs jobs in a Ray cluster; safe to call from many threads.
 
     Args:
@@ -74,35 +79,15 @@ class RayWorkers:
         self._lock = threading.Lock()
         self._closed = False
 
-    def call(
-        self,
-        function: Callable[..., T],
-        *args: object,
-        timeout_seconds: float | None = None,
-        label: str,
-        memory_bytes: float | None = None,
-    ) -> T:
-        """Run ``function(*args)`` on some node and wait for its result, as ``Workers.call`` does.
-
-        Args:
-            memory_bytes: what the job is expected to take at most, of the GPU where it has one.
-
-        Raises:
-            WorkerError: its process or node died again and again, the time was up, no node is
-                large enough; ``Stopped``: ``close`` came first.
-            Exception: whatever ``function`` raised, with the worker's traceback as a note.
-        """
-        payload = pickle.dumps((function, args))
+    def _outcome(
+        self, payload: bytes, timeout: float | None, label: str, memory_bytes: float | None
+    ) -> bytes:
         needs = self._needs(memory_bytes)
         lost = ""
         for _ in range(1 + _LOSSES):
-            outcome, lost = self._run(payload, needs, timeout_seconds, label)
+            outcome, lost = self._run(payload, needs, timeout, label)
             if outcome is not None:
-                succeeded, value = pickle.loads(outcome)
-                if not succeeded:
-                    raise value
-                result: T = value
-                return result
+                return outcome
         raise WorkerError(
             f"{label}: its process was lost {1 + _LOSSES} times ({lost}); the other jobs go on. If "
             "its node ran out of memory, use smaller batches, or let fewer cells share a node."
@@ -135,14 +120,15 @@ class RayWorkers:
         with self._submitted(payload, needs, label) as job:
             try:
                 self._wait_for_start(job, needs, label)
-                seen = ray.get(next(job))
-                self._check(seen, label)
+                if node := ray.get(next(job)):
+                    raise WorkerError(
+                        f"{label}: node {node} does not see the artifacts folder "
+                        f"{self._mark[0].parent}; it must be on a file system that all nodes "
+                        "share, at the same path"
+                    )
                 if not ray.wait([job], timeout=timeout)[0]:
                     ray.cancel(job, force=True)
-                    raise WorkerError(
-                        f"{label}: stopped after its time limit of {timeout:g} s; the other jobs "
-                        "go on. Give it more time, or make it smaller."
-                    )
+                    raise out_of_time(label, timeout)
                 return ray.get(next(job)), ""
             except ray.exceptions.TaskCancelledError as error:
                 raise stopped(label) from error
@@ -152,9 +138,10 @@ class RayWorkers:
                     "batches, or fewer processors per node (ray start --num-cpus)."
                 ) from error
             except ray.exceptions.RayTaskError as error:
+                raised = str(error).strip().rsplit("\n", 1)[-1]  # on the node
                 raise WorkerError(
-                    f"{label}: its node cannot run it ({_last_line(error)}); install the same "
-                    "lensllm and Python on every node"
+                    f"{label}: its node cannot run it ({raised}); install the same lensllm and "
+                    "Python on every node"
                 ) from error
             except ray.exceptions.RayError as error:
                 if self._closed:
@@ -193,29 +180,16 @@ class RayWorkers:
         with self._lock:
             self._started.add(job)
 
-    def _check(self, node: str | None, label: str) -> None:
-        """``node``: None, or the name of one that does not see our folder."""
-        if node is not None:
-            raise WorkerError(
-                f"{label}: node {node} does not see the artifacts folder {self._mark[0].parent}; "
-                "it must be on a file system that all nodes share, at the same path"
-            )
-
-    # --- what a job asks for -------------------------------------------------------------------
     def _needs(self, memory_bytes: float | None) -> dict[str, float]:
-        """Resources of a job, by Ray's names."""
-        gpus = self._share(memory_bytes) if self._gpus is None else self._gpus
+        """Resources of a job, by Ray's names; a whole GPU where its memory is not known."""
+        gpus = self._gpus
+        if gpus is None:
+            wanted = _GPU_MARGIN * (memory_bytes or math.inf) + _GPU_CONTEXT_BYTES
+            gpus = next((share for share in _SHARES if wanted <= share * self._gpu_bytes), 1.0)
         needs = {"CPU": float(self._threads * self._processes), "GPU": gpus}
         if memory_bytes and not gpus:  # with a GPU, the memory is the GPU's
             needs["memory"] = math.ceil(memory_bytes)
         return needs
-
-    def _share(self, memory_bytes: float | None) -> float:
-        """The part of a GPU that holds ``memory_bytes``; a whole one where little is known."""
-        if memory_bytes is None:
-            return 1.0
-        wanted = _GPU_MARGIN * memory_bytes + _GPU_CONTEXT_BYTES
-        return next((share for share in _SHARES if wanted <= share * self._gpu_bytes), 1.0)
 
 
 def _tasks() -> tuple[Any, Any]:
@@ -267,8 +241,3 @@ def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
-
-
-def _last_line(error: BaseException) -> str:
-    """Last line of the error's message, which is what was raised on the node."""
-    return str(error).strip().rsplit("\n", 1)[-1]

@@ -77,8 +77,7 @@ def _probes(config: Pipeline) -> int:
 
 
 def build(context: BuildContext) -> None:
-    from lensllm.data.tokens import select
-    from lensllm.data.windows import windows
+    from lensllm.data.tokens import select, windows
     from lensllm.models import cost, load
     from lensllm.ntk import residual_kernel
     from lensllm.ntk.overlap import alignment

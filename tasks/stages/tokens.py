@@ -7,7 +7,7 @@ finished cell; ``data.keep`` bounds them.
 
 from pathlib import Path
 
-from lensllm.data import checksum
+from lensllm.data.readers import checksum
 from lensllm.store.artifacts import Ref, Store
 from tasks.base.model import Model
 from tasks.base.plan import Plan, per_candidate
@@ -26,7 +26,7 @@ def step(plan: Plan, model: Model) -> Step:
         params["tokenizer"] = model.tokenizer
         template = model.tokenizer_folder / "chat_template.jinja"
         if template.is_file():
-            params["chat_template"] = checksum.of_file(template)
+            params["chat_template"] = checksum(template)
     hints = {"tokenizer": str(model.tokenizer_folder)}
     return STAGE.step(f"tokenise for {model.name}", params, upstream, hints)
 

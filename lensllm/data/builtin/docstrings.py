@@ -14,6 +14,7 @@ import inspect
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import pandas as pd
 
@@ -51,8 +52,6 @@ def _documented(tree: ast.Module) -> Iterator[tuple[_Documented, str]]:
 
 
 # --- the task: signature → first sentence -------------------------------------------------------
-
-
 def first_sentence(docstring: str) -> str | None:
     """First sentence of a cleaned docstring on one line; None where it is no sentence.
 
@@ -101,8 +100,6 @@ def pairs(packages: Sequence[str]) -> pd.DataFrame:
 
 
 # --- pretraining text ---------------------------------------------------------------------------
-
-
 def _without_docstrings(source: str, documented: Sequence[_Documented]) -> str:
     """Source lines that belong to no docstring of ``documented``."""
     dropped: set[int] = set()
@@ -114,7 +111,7 @@ def _without_docstrings(source: str, documented: Sequence[_Documented]) -> str:
 
 
 def _is_prose(paragraph: str) -> bool:
-    """Whether a paragraph is sentences: no code, table, heading or field list."""
+    """True for sentences: no code, table, heading or field list."""
     letters = sum(character.isalpha() or character == " " for character in paragraph)
     return (
         paragraph.rstrip().endswith((".", "!", "?"))
@@ -125,13 +122,7 @@ def _is_prose(paragraph: str) -> bool:
 
 
 def _prose(text: str) -> str:
-    paragraphs = (" ".join(p.split()) for p in text.split("\n\n") if _is_prose(p))
-    return "\n".join(paragraphs)
-
-
-def _documentation(node: _Documented, rest: str) -> str:
-    """What follows a docstring's first paragraph, under the signature of a function."""
-    return signature(node) + rest if isinstance(node, _Function) else rest
+    return "\n".join(" ".join(p.split()) for p in text.split("\n\n") if _is_prose(p))
 
 
 def _source_texts(packages: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -144,14 +135,15 @@ def _source_texts(packages: Sequence[str]) -> Iterator[tuple[str, str]]:
         for package in packages
         for path in python_files.files(package)
     ]
-    for _, path in sorted(files):
-        parsed = python_files.parse(path)
-        if parsed is None:
-            continue
-        source, tree = parsed
+    for source, tree in filter(None, (python_files.parse(path) for _, path in sorted(files))):
         documented = list(_documented(tree))
         rests = [(node, text.partition("\n\n")[2].strip()) for node, text in documented]
-        yield "docs", "\n\n".join(_documentation(node, rest) for node, rest in rests if rest)
+        docs = [
+            signature(node) + rest if isinstance(node, _Function) else rest
+            for node, rest in rests
+            if rest
+        ]
+        yield "docs", "\n\n".join(docs)
         yield "prose", _prose("\n\n".join(rest for _, rest in rests))
         yield "code", _without_docstrings(source, [node for node, _ in documented])
 
@@ -176,11 +168,7 @@ def texts(
     """
     rows: list[tuple[str, str]] = []
     size: Counter[str] = Counter()
-    for kind, text in _reference_texts():
-        if text.strip() and size[kind] < cap_characters:
-            rows.append((kind, text))
-            size[kind] += len(text)
-    for kind, text in _source_texts(packages):
+    for kind, text in chain(_reference_texts(), _source_texts(packages)):
         if text.strip() and size[kind] < cap_characters:
             rows.append((kind, text))
             size[kind] += len(text)

@@ -25,9 +25,9 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 def pairs(packages: Sequence[str]) -> pd.DataFrame:
     """Columns prompt, completion, split (schema ``dataset/examples``) from ``packages`` in order.
 
-    No name occurs twice, so that none stands in both splits. The embedded candidates read whole
-    sources of the standard library, numpy and scipy in pretraining: of these packages they may
-    remember the answer. Raises DataError for a package that is not installed.
+    No name occurs twice, so that none stands in both splits. The embedded candidates may remember
+    names of the standard library, numpy and scipy, whose sources they read in pretraining. Raises
+    DataError for a package that is not installed.
     """
     rows: list[tuple[str, str, str]] = []
     seen: set[str] = set()
@@ -59,22 +59,14 @@ def _functions(source: str, tree: ast.Module) -> Iterator[tuple[_Function, str]]
     """Functions worth naming and their bodies without docstring, in source order."""
     lines = source.split("\n")
     for node in ast.walk(tree):
-        if not isinstance(node, _Function) or not _has_a_name(node.name):
+        if not isinstance(node, _Function) or re.fullmatch("__.*__", node.name):
+            continue
+        if len(node.name.strip("_")) < 4 or not node.name.isascii():
             continue
         statements = node.body[1:] if ast.get_docstring(node) else node.body
         if not statements or statements[0].lineno == node.lineno:
             continue
         body = "\n".join(lines[statements[0].lineno - 1 : statements[-1].end_lineno])
         if len(body) >= BODY_MIN_CHARACTERS and body.isascii():
-            yield node, _flush_left(body)
-
-
-def _has_a_name(name: str) -> bool:
-    special = name.startswith("__") and name.endswith("__")
-    return not special and len(name.strip("_")) >= 4 and name.isascii()
-
-
-def _flush_left(body: str) -> str:
-    """Indented by one step, whatever class or function the body stood in."""
-    indent = len(body) - len(body.lstrip())
-    return re.sub(rf"^ {{{indent}}}", "    ", body, flags=re.MULTILINE)
+            indent = len(body) - len(body.lstrip())  # to be one step, in a class or elsewhere
+            yield node, re.sub(rf"^ {{{indent}}}", "    ", body, flags=re.MULTILINE)

@@ -11,6 +11,7 @@ import platform
 import sysconfig
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -32,10 +33,8 @@ def _roots(package: str) -> list[Path]:
         return [Path(sysconfig.get_path("stdlib"))]
     spec = None
     if package.isidentifier():
-        try:
+        with suppress(ValueError):  # a loaded module without a specification, such as __main__
             spec = importlib.util.find_spec(package)
-        except ValueError:  # a loaded module without a specification, such as __main__
-            spec = None
     if spec is not None and spec.submodule_search_locations:
         return sorted(Path(folder) for folder in spec.submodule_search_locations)
     if spec is not None and spec.origin and spec.origin.endswith(".py"):
@@ -82,10 +81,10 @@ def _owners() -> Mapping[str, list[str]]:
 
 
 def fingerprint(packages: Sequence[str]) -> dict[str, str]:
-    """What is mined from ``packages`` depends on this: {name: version}, Python's always there.
+    """{name: version} of Python and ``packages``, which determine what is mined.
 
     Sources outside site-packages (a folder on the path, an editable install) change without a new
-    version, so the hash of their content stands for it.
+    version: the hash of their content stands for it.
     """
     versions = {"python": platform.python_version()}
     owners = _owners()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from lensllm.config import configfile, patterns
+from lensllm.config import configfile
 from lensllm.config.sections import Candidate, FineTune, Lora, Pipeline, Sweep, public
 from lensllm.core.errors import ConfigError
 
@@ -374,7 +374,7 @@ def test_the_cells_of_a_sweep_are_counted_before_they_are_planned(file: Path):
 
 
 def test_a_pattern_for_the_whole_disk_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(patterns.glob, "iglob", lambda _: (f"/{i}" for i in itertools.count()))
+    monkeypatch.setattr(configfile.glob, "iglob", lambda _: (f"/{i}" for i in itertools.count()))
     with pytest.raises(ConfigError, match="matches more than 10,000 paths"):
         configfile.load(file, "p", ["candidates=['/*/*/*']"])
 

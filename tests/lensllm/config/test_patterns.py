@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lensllm.config import configfile, patterns
+from lensllm.config import configfile
 from lensllm.core.errors import ConfigError
 
 
@@ -21,7 +21,7 @@ def models(tmp_path: Path) -> Path:
 
 
 def expand(*entries: Any) -> list[Any]:
-    return list(patterns.expand({"candidates": list(entries)})["candidates"])
+    return list(configfile.expand({"candidates": list(entries)})["candidates"])
 
 
 def test_every_checkpoint_of_a_folder_is_a_candidate_in_the_order_of_their_names(models: Path):
@@ -40,8 +40,8 @@ def test_overrides_are_those_of_all(models: Path):
 def test_what_is_no_pattern_or_no_list_stays_as_it_is():
     entries: list[Any] = ["builtin:a", {"name": "b", "model": "c/d"}, 3, {"model": 5}]
     assert expand(*entries) == entries
-    assert patterns.expand({"candidates": "x/*"}) == {"candidates": "x/*"}
-    assert patterns.expand({}) == {}
+    assert configfile.expand({"candidates": "x/*"}) == {"candidates": "x/*"}
+    assert configfile.expand({}) == {}
 
 
 def _file(folder: Path, entry: str) -> Path:

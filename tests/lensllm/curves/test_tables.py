@@ -59,8 +59,8 @@ def test_a_published_table_is_the_file_number_by_number(name: str) -> None:
 
 
 def test_the_oddities_told_of_the_published_tables_are_in_them() -> None:
-    for name, builtin in PUBLISHED.items():
-        assert builtin.notes == read(name).notes
+    for name, notes in PUBLISHED.items():
+        assert read(name).notes == notes
     cells = read("gigaword").cells.pivot(index="candidate", columns="size", values="nats_per_token")
     gap = cells.loc["microsoft/phi-2"] - cells.loc["MBZUAI/LaMini-GPT-1.5B"]
     np.testing.assert_allclose([-0.05, 0, 0.02], gap.iloc[-3:], atol=1e-12)
@@ -414,7 +414,7 @@ def test_the_columns_of_cells_are_those_of_the_store() -> None:
 def test_a_data_frame_is_the_same_table_as_its_file(text: str, dtype: type | None) -> None:
     frame = pd.read_csv(io.StringIO(text), dtype=dtype)
 
-    table = tables.from_frame(frame)
+    table = read(frame)
 
     assert rows(table) == EXPECTED
     assert families(table) == {"org/b-1.5B": "B", "org/a-124M": "A"}
@@ -432,9 +432,9 @@ def test_the_index_of_a_data_frame_may_name_candidates() -> None:
 
     for frame in (pivoted, unnamed, filtered, long_form.set_index(["candidate", "seed"])):
         before = frame.copy()
-        assert sorted(rows(tables.from_frame(frame))) == expected
+        assert sorted(rows(read(frame))) == expected
         pd.testing.assert_frame_equal(before, frame)
-    assert tables.from_frame(filtered).notes == ("1 of 8 losses are empty and were left out.",)
+    assert read(filtered).notes == ("1 of 8 losses are empty and were left out.",)
 
 
 FRAMES = {
@@ -451,5 +451,5 @@ FRAMES = {
 @pytest.mark.parametrize(("frame", "sentence"), FRAMES.values(), ids=FRAMES)
 def test_a_bad_data_frame_is_a_sentence(frame: pd.DataFrame, sentence: str) -> None:
     with pytest.raises(DataError) as caught:
-        tables.from_frame(frame, "my runs")
+        read(frame, "my runs")
     assert str(caught.value).startswith(sentence)

@@ -7,7 +7,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from lensllm.core.errors import DataError
-from lensllm.data.windows import windows
+from lensllm.data.tokens import windows
 from lensllm.models.batch import Example
 from lensllm.models.zoo import tokenizer
 
