@@ -184,7 +184,7 @@ def _key(
         ("extrapolated" if law else "to the prediction", dashed, True),
         ("80 % interval", {"linewidth": 5, "alpha": 0.45, "solid_capstyle": "butt"}, True),
         ("80 % of runs", stroke, many),
-        ("held back", hollow, ((sizes > result.budget) & (sizes < result.target)).any()),
+        ("held back", hollow, bool(((sizes > result.budget) & (sizes < result.target)).any())),
         ("truth", {**hollow, "marker": "*", "markersize": 10}, bool(result.truth)),
         (
             "the others",

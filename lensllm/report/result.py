@@ -133,6 +133,25 @@ class Result:
         row = self.simulated_cost.iloc[0]
         return 1 - float(row["spent_examples"]) / float(row["full_examples"])
 
+    @property
+    def saved(self) -> float | None:
+        """Share of the cost of fine-tuning every candidate on the target that was not spent.
+
+        In FLOPs, or in examples where a policy was played on a table; None where neither is known.
+        """
+        if len(self.simulated_cost):
+            return self.saved_examples
+        known = self.cost.dropna()
+        if known.empty:
+            return None
+        return 1.0 - float(known["spent_flops"].sum() / known["full_flops"].sum())
+
+    @property
+    def policy(self) -> str:
+        """The sweep's policy, or the one that was played on a table; ``all`` without one."""
+        section: Mapping[str, Any] = self.config.get("sweep", self.config)
+        return str(section.get("policy", "all"))
+
     @cached_property
     def dropped(self) -> dict[str, int]:
         """The largest D of every candidate that a policy gave no larger one."""

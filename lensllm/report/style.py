@@ -271,7 +271,7 @@ def separated(positions: Sequence[float], gap: float) -> list[float]:
     steps = gap * np.arange(len(order))
     free = isotonic_regression(np.asarray(positions, dtype=float)[order] - steps).x
     moved = np.clip(free, 0.0, max(0.0, 1.0 - gap * (len(order) - 1))) + steps
-    return moved[np.argsort(order)].tolist()
+    return [float(place) for place in moved[np.argsort(order)]]
 
 
 @dataclass(frozen=True)
