@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 from lensllm.core.processes import started
 
-HANG_SECONDS = 1800.0  # longer than anything a test waits for, on the slowest machine
+# Longer than anything a test waits for, on the slowest machine.
+HANG_SECONDS = float(os.environ.get("HANG_SECONDS", "1800"))
 
 T = TypeVar("T")
 

@@ -1,6 +1,7 @@
 """Whatever is killed, whenever and how: the same command goes on, and ends as if nothing had been.
 
-The campaign, ``python -m tests.e2e.kills``, kills more than 200 times; ``make test`` has one sweep.
+The campaign, ``python -m tests.e2e.kills``, kills more than 200 times; ``make test`` kills one
+command, in ``test_smoke.py``.
 """
 
 import signal
@@ -42,6 +43,7 @@ class _Short(Plan):
         return SHORT[moment]
 
 
+@pytest.mark.full
 def test_a_sweep_that_is_killed_again_and_again_ends_as_if_nothing_had_been(
     tmp_path: Path, mlflow: Mlflow
 ) -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import HANG_SECONDS
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
-HANGING_SECONDS = 1800
 
 
 def run(source: list[str], folder: Path) -> str:
@@ -26,7 +27,7 @@ def run(source: list[str], folder: Path) -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=HANGING_SECONDS,
+        timeout=HANG_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
