@@ -156,11 +156,7 @@ def check_settings(folder: Path, max_tokens: int) -> None:
                 f"{short(settings[key])}), which is never run; take that key out of its config.json"
             )
     context = settings.get(_POSITIONS.get(family(folder), "max_position_embeddings"))
-    if isinstance(context, int) and 0 < context < max_tokens:
-        raise ModelError(
-            f"candidates: {folder} reads at most {context} tokens and data.max_tokens is "
-            f"{max_tokens}; lower it to {context} for all, or leave the candidate out"
-        )
+    limits.check_context(context, max_tokens, f"candidates: {folder}")
 
 
 def family(folder: Path) -> str:

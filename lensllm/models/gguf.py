@@ -45,11 +45,7 @@ def check(path: Path, max_tokens: int) -> str:
     context = found.get(f"{architecture}.context_length")
     shapes = {key: found.get(f"{architecture}.{name}") for key, name in _SHAPES.items()}
     limits.check(shapes, f"candidates: {path}")
-    if isinstance(context, int) and context < max_tokens:
-        raise ModelError(
-            f"candidates: {path} reads at most {context} tokens and data.max_tokens is "
-            f"{max_tokens}; lower it to {context} for all, or leave the candidate out"
-        )
+    limits.check_context(context, max_tokens, f"candidates: {path}")
     return architecture
 
 

@@ -72,6 +72,15 @@ def check(settings: Mapping[str, Any], where: str) -> None:
         )
 
 
+def check_context(context: Any, max_tokens: int, where: str) -> None:
+    """Raise ``ModelError`` if a model reads ``context`` tokens and examples are longer."""
+    if isinstance(context, int) and 0 < context < max_tokens:
+        raise ModelError(
+            f"{where} reads at most {context} tokens and data.max_tokens is {max_tokens}; "
+            f"lower it to {context} for all, or leave the candidate out"
+        )
+
+
 def weights(settings: Mapping[str, Any], where: str) -> float:
     """An upper estimate of a model's number of weights."""
     return _weights(_shapes(settings, where))
