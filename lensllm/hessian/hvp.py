@@ -88,8 +88,7 @@ class BlockHessian:
         self.forward_passes += self._padding * of_all * len(vectors) / len(self.parameters)
         totals = {layer: torch.zeros_like(vector) for layer, vector in vectors.items()}
         last = next(reversed(list(vectors)), None)
-        for number in range(len(self._groups)):
-            graph = self._graph(number, vectors)
+        for graph in self._graphs(vectors):
             for layer, vector in vectors.items():
                 retain = bool(self._kept) or layer != last
                 self._add({layer: totals[layer]}, graph, {layer: vector}, retain=retain)
@@ -103,8 +102,8 @@ class BlockHessian:
             layer: like.new_zeros(sum(weight.numel() for weight in weights))
             for layer, weights in self.parameters.items()
         }
-        for number in range(len(self._groups)):
-            self._add(totals, self._graph(number, vectors), vectors, retain=bool(self._kept))
+        for graph in self._graphs(vectors):
+            self._add(totals, graph, vectors, retain=bool(self._kept))
         return self._mean(totals)
 
     def _plan(
@@ -136,9 +135,9 @@ class BlockHessian:
         """Cost of a pass over one padded batch, relative to one over all examples unpadded."""
         return padded_tokens(group, self._model.config) / self._tokens
 
-    def _graph(self, number: int, layers: Iterable[str]) -> Gradients:
-        """Gradient graph of a micro-batch: the kept one, or a new one."""
-        return self._kept[number] if self._kept else self._gradients(self._groups[number], layers)
+    def _graphs(self, layers: Iterable[str]) -> Iterable[Gradients]:
+        """Gradient graphs of all micro-batches: the kept ones, or new ones one at a time."""
+        return self._kept or (self._gradients(group, layers) for group in self._groups)
 
     def _gradients(self, group: Sequence[Example], layers: Iterable[str]) -> Gradients:
         """Gradients of one batch's SUMMED example losses, differentiable again."""
