@@ -13,9 +13,9 @@ from lensllm.curves.curve import Array, Curves, Mask
 from lensllm.laws.descent import BETAS
 from lensllm.laws.varpro import Solution, solve
 
-COLUMNS = (
-    "candidate", "law", "B", "beta", "E", "offset", "t", "scale", "transition_size", "rmse_log",
-    "B_stderr", "beta_stderr", "E_stderr", "offset_stderr", "sizes",
+_VALUES = (  # columns of law/fits after the candidate
+    "law", "B", "beta", "E", "offset", "t", "scale", "transition_size", "rmse_log", "B_stderr",
+    "beta_stderr", "E_stderr", "offset_stderr", "sizes",
 )  # fmt: skip
 
 
@@ -53,7 +53,8 @@ class LawFit:
         """(M, len(sizes)) loss at ``sizes``, all > 0."""
         D = np.atleast_1d(np.asarray(sizes, dtype=float))
         B, beta, E, offset = (x[:, None] for x in (self.B, self.beta, self.E, self.offset))
-        return _law(D, B, beta, E, offset)
+        loss: Array = B / (offset + D**beta) + E
+        return loss
 
 
 def fit_vanilla(curves: Curves) -> LawFit:
@@ -108,39 +109,24 @@ def as_law_fit(
 
 def fits_frame(fits: Iterable[LawFit]) -> pd.DataFrame:
     """The table ``law/fits``: one row per law and candidate."""
-    frames: list[pd.DataFrame] = []
-    for fit in fits:
-        rows = pd.DataFrame({"candidate": fit.candidates, "law": fit.law})
-        values = {name: getattr(fit, name) for name in COLUMNS if name not in rows}
-        frames.append(rows.assign(**values)[list(COLUMNS)])
-    table: pd.DataFrame = pd.concat(frames, ignore_index=True)
-    return table
+    frames = [
+        pd.DataFrame({"candidate": fit.candidates} | {name: getattr(fit, name) for name in _VALUES})
+        for fit in fits
+    ]
+    return pd.concat(frames, ignore_index=True)
 
 
 def evaluate(row: Mapping[str, float] | pd.Series, sizes: ArrayLike) -> Array:
     """The fitted loss at ``sizes``, all > 0, from one row of ``law/fits``: the line of a plot."""
     B, beta, E, offset = (float(row[name]) for name in ("B", "beta", "E", "offset"))
-    return _law(np.asarray(sizes, dtype=float), B, beta, E, offset)
-
-
-def _law(
-    D: Array, B: Array | float, beta: Array | float, E: Array | float, offset: Array | float
-) -> Array:
-    loss: Array = B / (offset + D**beta) + E
+    loss: Array = B / (offset + np.asarray(sizes, dtype=float) ** beta) + E
     return loss
 
 
 def _standard_errors(
-    sizes: Array,
-    losses: Array,
-    found: Solution,
-    freedom: NDArray[np.int64],
-    offset_free: Mask | bool,
-) -> tuple[Array, Array, Array, Array]:
-    """Standard errors of B, β, E and the offset, (M,) each.
-
-    √diag(σ² (JᵀJ)⁻¹) with J the Jacobian of ln L.
-    """
+    sizes: Array, losses: Array, found: Solution, freedom: Array, offset_free: Mask | bool
+) -> Array:
+    """(4, M) standard errors of B, β, E, offset: √diag(σ² (JᵀJ)⁻¹), J the Jacobian of ln L."""
     B, beta, E, offset = (x[:, None] for x in (found.B, found.beta, found.E, found.offset))
     power = sizes**beta
     x = 1 / (offset + power)
@@ -162,4 +148,4 @@ def _standard_errors(
     variance = np.where(freedom > 0, found.sum_squares / np.maximum(freedom, 1), np.nan)
     errors = np.sqrt(variance[:, None] * inverse) / norm
     errors = np.where(free, errors, np.nan)
-    return errors[:, 0], errors[:, 1], errors[:, 2], errors[:, 3]
+    return errors.T

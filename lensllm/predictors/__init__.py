@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from lensllm.core.errors import ConfigError, suggestion
 from lensllm.curves.curve import Array, Curves
-from lensllm.predictors import baselines, fitted_laws, mixtures
+from lensllm.laws import fit_rectified, fit_vanilla
+from lensllm.predictors import baselines, mixtures
 from lensllm.predictors.ats import AtS
-from lensllm.predictors.fitted_laws import LensLLM
+from lensllm.predictors.fitted_laws import LensLLM, fitted
 from lensllm.predictors.hrb import DEFAULT_PRIOR, Hrb, Prior
 from lensllm.predictors.predictor import (
     Function,
@@ -23,12 +25,17 @@ from lensllm.predictors.predictor import (
     settings,
 )
 
+
+def _weights(name: str) -> Function:
+    return Function(partial(baselines.by_weight_metric, name), 1, reads=("heavy_tails",))
+
+
 PREDICTORS: dict[str, Predictor | Mixture] = {
     "zero_shot": Function(baselines.zero_shot, needed_sizes=0),
     "model_size": Function(baselines.model_size, needed_sizes=1),
     "sub_tuning": Function(baselines.sub_tuning, needed_sizes=1),
-    "vanilla": Function(fitted_laws.vanilla, needed_sizes=3),
-    "rectified": Function(fitted_laws.rectified, needed_sizes=4),
+    "vanilla": Function(partial(fitted, fit_vanilla), needed_sizes=3),
+    "rectified": Function(partial(fitted, fit_rectified), needed_sizes=4),
     "ats": AtS(),
     "hrb": Hrb(),
     "blend": Mixture(("ats", "hrb"), mixtures.equal_weights),
@@ -36,8 +43,8 @@ PREDICTORS: dict[str, Predictor | Mixture] = {
     "lensllm": LensLLM("prediction"),
     "lensllm_phase": LensLLM("phase"),
     "lensllm_pooled": LensLLM("pooled"),
-    "pl_alpha": Function(baselines.pl_alpha, needed_sizes=1, reads=("heavy_tails",)),
-    "e_tpl_lambda": Function(baselines.e_tpl_lambda, needed_sizes=1, reads=("heavy_tails",)),
+    "pl_alpha": _weights("pl_alpha"),
+    "e_tpl_lambda": _weights("e_tpl_lambda"),
 }
 
 Registry = Mapping[str, Predictor | Mixture]

@@ -41,22 +41,18 @@ def model_size(curves: Curves, targets: Array) -> Prediction:
     return regress_on(curves, -np.log(curves.parameters), targets, "model_size")
 
 
-def pl_alpha(curves: Curves, targets: Array) -> Prediction:
-    """The smaller the power-law exponent of the weights' spectra, the better (heavier tails).
+def by_weight_metric(name: str, curves: Curves, targets: Array) -> Prediction:
+    """The smaller the exponent ``name`` of the weights' spectra, the better.
 
-    Martin and Mahoney 2021; Yang et al. 2023, section 3.2.1 and figure 2, who find the order weak
-    among pretrained models. Raises DataError when no candidate's weights were measured.
+    *pl_alpha* is that of a power law (Martin and Mahoney 2021), *e_tpl_lambda* λ of a truncated one
+    (Yang et al. 2023, section 3.2.1). Raises DataError when no candidate's weights were measured.
     """
-    return _by_weight_metric("pl_alpha", curves, targets)
-
-
-def e_tpl_lambda(curves: Curves, targets: Array) -> Prediction:
-    """The smaller λ of the truncated power law of the weights' spectra, the better.
-
-    Yang et al. 2023, section 3.2.1 and figures 2 and 3; figure 5 shows it wrong about depth.
-    Raises DataError when no candidate's weights were measured.
-    """
-    return _by_weight_metric("e_tpl_lambda", curves, targets)
+    score = (curves.weight_metrics or {}).get(name)
+    if score is None or not np.isfinite(score).any():
+        raise DataError(
+            f"{name} needs the pretrained weights' spectra: set heavy_tails.enabled=true."
+        )
+    return regress_on(curves, score, targets, name)
 
 
 def regress_on(curves: Curves, score: Array, targets: Array, who: str) -> Prediction:
@@ -77,12 +73,3 @@ def regress_on(curves: Curves, score: Array, targets: Array, who: str) -> Predic
     slope = (deviation * y[known]).sum() / sum_squares if sum_squares > 0 else 0.0
     loss: Array = np.exp(y_mean + max(slope, _FLATTEST) * (score - x_mean))
     return Prediction.constant(loss, targets)
-
-
-def _by_weight_metric(name: str, curves: Curves, targets: Array) -> Prediction:
-    score = (curves.weight_metrics or {}).get(name)
-    if score is None or not np.isfinite(score).any():
-        raise DataError(
-            f"{name} needs the pretrained weights' spectra: set heavy_tails.enabled=true."
-        )
-    return regress_on(curves, score, targets, name)

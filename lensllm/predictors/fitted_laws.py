@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from lensllm.curves.curve import Array, Curves
-from lensllm.laws import KernelScale, fit_rectified, fit_vanilla
+from lensllm.laws import KernelScale, LawFit
 from lensllm.laws.lensllm import PARAMETERS, Mode, fit_lensllm
 from lensllm.predictors.predictor import Input, Prediction
 
 
-def vanilla(curves: Curves, targets: Array) -> Prediction:
-    """The vanilla law of every curve on its own (VanillaFit of Lin et al. 2024).
+def fitted(fit: Callable[[Curves], LawFit], curves: Curves, targets: Array) -> Prediction:
+    """The law that ``fit`` fits to every curve on its own, at ``targets``.
 
-    Raises DataError when no candidate has 3 sizes.
+    Raises DataError when no candidate has enough sizes.
     """
-    return Prediction(fit_vanilla(curves).predict(targets))
-
-
-def rectified(curves: Curves, targets: Array) -> Prediction:
-    """The rectified law of every curve on its own.
-
-    Raises DataError when no candidate has 4 sizes.
-    """
-    return Prediction(fit_rectified(curves).predict(targets))
+    return Prediction(fit(curves).predict(targets))
 
 
 @dataclass(frozen=True)

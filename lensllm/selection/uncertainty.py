@@ -1,9 +1,7 @@
 """The uncertainty of a prediction, from its errors inside the observed sizes.
 
-No truth at the target is used. Errors of the rolling-origin backtest are counted in units of the sd
-that one predictor, HRB, states: it knows how noisy a curve is and how far away a size. The error
-that all candidates share moves every curve alike and cannot change the ranking, so it is kept apart
-from their own.
+Errors of the rolling-origin backtest are counted in units of the sd that one predictor, HRB,
+states. The error that all candidates share cannot change the ranking and is kept apart from theirs.
 """
 
 from __future__ import annotations
@@ -113,10 +111,7 @@ def _geometric_mean(sd: Array) -> Array:
 
 
 def _weights(horizons: Array, judged: Mask) -> Array:
-    """(C,) weights of the ``judged`` forecasts, summing to 1.
-
-    Every horizon counts alike, though short ones have more forecasts.
-    """
+    """(C,) weights of the ``judged`` forecasts, summing to 1; every horizon counts alike."""
     weights = np.zeros(len(horizons))
     _, place, count = np.unique(np.round(horizons[judged]), return_inverse=True, return_counts=True)
     weights[judged] = 1 / count[place] / max(len(count), 1)

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,9 @@ from lensllm.curves.curve import Curves
 from lensllm.predictors import baselines
 
 TARGETS = np.array([1e3, 1e6])
-WEIGHT_METRICS = {"pl_alpha": baselines.pl_alpha, "e_tpl_lambda": baselines.e_tpl_lambda}
+WEIGHT_METRICS = {
+    name: partial(baselines.by_weight_metric, name) for name in ("pl_alpha", "e_tpl_lambda")
+}
 
 
 # --- zero_shot -------------------------------------------------------------------------------------
@@ -155,15 +159,15 @@ def test_each_reads_its_own_metric():
         {"pl_alpha": np.array([2.0, 3.0]), "e_tpl_lambda": np.array([9.0, 1.0])}, [1.0, 1.0]
     )
 
-    assert baselines.pl_alpha(found, TARGETS).loss[:, 0].argmin() == 0
-    assert baselines.e_tpl_lambda(found, TARGETS).loss[:, 0].argmin() == 1
+    assert WEIGHT_METRICS["pl_alpha"](found, TARGETS).loss[:, 0].argmin() == 0
+    assert WEIGHT_METRICS["e_tpl_lambda"](found, TARGETS).loss[:, 0].argmin() == 1
 
 
 def test_a_candidate_without_a_spectrum_is_left_out():
     found = weighed({"pl_alpha": np.array([2.0, np.nan, 4.0])}, [1.0, 9.0, np.e])
 
     expected = np.array([1.0, np.nan, np.e])[:, None] * np.ones(2)
-    np.testing.assert_allclose(baselines.pl_alpha(found, TARGETS).loss, expected)
+    np.testing.assert_allclose(WEIGHT_METRICS["pl_alpha"](found, TARGETS).loss, expected)
 
 
 @pytest.mark.parametrize("name", WEIGHT_METRICS)
