@@ -25,6 +25,7 @@ from lensllm.hessian.differentiable import (
 )
 from lensllm.hessian.lanczos import inner
 from lensllm.models.batch import Batch, Example, collate, example_means, token_losses
+from lensllm.models.load import weight_not_finite
 
 # Padded tokens of a micro-batch; larger ones were no faster at 1M weights.
 _MOST_TOKENS = 512
@@ -186,6 +187,11 @@ class BlockHessian:
     def _mean(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
         for layer, total in totals.items():
             if not total.isfinite().all():
+                if name := weight_not_finite(self._model):
+                    raise ModelError(
+                        f"weight {name} is not finite; the checkpoint is damaged: train or "
+                        "download it again"
+                    )
                 raise ModelError(
                     f"the curvature of layer {layer} is not finite though its weights are; "
                     "check that the vectors are, and that the checkpoint's losses are sensible"

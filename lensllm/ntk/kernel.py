@@ -64,7 +64,7 @@ def residual_kernel(
         memory_bytes: limit of the computation, the model not counted.
 
     Raises:
-        DataError: no example, or tokens outside the vocabulary.
+        DataError: no example, one without target token, or tokens outside the vocabulary.
         ModelError: no weight is trainable, the loss has no finite gradient, every gradient is
             zero, or the memory does not hold one example.
     """
@@ -95,6 +95,8 @@ def _check(model: Any, examples: Sequence[Example]) -> None:
         raise DataError("the kernel has no probes; set kernel.probes to at least 4")
     vocabulary = len(model.get_input_embeddings().weight)
     for i, example in enumerate(examples):
+        if not example.completion:
+            raise DataError(f"kernel probe {i} has no target token; drop its training example")
         ids = (*example.prompt, *example.completion)
         if not 0 <= min(ids) <= max(ids) < vocabulary:
             raise DataError(

@@ -134,6 +134,15 @@ def test_cost_in_forward_passes(family, memory):
         assert hessian.forward_passes == pytest.approx(measured, rel=0.2)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_damaged_weights_are_named(tiny_model, tiny_examples, directions, value):
+    model = tiny_model("qwen3")
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] = value
+    with pytest.raises(ModelError, match=r"weight lm_head\.weight is not finite; the checkpoint"):
+        _products(model, tiny_examples(2), directions(model))
+
+
 def test_products_that_are_not_finite_name_the_layer(tiny_model, tiny_examples, directions):
     model = tiny_model("qwen3")
     vectors = directions(model)

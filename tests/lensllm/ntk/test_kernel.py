@@ -253,6 +253,7 @@ def test_memory_that_a_device_lacks_is_no_fault_of_the_model(tiny_model, tiny_ex
     ("probes", "said"),
     [
         ([], "no probes"),
+        ([Example([1], [2]), Example([1], [])], "probe 1 has no target token"),
         ([Example([1, 11], [2])], "probe 0 has token 11, and the model knows 0 to 10"),
         ([Example([1], [-1])], "probe 0 has token -1, and the model knows 0 to 10"),
     ],
