@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import resource
 import sys
@@ -53,7 +52,3 @@ def versions() -> dict[str, str]:
     """Versions of the software that determines a result, by package."""
     packages = ("lensllm", "torch", "transformers", "tokenizers", "numpy")
     return {"python": platform.python_version(), **{p: version(p) for p in packages}}
-
-
-def versions_json() -> str:
-    return json.dumps(versions(), sort_keys=True)

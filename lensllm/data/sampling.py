@@ -19,7 +19,7 @@ from lensllm.core.errors import DataError
 Rows = NDArray[np.int64]
 
 
-def roles(
+def split_examples(
     split: pd.Series,
     strata: pd.Series | None = None,
     *,

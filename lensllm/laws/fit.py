@@ -103,7 +103,7 @@ def as_law_fit(
         np.where(fitted, scale, np.nan),
         np.sqrt(found.sum_squares / np.maximum(points, 1)),
         *_standard_errors(curves.sizes, losses, found, points - parameters, offset_free),
-        points,
+        sizes=points,
     )
 
 

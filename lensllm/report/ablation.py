@@ -170,8 +170,7 @@ def _rank_lines(axes: Axes, result: AblationResult, points: _Along) -> list[styl
         axes.plot(ranks, **_line(look, 1.8), clip_on=False)
         if look is not style.CROWD and np.isfinite(ranks).any():
             end = _last(ranks)
-            height = (count + 0.6 - end) / (count + 0.2)
-            labels.append(style.Label(height, text.without_owner(name), look, f"{end:.0f}  "))
+            labels.append(style.Label(end, text.without_owner(name), look, f"{end:.0f}  "))
     return labels[::-1]
 
 
@@ -180,33 +179,32 @@ def _agreement(axes: Axes, result: AblationResult, points: _Along) -> list[style
     columns = [name for name, *_ in _CORRELATIONS]
     low = min(0.0, float(np.nanmin(result.points[columns].to_numpy(dtype=float), initial=0.0)))
     axes.set_ylim(low - 0.05, 1.05)
-    labels = []
-    for column, name, look, dashes in _CORRELATIONS:
-        values = points.column(result.points, column)
-        if np.isfinite(values).any():
-            axes.plot(values, **_line(look, 1.4), linestyle=dashes, clip_on=False)
-            labels.append(style.Label((_last(values) - low + 0.05) / (1.1 - low), name, look))
-    return labels
+    return _summaries(axes, result, points, _CORRELATIONS, 1.4)
 
 
 def _transition(axes: Axes, result: AblationResult, points: _Along) -> list[style.Label]:
     """D* of the candidates, and the medians of D* and of where AtS's line begins."""
     known = result.points[result.ranked]
     low, high = float(known["smallest"].min()), float(known["target"].max())
-    bottom, top = low / 1.25, high * 1.25
-    axes.set(yscale="log", ylim=(bottom, top))
+    axes.set(yscale="log", ylim=(low / 1.25, high * 1.25))
     shown = [low, float(known["budget"].iloc[0]), high]
     style.ticks(axes.yaxis, shown, [text.size(size) for size in shown])
     for name, look in reversed(result.looks.items()):
         sizes = np.clip(points.column(result.of_candidate(name), "transition"), low, high)
         axes.plot(sizes, color=look.colour, linewidth=0.7, alpha=0.75, zorder=2, clip_on=False)
+    return _summaries(axes, result, points, _MEDIANS, 1.6)
+
+
+def _summaries(
+    axes: Axes, result: AblationResult, points: _Along, lines: Sequence[Any], width: float
+) -> list[style.Label]:
+    """Lines of columns of ablation/points, as far as they are known."""
     labels = []
-    for column, name, look, dashes in _MEDIANS:
-        sizes = points.column(result.points, column)
-        if np.isfinite(sizes).any():
-            axes.plot(sizes, **_line(look, 1.6), linestyle=dashes, clip_on=False)
-            height = float(np.log(_last(sizes) / bottom) / np.log(top / bottom))
-            labels.append(style.Label(height, name, look))
+    for column, name, look, dashes in lines:
+        values = points.column(result.points, column)
+        if np.isfinite(values).any():
+            axes.plot(values, **_line(look, width), linestyle=dashes, clip_on=False)
+            labels.append(style.Label(_last(values), name, look))
     return labels
 
 

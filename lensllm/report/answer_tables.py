@@ -143,16 +143,6 @@ def findings(result: Result) -> list[tuple[str, str, list[Message]]]:
 
 
 # --- the rounds of a sweep with a policy ------------------------------------------------------
-@dataclass(frozen=True)
-class Racer:
-    """One candidate through the rounds."""
-
-    candidate: str
-    chances: list[float]  # P(best) after each round; NaN when it was no longer in the race
-    dropped: int | None  # the round's D; None: it stayed to the end
-    reason: str
-
-
 def rounds(result: Result) -> list[dict[str, Any]]:
     """Per round its largest D, and how many candidates were trained on it and then dropped."""
     out = result.decisions["dropped"] != ""
@@ -160,37 +150,33 @@ def rounds(result: Result) -> list[dict[str, Any]]:
     return records(by_round.agg(racing="size", dropped="sum").reset_index())
 
 
-def racers(result: Result) -> list[Racer]:
-    """Every candidate: those that stayed first, then by the round that dropped them, last first."""
+def racers(result: Result) -> list[dict[str, Any]]:
+    """Every candidate: those that stayed first, then by the round that dropped them, last first.
+
+    ``chances`` are P(best) after each round, NaN when it was no longer in the race; ``dropped`` is
+    the round's D, None where it stayed to the end.
+    """
     chances = result.decisions.pivot(index="candidate", columns="budget", values="p_best")
     reasons = dict(zip(result.decisions["candidate"], result.decisions["dropped"], strict=True))
     lines = [
-        Racer(str(name), row, result.dropped.get(str(name)), reasons[name])
+        {"candidate": name, "chances": row, "dropped": result.dropped.get(name),
+         "reason": reasons[name]}
         for name, row in zip(chances.index, chances.to_numpy().tolist(), strict=True)
-    ]
+    ]  # fmt: skip
 
-    def order(line: Racer) -> tuple[float, list[float], str]:
-        last_first = [-chance for chance in reversed(line.chances) if math.isfinite(chance)]
-        return -(line.dropped or math.inf), last_first, line.candidate
+    def order(line: dict[str, Any]) -> tuple[float, list[float], str]:
+        last_first = [-chance for chance in reversed(line["chances"]) if math.isfinite(chance)]
+        return -(line["dropped"] or math.inf), last_first, line["candidate"]
 
     return sorted(lines, key=order)
 
 
 # --- predictors compared, at the budget and at every smaller one ------------------------------
-@dataclass(frozen=True)
-class Predictor:
-    """One line of the comparison: what a predictor ranks first, and how it scored."""
+def predictors(result: Result) -> list[dict[str, Any]]:
+    """What each predictor ranks first: the default, then the others by the regret of that.
 
-    name: str
-    first: str
-    predicted: float
-    p_best: float
-    scores: Mapping[str, float]
-    confidence: Mapping[str, Mapping[str, Any]]  # ranking/comparison and a verdict, by score
-
-
-def predictors(result: Result) -> list[Predictor]:
-    """Every predictor, the default first, the others by the regret of what they rank first."""
+    ``scores`` are by name; ``confidence`` has the rows of ranking/comparison, with a verdict.
+    """
     scores = {row["predictor"]: row for row in records(result.scores)}
     best = result.predictions.sort_values(["rank", "candidate"]).drop_duplicates("predictor")
     best = best.merge(result.scores[["predictor", "regret"]], how="left")
@@ -199,17 +185,11 @@ def predictors(result: Result) -> list[Predictor]:
     for row in records(result.comparison):
         row["verdict"] = _verdict(row["score"], row["difference_low"], row["difference_high"])
         confidence.setdefault(row["predictor"], {})[row["score"]] = row
-    return [
-        Predictor(
-            name=row["predictor"],
-            first=row["candidate"],
-            predicted=row["predicted"],
-            p_best=row["p_best"],
-            scores=scores.get(row["predictor"], {}),
-            confidence=confidence.get(row["predictor"], {}),
-        )
-        for row in records(best.sort_values(["other", "regret", "predictor"]))
-    ]
+    lines = records(best.sort_values(["other", "regret", "predictor"]))
+    for line in lines:
+        line["scores"] = scores.get(line["predictor"], {})
+        line["confidence"] = confidence.get(line["predictor"], {})
+    return lines
 
 
 def _verdict(score: str, low: float, high: float) -> str:

@@ -44,7 +44,7 @@ def curves(result: Result, layout: style.Layout = style.WIDE) -> Figure:
         places = np.linspace(scale.target, scale.end, len(ranked) + 2)[1:-1].tolist()
         for place, (_, row) in zip(places, ranked.iterrows(), strict=True):
             _prediction(axes, row, looks[row["candidate"]], place, layout)
-        style.direct_labels(axes, _labels(axes, result, named, looks), layout)
+        style.direct_labels(axes, _labels(result, looks), layout)
         _key(figure, result, layout, named, left / layout.width)
     return figure
 
@@ -147,24 +147,17 @@ def _prediction(
                   markerfacecolor=style.PAPER, markeredgecolor=look.colour)  # fmt: skip
 
 
-def _labels(
-    axes: Axes, result: Result, named: Sequence[str], looks: dict[str, style.Look]
-) -> list[style.Label]:
-    """Rank and name of each named candidate at the height of its prediction.
-
-    A candidate without a prediction stands at the height where its curve stops.
-    """
-    bottom, top = np.log(axes.get_ylim())
+def _labels(result: Result, looks: dict[str, style.Look]) -> list[style.Label]:
+    """Rank and name of each named candidate at its prediction, or else where its curve stops."""
     ranks = dict(zip(result.ranking["candidate"], result.ranking["rank"], strict=True))
     labels = []
-    for name in named:
+    for name, look in looks.items():
         curve = result.curve(name)
         last = float(curve.iloc[-1]) if len(curve) else math.nan
         loss, rank = result.predicted.get(name, last), f"{ranks[name]}  " if name in ranks else ""
-        if math.isfinite(loss) and loss > 0:
-            height = float(np.clip((math.log(loss) - bottom) / (top - bottom), 0, 1))
+        if look is not style.CROWD and math.isfinite(loss) and loss > 0:
             bold = name == result.choice
-            labels.append(style.Label(height, text.without_owner(name), looks[name], rank, bold))
+            labels.append(style.Label(loss, text.without_owner(name), look, rank, bold))
     return labels
 
 

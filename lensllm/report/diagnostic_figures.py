@@ -38,7 +38,7 @@ def budgets(result: Result, layout: style.Layout = style.WIDE) -> Figure:
                 axes.plot(result.budgets, scores.loc[name], **_ink(look, name == result.predictor))
                 last = float(scores.loc[name].iloc[-1])
                 if look is not style.CROWD and np.isfinite(last):
-                    labels.append(style.Label((last - low + 0.03) / (1.06 - low), name, look))
+                    labels.append(style.Label(last, name, look))
             if axes is all_axes[-1] or layout.columns == 1:
                 style.direct_labels(axes, labels[::-1], layout)
     return figure
@@ -81,7 +81,7 @@ def kernels(result: Result, layout: style.Layout = style.WIDE) -> Figure:
                 error = standard_error(*diagnostic_tables.probes(result, name), times)
                 right.fill_between(times, np.maximum(share - error, 0), share + error,
                                    color=look.colour, alpha=0.18, linewidth=0)  # fmt: skip
-                labels.append(style.Label(float(share[-1]) / 1.04, text.without_owner(name), look))
+                labels.append(style.Label(float(share[-1]), text.without_owner(name), look))
         left.set(xscale="log", yscale="log", xlabel="Index k")
         style.heading(left, "Eigenvalues of K/n", layout)
         right.set(xscale="log", xlim=(times[0], times[-1]), ylim=(0, 1.04), xlabel="Flow time t")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -120,20 +119,12 @@ def contributions(result: Result) -> list[Row]:
 LAYERS_SHOWN = 12  # the largest terms; the artefact's table has every layer
 
 
-@dataclass(frozen=True)
-class Layers:
-    """The layers of one cell with the largest terms, and how many are not shown."""
+def layers(result: Result) -> list[Row]:
+    """The layers with the largest terms of each candidate's cell with most data.
 
-    candidate: str
-    size: int
-    seed: int
-    shown: pd.DataFrame  # curvature/layers
-    hidden: int
-    hidden_share: float  # of Σ √h over all layers
-
-
-def layers(result: Result) -> list[Layers]:
-    """The cell with most data of each candidate, in the order of the ranking."""
+    ``shown`` are their rows of curvature/layers, ``hidden`` counts the others, ``hidden_share`` is
+    those others' share of Σ √h.
+    """
     tables = []
     for name in result.candidates if len(result.layers) else []:
         rows = result.layers[result.layers["candidate"] == name]
@@ -143,10 +134,11 @@ def layers(result: Result) -> list[Layers]:
             continue
         rows = rows.sort_values("vhv_positive_max", ascending=False, kind="stable")
         terms = np.sqrt(np.maximum(rows["vhv_positive_max"].to_numpy(dtype=float), 0))
-        rest = float(terms[LAYERS_SHOWN:].sum()) / (float(terms.sum()) or 1.0)
-        shown = rows.head(LAYERS_SHOWN)
-        size, seed = int(rows["size"].iloc[0]), int(rows["seed"].iloc[0])
-        tables.append(Layers(name, size, seed, shown, len(rows) - len(shown), rest))
+        tables.append({
+            "candidate": name, "size": int(rows["size"].iloc[0]), "seed": int(rows["seed"].iloc[0]),
+            "shown": rows.head(LAYERS_SHOWN), "hidden": max(0, len(rows) - LAYERS_SHOWN),
+            "hidden_share": float(terms[LAYERS_SHOWN:].sum()) / (float(terms.sum()) or 1.0),
+        })  # fmt: skip
     return tables
 
 

@@ -271,14 +271,14 @@ def separated(positions: Sequence[float], gap: float) -> list[float]:
     steps = gap * np.arange(len(order))
     free = isotonic_regression(np.asarray(positions, dtype=float)[order] - steps).x
     moved = np.clip(free, 0.0, max(0.0, 1.0 - gap * (len(order) - 1))) + steps
-    return [float(place) for place in moved[np.argsort(order)]]
+    return [float(value) for value in moved[np.argsort(order)]]
 
 
 @dataclass(frozen=True)
 class Label:
-    """A name to be written right of the axes, at a height in axes coordinates."""
+    """A name to be written right of the axes, at the height of a value."""
 
-    height: float
+    value: float
     name: str
     look: Look
     rank: str = ""
@@ -288,11 +288,14 @@ class Label:
 def direct_labels(axes: Axes, labels: Sequence[Label], layout: Layout) -> None:
     """Write names right of ``axes`` with the candidate's mark, moved apart, joined by leaders."""
     wide, tall = inches(axes)
-    heights = separated([label.height for label in labels], 1.5 * layout.font / 72 / tall)
+    to_axes, end = axes.transData - axes.transAxes, axes.get_xlim()[1]
+    starts = [float(to_axes.transform((end, label.value))[1]) for label in labels]
+    starts = np.clip(starts, 0, 1).tolist()
+    heights = separated(starts, 1.5 * layout.font / 72 / tall)
     em = layout.font / 72 / wide
-    for label, height in zip(labels, heights, strict=True):
+    for label, start, height in zip(labels, starts, heights, strict=True):
         axes.plot(
-            [1.0, 1 + 1.1 * em, 1 + 1.5 * em], [label.height, height, height],
+            [1.0, 1 + 1.1 * em, 1 + 1.5 * em], [start, height, height],
             color=label.look.colour, linewidth=0.8, alpha=0.7,
             transform=axes.transAxes, clip_on=False,
         )  # fmt: skip

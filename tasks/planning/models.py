@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lensllm.config.sections import Candidate, FineTune, Pipeline
 from lensllm.core.errors import ModelError, suggestion
+from lensllm.data.readers import checksum
 from lensllm.models import checkpoint, gguf, hub
 from lensllm.models.zoo import specs
 from lensllm.store.artifacts import Store
@@ -113,7 +114,7 @@ def _gguf(
     candidate: Candidate, settings: FineTune, store: Store, path: Path, longest: int
 ) -> Model:
     family = gguf.check(path, longest)
-    made = dequantise.step(candidate.name, path, _file_checksum(path))
+    made = dequantise.step(candidate.name, path, checksum(path))
     folder = store.path(made.ref) / "model"
     return Model(
         candidate.name,
@@ -173,15 +174,8 @@ def _words(folder: Path) -> list[Path]:
     )
 
 
-@functools.cache
-def _file_checksum(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _checksum(files: list[Path]) -> str:
     total = hashlib.sha256()
     for path in files:
-        with path.open("rb") as stream:
-            total.update(path.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+        total.update(path.name.encode() + bytes.fromhex(checksum(path)))
     return total.hexdigest()

@@ -7,12 +7,13 @@ curvature is measured the weights become an artefact of their own, ``delta``.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lensllm.config.sections import Data, FineTune, Pipeline
-from lensllm.core.meter import Meter, versions_json
+from lensllm.core.meter import Meter, versions
 from lensllm.store.artifacts import Ref, Store
 from tasks.base import processes
 from tasks.base.model import Model
@@ -180,7 +181,7 @@ def measure_cell(context: BuildContext, ranks: Ranks) -> None:
         "processes": ranks.size,
         "precision": trained.precision,
         "attention": trained.attention,
-        "versions": versions_json(),
+        "versions": json.dumps(versions(), sort_keys=True),
     }
     context.write("finetune/cell", [row])
     if result:

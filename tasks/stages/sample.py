@@ -28,7 +28,7 @@ def build(context: BuildContext) -> None:
     params = dict(context.params)
     columns = ["split", "stratum"] if params.pop("stratified") else ["split"]
     examples = context.table("dataset", "examples", columns)
-    table = sampling.roles(examples["split"], examples.get("stratum"), **params)
+    table = sampling.split_examples(examples["split"], examples.get("stratum"), **params)
     context.write("sample/roles", table)
 
 

@@ -30,7 +30,7 @@ def test_no_row_has_two_roles_and_none_is_lost(split: list[str], seed: int, repe
     tests = series.eq("test").sum() or 3
     if series.ne("test").sum() <= 2:
         return
-    roles = sampling.roles(series, validation=2, test=int(tests), seed=seed, repeat=repeat)
+    roles = sampling.split_examples(series, validation=2, test=int(tests), seed=seed, repeat=repeat)
     assert list(range(len(split))) == sorted(roles["row"])
     assert len(rows(roles, "validation")) == 2
     if "test" in split:
@@ -39,7 +39,9 @@ def test_no_row_has_two_roles_and_none_is_lost(split: list[str], seed: int, repe
 
 def test_repeats_share_what_is_held_out_and_differ_in_order():
     split = pd.Series(["train"] * 90 + ["test"] * 10)
-    one, two = (sampling.roles(split, validation=20, test=10, seed=5, repeat=r) for r in (0, 1))
+    one, two = (
+        sampling.split_examples(split, validation=20, test=10, seed=5, repeat=r) for r in (0, 1)
+    )
     for role in ("test", "validation"):
         assert rows(one, role) == rows(two, role)
     assert rows(one, "train") != rows(two, "train")
@@ -48,7 +50,9 @@ def test_repeats_share_what_is_held_out_and_differ_in_order():
 
 def test_the_subset_does_not_depend_on_the_size_of_the_sweep():
     split = pd.Series([""] * 100)
-    again = [sampling.roles(split, validation=5, test=5, seed=1, repeat=0) for _ in range(2)]
+    again = [
+        sampling.split_examples(split, validation=5, test=5, seed=1, repeat=0) for _ in range(2)
+    ]
     pd.testing.assert_frame_equal(*again)
 
 
@@ -61,7 +65,9 @@ def test_the_subset_does_not_depend_on_the_size_of_the_sweep():
 )
 def test_too_little_data_is_a_sentence(count: int, validation: int, test: int, sentence: str):
     with pytest.raises(DataError, match=sentence):
-        sampling.roles(pd.Series([""] * count), validation=validation, test=test, seed=0, repeat=0)
+        sampling.split_examples(
+            pd.Series([""] * count), validation=validation, test=test, seed=0, repeat=0
+        )
 
 
 @given(
@@ -89,12 +95,12 @@ def test_strata_are_in_proportion_in_all_that_is_drawn():
     strata = pd.Series(["rare"] * 20 + ["often"] * 180)
     split = pd.Series([""] * 200)
     settings = {"validation": 20, "test": 40, "seed": 0}
-    drawn = sampling.roles(split, strata, **settings, repeat=0)
+    drawn = sampling.split_examples(split, strata, **settings, repeat=0)
     counts = {r: int((strata[rows(drawn, r)] == "rare").sum()) for r in ("test", "validation")}
     assert counts == {"test": 4, "validation": 2}
     train = rows(drawn, "train")
     assert [int((strata[train[:d]] == "rare").sum()) for d in (10, 50, 100)] == [1, 5, 10]
-    again = sampling.roles(split, strata, **settings, repeat=1)
+    again = sampling.split_examples(split, strata, **settings, repeat=1)
     assert rows(again, "test") == rows(drawn, "test")
     assert rows(again, "train") != train
 
@@ -102,16 +108,18 @@ def test_strata_are_in_proportion_in_all_that_is_drawn():
 def test_a_stratum_for_every_row_is_a_sentence():
     strata = pd.Series(map(str, range(30)))
     with pytest.raises(DataError, match="another value in almost every example"):
-        sampling.roles(pd.Series([""] * 30), strata, validation=2, test=2, seed=0, repeat=0)
+        sampling.split_examples(
+            pd.Series([""] * 30), strata, validation=2, test=2, seed=0, repeat=0
+        )
 
 
 def test_a_validation_set_of_its_own_is_neither_drawn_from_nor_trained_on():
     split = pd.Series([""] * 30 + ["validation"] * 8)
-    drawn = sampling.roles(split, validation=5, test=6, seed=0, repeat=0)
+    drawn = sampling.split_examples(split, validation=5, test=6, seed=0, repeat=0)
     assert set(rows(drawn, "validation")) <= set(range(30, 38))
     assert set(rows(drawn, "test") + rows(drawn, "train")) == set(range(30))
     with pytest.raises(DataError, match=r"8 validation examples, data.validation_examples asks"):
-        sampling.roles(split, validation=9, test=6, seed=0, repeat=0)
+        sampling.split_examples(split, validation=9, test=6, seed=0, repeat=0)
 
 
 def test_sizes_beyond_what_is_kept_are_a_sentence():

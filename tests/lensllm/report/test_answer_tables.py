@@ -238,13 +238,13 @@ def test_rounds_count_who_was_in_and_who_went_out(data, raced):
 def test_racers_stand_in_the_order_in_which_they_lasted(data, raced):
     """Those that stayed first, by their last chance; then whoever was dropped last."""
     racers = answer_tables.racers(raced(data))
-    assert data.candidates == [racer.candidate for racer in racers]
-    assert [racer.dropped for racer in racers] == [None, None, None, 1600, 400, 400]
-    assert racers[0].chances == [0.5, 0.5]
-    assert racers[0].reason == ""
-    assert racers[-1].reason == "P(best) is 1.2%"
-    assert pytest.approx(0.5 / 6) == racers[-1].chances[0]
-    assert math.isnan(racers[-1].chances[1])
+    assert data.candidates == [racer["candidate"] for racer in racers]
+    assert [racer["dropped"] for racer in racers] == [None, None, None, 1600, 400, 400]
+    assert racers[0]["chances"] == [0.5, 0.5]
+    assert racers[0]["reason"] == ""
+    assert racers[-1]["reason"] == "P(best) is 1.2%"
+    assert pytest.approx(0.5 / 6) == racers[-1]["chances"][0]
+    assert math.isnan(racers[-1]["chances"][1])
 
 
 def test_a_sweep_without_decisions_has_no_rows(data):
@@ -262,7 +262,7 @@ def test_saved_is_what_was_not_spent(data):
 def test_predictors_start_with_the_default_then_by_regret(data):
     """The answer first, then whose choice costs least."""
     lines = answer_tables.predictors(data)
-    assert [line.name for line in lines] == ["stack", "rectified", "sub_tuning"]
+    assert [line["predictor"] for line in lines] == ["stack", "rectified", "sub_tuning"]
     best = answer_tables.best_scores(data)
     assert (best["rel_acc"], best["regret"], best["p_best_log_score"]) == (1.0, 0.0, 0.55)
     assert "coverage_80" not in best  # neither more nor less is better
@@ -272,24 +272,24 @@ def test_predictors_without_a_truth_have_no_scores(make):
     """They are still compared by what they would choose."""
     data = make(truth=False)
     first = answer_tables.predictors(data)[0]
-    assert first.name == "stack"
-    assert {} == first.scores == first.confidence
+    assert first["predictor"] == "stack"
+    assert {} == first["scores"] == first["confidence"]
     assert all(math.isnan(best) for best in answer_tables.best_scores(data).values())
 
 
 def test_clear_differences_are_told_from_others(data):
     """More is better for a correlation and worse for an error; an interval with 0 says neither."""
     default, rectified, sub_tuning = answer_tables.predictors(data)
-    assert {""} == {sure["verdict"] for sure in default.confidence.values()}
-    clear = {score for score, sure in rectified.confidence.items() if sure["verdict"]}
+    assert {""} == {sure["verdict"] for sure in default["confidence"].values()}
+    clear = {score for score, sure in rectified["confidence"].items() if sure["verdict"]}
     assert {"rmse_log"} == clear
-    assert {"worse"} == {sure["verdict"] for sure in sub_tuning.confidence.values()}
+    assert {"worse"} == {sure["verdict"] for sure in sub_tuning["confidence"].values()}
     flipped = data.comparison.assign(
         difference_low=-data.comparison["difference_high"],
         difference_high=-data.comparison["difference_low"],
     )
     *_, better = answer_tables.predictors(replace(data, comparison=flipped))
-    assert {"better"} == {sure["verdict"] for sure in better.confidence.values()}
+    assert {"better"} == {sure["verdict"] for sure in better["confidence"].values()}
 
 
 @pytest.mark.parametrize(

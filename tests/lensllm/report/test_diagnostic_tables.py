@@ -102,17 +102,17 @@ def test_layers_show_the_largest_terms_of_the_largest_cell(data):
     others = [mine.iloc[:1].assign(size=100), mine.iloc[:2].assign(seed=1)]
     both = replace(data, layers=pd.concat([*others, data.layers], ignore_index=True))
     first = diagnostic_tables.layers(both)[0]
-    assert (name, 3200, 0, 12) == (first.candidate, first.size, first.seed, first.hidden)
+    assert (name, 3200, 0, 12) == tuple(first[k] for k in ("candidate", "size", "seed", "hidden"))
     roots = np.sqrt(np.sort(mine["vhv_positive_max"])[::-1])
-    assert roots[12:].sum() / roots.sum() == pytest.approx(first.hidden_share)
-    assert first.shown["vhv_positive_max"].is_monotonic_decreasing
+    assert roots[12:].sum() / roots.sum() == pytest.approx(first["hidden_share"])
+    assert first["shown"]["vhv_positive_max"].is_monotonic_decreasing
 
 
 def test_layers_stand_in_the_order_of_the_ranking(data):
     """And a candidate without any is passed over."""
     lost = data.candidates[1]
     some = replace(data, layers=data.layers[data.layers["candidate"] != lost])
-    named = [table.candidate for table in diagnostic_tables.layers(some)]
+    named = [table["candidate"] for table in diagnostic_tables.layers(some)]
     assert [name for name in data.candidates if name != lost] == named
 
 
