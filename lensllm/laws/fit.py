@@ -92,6 +92,9 @@ def as_law_fit(
     """The fit of a law with ``parameters`` per curve, from its solution for ``losses`` (M, S)."""
     points = np.isfinite(losses).sum(1)
     fitted = np.isfinite(found.B)
+    B, beta, E, offset = _standard_errors(
+        curves.sizes, losses, found, points - parameters, offset_free
+    )
     return LawFit(
         law,
         curves.candidates,
@@ -102,8 +105,11 @@ def as_law_fit(
         np.where(fitted, t, np.nan),
         np.where(fitted, scale, np.nan),
         np.sqrt(found.sum_squares / np.maximum(points, 1)),
-        *_standard_errors(curves.sizes, losses, found, points - parameters, offset_free),
-        sizes=points,
+        B,
+        beta,
+        E,
+        offset,
+        points,
     )
 
 
