@@ -18,10 +18,9 @@ from flows.rank import play, settings
 from flows.running.ablated import Ablated, by_setting, rows
 from flows.running.ending import (
     observers,
+    print_line,
     running,
-    stop_on_failure,
     task_runner,
-    tell,
     workers_of,
 )
 from flows.running.slots import slots_of
@@ -68,11 +67,11 @@ def ablate(
         _announce(points, store)
         with workers_of(points[0].config.engine, store) as workers:
             for place, here in enumerate(points):
-                tell([f"point {place + 1} of {len(points)}: {here.label}"])
+                print_line(f"point {place + 1} of {len(points)}: {here.label}")
                 try:
                     results.append(point(place, here.label))
                 except LensError as error:
-                    tell([f"this point failed: {error}"])
+                    print_line(f"this point failed: {error}")
                     results.append(PointResult(here.settings, None, str(error)))
         return _conclude(pipeline, points[0].config, results, store)
 
@@ -92,14 +91,14 @@ def _run_point(
     with watched as (run, mlflow):
         try:
             futures = run_steps(run, data_steps(config), {})
-            stop_on_failure(run)
+            run.stop_on_failure()
             plan = _plan(config, store, whole=whole)
             run.failures |= {step.ref: lost[step.ref] for step in plan.steps if step.ref in lost}
             ranking = play(run, name, plan, futures)
             tolerated = len(run.failures)
             compared = [s for s in ranking.steps if s.stage in _COMPARED]
             run_steps(run, compared, futures)
-            stop_on_failure(run, after=tolerated)
+            run.stop_on_failure(after=tolerated)
             rows = store.table(ranking.ref("ranking"), "predictions")
             chosen = rows[rows["predictor"] == config.ranking.predictor]
             mlflow.log_ranking(chosen, store.table(ranking.ref("ranking"), "scores"))
@@ -128,7 +127,7 @@ def _conclude(name: str, config: Pipeline, results: Sequence[PointResult], store
         _,
     ):
         run_steps(run, [step], {})
-        stop_on_failure(run)
+        run.stop_on_failure()
     failures = []
     for point in results:
         where = grid.label(point.settings)
@@ -158,7 +157,7 @@ def _show_in_ui(points: pd.DataFrame, folder: Path) -> None:
 
 
 def _announce(points: Sequence[Point], store: Store) -> None:
-    """Tell the terminal of all points' steps at once, so that it knows how long is left."""
+    """Give the terminal all points' steps at once, for its estimate of the time left."""
     plans = (_plan(point.config, store, whole=place == 0) for place, point in enumerate(points))
     steps = {step.ref: step for plan in plans for step in plan.steps}
     for observer in observers.get():

@@ -15,7 +15,7 @@ from typing import Any
 from prefect import flow
 from prefect.futures import PrefectFuture
 
-from flows.running.ending import Outcome, finish, running, stop_on_failure, tell
+from flows.running.ending import Outcome, finish, print_line, running
 from flows.running.ui_artifacts import show_decisions
 from lensllm.config import configfile
 from lensllm.config.sections import Pipeline
@@ -26,7 +26,7 @@ from tasks.base.plan import Plan, RankingPlan
 from tasks.execution.execute import Run, run_steps
 from tasks.planning import estimate
 from tasks.planning.models import pinned
-from tasks.planning.plan import data_steps, make_plan, plan_ranking
+from tasks.planning.plan import data_steps, make_plan
 from tasks.planning.rounds import Sweep, sweep
 from tasks.stages import inspection
 
@@ -51,7 +51,7 @@ def rank(pipeline: str, file: str, artifacts: str, overrides: list[str] | None =
         running(pipeline, config.tracking, shown, config.engine, store) as (run, mlflow),
     ):
         futures = run_steps(run, data_steps(config), {})
-        stop_on_failure(run)
+        run.stop_on_failure()
         plan = make_plan(config, store)  # knows the data by now: checks the sizes against it
         futures = _inspect(run, plan, futures)
         return finish(run, play(run, pipeline, plan, futures), futures, mlflow)
@@ -65,12 +65,13 @@ def _inspect(
     checked = inspection.step(plan)
     futures = run_steps(run, [checked], futures)
     if run.store.has(checked.ref):
-        tell([" ".join(row) for row in inspection.findings(run.store, checked.ref)])
+        for row in inspection.findings(run.store, checked.ref):
+            print_line(" ".join(row))
     return futures
 
 
 def settings(config: Pipeline) -> dict[str, Any]:
-    """What MLflow shows of a configuration: the settings that results depend on."""
+    """The settings that results depend on, as MLflow shows them."""
     content: dict[str, Any] = json.loads(mask(config.model_dump_json(exclude=_NOT_SHOWN)))
     return content
 
@@ -78,12 +79,7 @@ def settings(config: Pipeline) -> dict[str, Any]:
 def play(run: Run, name: str, plan: Plan, futures: dict[Ref, PrefectFuture[Any]]) -> RankingPlan:
     """Run the sweep of ``plan`` and plan its ranking; ``futures`` grows with it."""
     run.peak_bytes = partial(estimate.peak_bytes, plan)
-    played = _sweep(run, plan, futures)
-    observed = [plan.cells[c].ref for c in played.cells if c.size in plan.observed]
-    if not any(run.store.has(ref) for ref in observed):
-        stop_on_failure(run)
-    failures = list(run.failures.values())
-    return plan_ranking(name, plan, failures, played.cells, played.decisions)
+    return run.plan_ranking(name, plan, _sweep(run, plan, futures))
 
 
 def _sweep(run: Run, plan: Plan, futures: dict[Ref, PrefectFuture[Any]]) -> Sweep:
@@ -102,12 +98,7 @@ def _sweep(run: Run, plan: Plan, futures: dict[Ref, PrefectFuture[Any]]) -> Swee
         if not steps:
             return now
         futures |= run_steps(run, steps, futures)
-        if not now.over:
-            _stop_undecided(run)
-
-
-def _stop_undecided(run: Run) -> None:
-    """Without a decision no further round can be chosen."""
-    for ref, (label, reason) in run.failures.items():
-        if ref.stage in ("curve", "decision"):
-            raise LensError(f"{label}: {reason}")
+        for ref, (label, reason) in run.failures.items():
+            # without a decision no further round can be chosen
+            if not now.over and ref.stage in ("curve", "decision"):
+                raise LensError(f"{label}: {reason}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.running.ending import Outcome, finish, running, stop_on_failure
+from flows.running.ending import Outcome, finish, running
 from lensllm.config.sections import Engine, Replay, public
 from lensllm.store.artifacts import Store
 from tasks.execution.execute import run_steps
@@ -28,6 +28,6 @@ def replay(name: str, settings: dict[str, Any], artifacts: str) -> Outcome:
     ):
         table = losses.step(asked.table)
         futures = run_steps(run, [table], {})
-        stop_on_failure(run)
+        run.stop_on_failure()
         ranking = plan_ranking(goal(asked, store, table.ref), store, table.ref)
         return finish(run, ranking, futures, mlflow)

@@ -71,7 +71,7 @@ def _run_flow(
     name: str, file: Path, overrides: Sequence[str], config: Pipeline, store: Store
 ) -> Result:
     """Run the flow of ``lensllm run``; progress goes to standard error."""
-    from flows.running.console import SafeConsole
+    from flows.running.terminal import SafeConsole
     from flows.server import environment
 
     environment.prepare(store.root)  # before Prefect and MLflow are imported, which read it then

@@ -28,7 +28,7 @@ from tasks.base.plan import Plan
 from tasks.planning.plan import check, make_plan
 
 if TYPE_CHECKING:
-    from flows.running.progress import Tally
+    from flows.running.terminal import Tally
 
 _MOST_ROWS = 24  # of points on a terminal; the page has all
 # columns that a narrow terminal lacks, the first to go first
@@ -124,7 +124,7 @@ def summarise(done: Ablated, store: Store, tally: Tally) -> Summary:
         keys=store.table(done.ref, "keys"),
         failures=done.failures,
         folder=done.folder,
-        computed=tally.computed.total(),
+        computed=tally.done.total(),
         cached=tally.cached.total(),
     )
 

@@ -23,7 +23,7 @@ import typer
 from rich.markup import escape
 
 from flows.cli.interruption import INTERRUPTED, interruptible
-from flows.running.console import SafeConsole
+from flows.running.terminal import SafeConsole
 from flows.server import environment
 from lensllm.config import configfile
 from lensllm.config.sections import Law, Pipeline, Ranking
@@ -32,7 +32,7 @@ from lensllm.core.secrets import mask
 from lensllm.store.artifacts import Store
 
 if TYPE_CHECKING:
-    from flows.running.progress import Tally
+    from flows.running.terminal import Tally
 
 FILE = Path("pipelines.yaml")
 ARTIFACTS = Path("artifacts")

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.cli.summary import Garbage, Summary
-from flows.running.progress import clock
+from flows.running.terminal import clock
 from lensllm.diagnostics.checks import check
 from lensllm.report.result import Result
 from lensllm.report.text import memory

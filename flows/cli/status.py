@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.running.journal import Progress
-from flows.running.progress import clock
+from flows.running.terminal import clock
 from lensllm.store.artifacts import Ref
 from tasks.base.plan import Plan
 from tasks.base.step import Cell

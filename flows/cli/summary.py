@@ -22,7 +22,7 @@ from tasks.planning.rounds import Sweep, sweep
 
 if TYPE_CHECKING:
     from flows.running.ending import Outcome
-    from flows.running.progress import Tally
+    from flows.running.terminal import Tally
 
 # What ``lensllm replay --json`` gives of a table's columns.
 _SCORES = (
@@ -93,7 +93,7 @@ def summarise(outcome: Outcome, tally: Tally) -> Summary:
         outcome.result,
         outcome.result.failed,
         outcome.folder,
-        computed=tally.computed.total(),
+        computed=tally.done.total(),
         cached=tally.cached.total(),
     )
 

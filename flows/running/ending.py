@@ -1,4 +1,4 @@
-"""What all flows share: a run's observers and workers, and its ranking and report at the end."""
+"""Parts that all flows share: observers and workers of a run, its ranking and report at the end."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from threadpoolctl import threadpool_limits
 
 from flows.running.journal import Journal
-from flows.running.progress import Terminal
 from flows.running.slots import slots_of, workers_for
+from flows.running.terminal import Terminal
 from flows.running.ui_artifacts import ProgressArtifact, show_result
 from flows.server.runs import refuse_stored_results
 from lensllm.config.sections import Engine, Tracking
-from lensllm.core.errors import LensError
 from lensllm.report.reading import publish, read_report
 from lensllm.report.result import Result
 from lensllm.store.artifacts import Ref, Store
@@ -58,7 +57,7 @@ def running(
     store: Store,
     shared: Workers | RayWorkers | None = None,
 ) -> Iterator[tuple[Run, MlflowProjection]]:
-    """A run with its observers: terminal, Prefect and MLflow; workers are ``shared`` or its own."""
+    """A run with its observers and workers, ``shared`` ones or its own; and its part in MLflow."""
     slots = slots_of(engine)[0]
     with (
         threadpool_limits(1),  # of this process: its matrices are small, more threads only spin
@@ -76,7 +75,7 @@ def running(
 
 @contextmanager
 def workers_of(engine: Engine, store: Store) -> Iterator[Workers | RayWorkers]:
-    """The engine's workers, which are ended at once if the block is interrupted."""
+    """The engine's workers; killed if the block is interrupted."""
     workers = workers_for(engine, store)
     try:
         yield workers
@@ -86,18 +85,11 @@ def workers_of(engine: Engine, store: Store) -> Iterator[Workers | RayWorkers]:
     workers.close()
 
 
-def tell(lines: Sequence[str]) -> None:
-    """Print lines that stay in the terminal, if one observes the run."""
+def print_line(text: str) -> None:
+    """Print a line that stays in the terminal, if one observes the run."""
     for observer in observers.get():
         if isinstance(observer, Terminal):
-            for line in lines:
-                observer.say(line)
-
-
-def stop_on_failure(run: Run, after: int = 0) -> None:
-    """Raise the first failure beyond ``after`` tolerated ones as ``LensError``."""
-    for label, reason in list(run.failures.values())[after:]:
-        raise LensError(f"{label}: {reason}")
+            observer.print(text)
 
 
 def finish(
@@ -109,7 +101,7 @@ def finish(
     """Make the ranking and its report, and show them. Raises ``LensError`` if a step fails."""
     tolerated = len(run.failures)
     run_steps(run, ranking.steps, earlier)
-    stop_on_failure(run, after=tolerated)
+    run.stop_on_failure(after=tolerated)
     report = ranking.ref("report")
     folder = publish(run.store, ranking.goal.name, report, ranking.ref("ranking"))
     result = read_report(run.store, report)

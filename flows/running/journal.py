@@ -1,8 +1,8 @@
 """The progress of a command for other processes: ``artifacts/.status/<name>.json``.
 
-``lensllm status`` reads the file. The store says which artefacts there are; as it holds results
-alone, it cannot say which command makes them, how fast, and what failed and why. With two commands
-on one pipeline the file shows the one that wrote last.
+``lensllm status`` reads the file. The store holds results alone: it cannot say which command makes
+them, how fast, and which failed and why. With two commands on one pipeline the file shows the one
+that wrote last.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ import json
 import math
 import os
 import socket
-import threading
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from flows.running.progress import Tally
+from flows.running.terminal import TallyObserver
 from lensllm.core.processes import alive, started
 from lensllm.store.artifacts import Store
 from tasks.base.step import Step
@@ -72,15 +70,13 @@ def read(store: Store, name: str) -> Progress | None:
         return None
 
 
-class Journal:
+class Journal(TallyObserver):
     """Observer that keeps the file up to date within its context."""
 
     def __init__(self, store: Store, name: str, slots: int) -> None:
+        super().__init__(slots)
         self._path = _path(store, name)
-        self._slots = slots
-        self._tally = Tally()
         self._failed: dict[str, str] = {}
-        self._lock = threading.Lock()
         self._began, self._begin = time.time(), time.monotonic()
         self._last_write = -math.inf  # time.monotonic(): the other clock may be set back
 
@@ -93,38 +89,14 @@ class Journal:
         with self._lock:
             self._write(ended=True)
 
-    def planned(self, steps: Sequence[Step]) -> None:
-        with self._lock:
-            self._tally.plan(steps)
-            self._write_if_due()
-
-    def started(self, step: Step) -> None:
-        with self._lock:
-            self._tally.start(step)
-            self._write_if_due()
-
-    def finished(self, step: Step, seconds: float, *, cached: bool, note: str = "") -> None:
-        with self._lock:
-            self._tally.finish(step, seconds, cached=cached)
-            self._write_if_due()
-
-    def failed(self, step: Step, reason: str) -> None:
-        with self._lock:
-            self._tally.settle(step, self._tally.failed)
-            self._failed[step.label] = reason
-            self._write()
-
-    def skipped(self, step: Step) -> None:
-        with self._lock:
-            self._tally.settle(step, self._tally.skipped)
-            self._write_if_due()
-
-    def _write_if_due(self) -> None:
-        if time.monotonic() - self._last_write > _SECONDS_BETWEEN_WRITES:
+    def _update(self, step: Step, state: str, seconds: float, text: str) -> None:
+        if state == "failed":
+            self._failed[step.label] = text
+        if state == "failed" or time.monotonic() - self._last_write > _SECONDS_BETWEEN_WRITES:
             self._write()
 
     def _write(self, *, ended: bool = False) -> None:
-        tally = self._tally
+        tally = self.tally
         self._last_write = time.monotonic()
         now = Progress(
             host=socket.gethostname(),
@@ -136,7 +108,7 @@ class Journal:
             ended=ended,
             settled=tally.settled,
             total=tally.total,
-            computed=tally.computed.total(),
+            computed=tally.done.total(),
             cached=tally.cached.total(),
             skipped=tally.skipped.total(),
             seconds_left=tally.seconds_left(self._slots),

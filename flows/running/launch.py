@@ -12,8 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from flows.running.console import page_address
-from flows.running.progress import Tally, Terminal
+from flows.running.terminal import Tally, Terminal, page_address
 from flows.server.prefect_server import embedded_server, server_home
 from lensllm.core.errors import DiskFullError, LensError
 from lensllm.store.artifacts import Store

@@ -1,13 +1,12 @@
-"""What a run shows in Prefect's UI besides its task runs: a progress bar and the ranking."""
+"""Artifacts in Prefect's UI beside the task runs: a progress bar, decisions and the ranking."""
 
 from __future__ import annotations
 
 import html
 import re
-import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -20,7 +19,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from flows.running.progress import Tally, clock
+from flows.running.terminal import Tally, TallyObserver, clock
 from flows.server.prefect_server import reports_address
 from lensllm.report.result import Result
 from lensllm.store.artifacts import Ref, Store
@@ -29,67 +28,43 @@ from tasks.stages import decision
 
 # Each update is a request to the server; a person does not look more often than this.
 _SECONDS_BETWEEN_UPDATES = 2.0
+_CELL_STATES = ("done", "cached", "running", "failed", "skipped", "to come")
 
 
-class ProgressArtifact:
-    """Observer that keeps one progress bar of the flow run up to date, and below it who has how
-    many cells."""
+class ProgressArtifact(TallyObserver):
+    """Observer that shows a flow run's progress: a bar, and the cells of each candidate."""
 
     def __init__(self, slots: int) -> None:
+        super().__init__(slots)
         self._id: UUID | None = None
-        self._slots = slots
-        self._lock = threading.Lock()
-        self._tally = Tally()
-        self._cells = Cells()
+        self._cells: dict[Ref, tuple[str, str]] = {}  # candidate and state
         self._updated = 0.0
 
     def planned(self, steps: Sequence[Step]) -> None:
+        super().planned(steps)
         with self._lock:
-            self._tally.plan(steps)
-            self._cells.count(steps, "to come")
+            for step in steps:
+                if step.stage == "finetune":
+                    self._cells[step.ref] = (step.hints["candidate"], "to come")
             if self._id is None:
                 created = create_progress_artifact(0.0, key="progress", description="beginning")
                 self._id = created if isinstance(created, UUID) else None
 
-    def started(self, step: Step) -> None:
-        with self._lock:
-            self._tally.start(step)
-            self._cells.move(step, "running")
-            self._show()
-
-    def finished(self, step: Step, seconds: float, *, cached: bool, note: str = "") -> None:
-        with self._lock:
-            self._tally.finish(step, seconds, cached=cached)
-            self._cells.move(step, "cached" if cached else "done")
-            self._show()
-
-    def failed(self, step: Step, reason: str) -> None:
-        with self._lock:
-            self._tally.settle(step, self._tally.failed)
-            self._cells.move(step, "failed")
-            self._show()
-
-    def skipped(self, step: Step) -> None:
-        with self._lock:
-            self._tally.settle(step, self._tally.skipped)
-            self._cells.move(step, "skipped")
-            self._show()
-
-    def _show(self) -> None:
-        now, tally = time.monotonic(), self._tally
+    def _update(self, step: Step, state: str, seconds: float, text: str) -> None:
+        if step.ref in self._cells:
+            self._cells[step.ref] = (step.hints["candidate"], state)
+        now, tally = time.monotonic(), self.tally
         last = tally.settled == tally.total
         if self._id and (last or now - self._updated > _SECONDS_BETWEEN_UPDATES):
             self._updated = now
-            update_progress_artifact(
-                self._id,
-                progress=100.0 * tally.settled / tally.total,
-                description=f"{sentence(tally, self._slots)}\n\n{self._cells.markdown}",
-            )
+            text = f"{sentence(tally, self._slots)}\n\n{cells_table(self._cells.values())}"
+            share = tally.settled / tally.total
+            update_progress_artifact(self._id, progress=100.0 * share, description=text)
 
 
 def sentence(tally: Tally, slots: int) -> str:
     """``312 of 1,000 artefacts: 300 computed, 12 cached; about 1:15 left``."""
-    counts = [f"{tally.computed.total():,} computed", f"{tally.cached.total():,} cached"]
+    counts = [f"{tally.done.total():,} computed", f"{tally.cached.total():,} cached"]
     counts += [f"{tally.failed.total():,} failed"] if tally.failed else []
     counts += [f"{tally.skipped.total():,} skipped"] if tally.skipped else []
     left = tally.seconds_left(slots) if tally.settled < tally.total else None
@@ -97,50 +72,26 @@ def sentence(tally: Tally, slots: int) -> str:
     return f"{tally.settled:,} of {tally.total:,} artefacts: {', '.join(counts)}{ahead}"
 
 
-class Cells:
-    """How many cells of each candidate are where."""
-
-    _STATES = ("done", "cached", "running", "failed", "skipped", "to come")
-
-    def __init__(self) -> None:
-        self._counts: dict[str, Counter[str]] = {}  # by candidate
-        self._where: dict[Ref, str] = {}
-
-    def count(self, steps: Sequence[Step], state: str) -> None:
-        """Cells of ``steps`` that are new."""
-        for step in steps:
-            if step.stage == "finetune":
-                self._where[step.ref] = state
-                self._counts.setdefault(step.hints["candidate"], Counter())[state] += 1
-
-    def move(self, step: Step, state: str) -> None:
-        """A cell is now somewhere else."""
-        if before := self._where.pop(step.ref, None):
-            self._counts[step.hints["candidate"]][before] -= 1
-            self.count([step], state)
-
-    @property
-    def markdown(self) -> str:
-        """A table with a row per candidate; columns that are zero throughout are left out."""
-        total = sum(self._counts.values(), Counter[str]())
-        states = [state for state in self._STATES if total[state]]
-        if not states:
-            return ""
-        rows = [["cells of", *states], ["---", *("---:" for _ in states)]]
-        rows += [
-            [plain(candidate), *(f"{counts[state]:,}" for state in states)]
-            for candidate, counts in self._counts.items()
-        ]
-        return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+def cells_table(cells: Iterable[tuple[str, str]]) -> str:
+    """Cells, given as candidate and state, counted in a Markdown table with a row per candidate."""
+    counts = Counter(cells)
+    used = {state for _, state in counts}
+    states = [state for state in _CELL_STATES if state in used]
+    if not states:
+        return ""
+    rows = [["cells of", *states], ["---", *("---:" for _ in states)]]
+    for candidate in dict.fromkeys(candidate for candidate, _ in counts):
+        rows.append([plain(candidate), *(f"{counts[candidate, state]:,}" for state in states)])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def plain(text: str) -> str:
-    """``text`` for a page that renders Markdown with HTML: names in it stay what they are."""
+    """``text`` escaped for a page that renders Markdown with HTML."""
     return html.escape(text)
 
 
 def ranking_rows(result: Result) -> list[dict[str, Any]]:
-    """The answer's rows for a table a person reads."""
+    """The rows of the ranking, formatted for a table."""
     rows = result.ranking
     return [
         {
@@ -158,7 +109,7 @@ def ranking_rows(result: Result) -> list[dict[str, Any]]:
 
 
 def show_decisions(store: Store, decisions: Sequence[Ref], *, over: bool) -> None:
-    """Who was dropped when and why, so far, as a table of the flow run."""
+    """Show the candidates dropped so far, with when and why, as a table of the flow run."""
     rows = decision.read(store, decisions)
     stop = rows["stop"].iloc[-1]
     ending = "The others go up to the budget." if over else "The sweep goes on with the others."

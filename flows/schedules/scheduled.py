@@ -21,8 +21,8 @@ from rich.console import Console
 
 from flows.rank import rank
 from flows.running.ending import Outcome, observers, task_runner
-from flows.running.progress import Tally, Terminal
 from flows.running.slots import slots_of
+from flows.running.terminal import Tally, Terminal
 from flows.schedules.deploy import altered_fields
 from flows.server.runs import mark_zombies, tags_of_this_process
 from lensllm.config import configfile
@@ -91,14 +91,14 @@ def ended(
     if failures := outcome.result.failed:
         failed = "; ".join(f"{label}: {reason}" for label, reason in failures)
         return Completed(name="Incomplete", message=f"{_made_again(tally)}; failed: {failed}")
-    if not tally.computed and shown and shown == before:
+    if not tally.done and shown and shown == before:
         since = f"nothing changed since {shown:%Y-%m-%d %H:%M} UTC: everything cached"
         return Completed(name="Unchanged", message=f"{since} ({tally.cached.total()} artefacts)")
     return Completed(message=_made_again(tally))
 
 
 def _made_again(tally: Tally) -> str:
-    stages = ", ".join(f"{stage} {count}" for stage, count in sorted(tally.computed.items()))
+    stages = ", ".join(f"{stage} {count}" for stage, count in sorted(tally.done.items()))
     return f"computed {stages or 'nothing'}; {tally.cached.total()} artefacts were cached"
 
 

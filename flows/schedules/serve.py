@@ -15,7 +15,7 @@ from uuid import UUID
 
 from rich.console import Console
 
-from flows.running.console import page_address
+from flows.running.terminal import page_address
 from flows.schedules.deploy import FLOW, TAG, Deployment, altered_fields, remove_others
 from flows.server.environment import prefect_home
 from flows.server.prefect_server import embedded_server

@@ -20,62 +20,61 @@ from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed
 
-from lensllm.core.errors import DiskFullError, LensError
+from lensllm.core.errors import DiskFullError, LensError, listing
 from lensllm.core.secrets import mask
 from lensllm.store.artifacts import Ref, Store
 from lensllm.workers.local import Stopped, WorkerError, Workers
 from lensllm.workers.ray_workers import RayWorkers
 from tasks.base.step import Step
+from tasks.execution.in_process import Attempt
 from tasks.planning.make import make, note
 
 log = logging.getLogger("lensllm.run")
 
-_MOST_NAMED = 20  # artefacts in the message of a task run
-
 
 class Observer(Protocol):
-    """Who wants to know how a run goes: the terminal, Prefect's artefacts, MLflow."""
+    """Receiver of a run's events: the terminal, Prefect's artefacts, MLflow."""
 
-    def planned(self, steps: Sequence[Step]) -> None: ...
-    def started(self, step: Step) -> None: ...
-    def finished(self, step: Step, seconds: float, *, cached: bool, note: str = "") -> None: ...
-    def failed(self, step: Step, reason: str) -> None: ...
-    def skipped(self, step: Step) -> None: ...
+    def planned(self, steps: Sequence[Step]) -> None:
+        """Steps are to come."""
+
+    def changed(self, step: Step, state: str, seconds: float = 0.0, text: str = "") -> None:
+        """A step is running, done, cached, failed or skipped; ``text`` is a note or the reason."""
 
 
-class Run:
-    """What every task of one pipeline run shares. A plain class, so Prefect passes it untouched."""
+class Run(Attempt):
+    """State that all tasks of a run share. A plain class, so Prefect passes it untouched."""
 
     def __init__(
         self, store: Store, workers: Workers | RayWorkers, observers: Sequence[Observer]
     ) -> None:
-        self.store = store
+        super().__init__(store)
         self.workers = workers
         self.observers = observers
         self.peak_bytes: Callable[[Step], float | None] = lambda step: None  # as far as foreseen
-        self.failures: dict[Ref, tuple[str, str]] = {}  # label and reason, in order of failing
-        self.skipped: set[Ref] = set()  # for want of something that failed
         self.halted = ""  # why nothing more is begun
 
-    def tell(self, event: str, *args: Any, **kwargs: Any) -> None:
+    def planned(self, steps: Sequence[Step]) -> None:
+        self._notify(lambda observer: observer.planned(steps))
+
+    def changed(self, step: Step, state: str, seconds: float = 0.0, text: str = "") -> None:
+        self._notify(lambda observer: observer.changed(step, state, seconds, text))
+
+    def _notify(self, event: Callable[[Observer], None]) -> None:
         for observer in self.observers:
             try:
-                getattr(observer, event)(*args, **kwargs)
-            except Exception as error:  # whoever watches must not cost the run
-                log.warning("%s could not be told '%s': %s", type(observer).__name__, event, error)
-
-    def is_lost(self, ref: Ref) -> bool:
-        """Whether this run will not make ``ref`` any more."""
-        return ref in self.failures or ref in self.skipped
+                event(observer)
+            except Exception as error:  # an observer must not end the run
+                log.warning("%s missed an event: %s", type(observer).__name__, error)
 
     def skip(self, step: Step) -> None:
         self.skipped.add(step.ref)
-        self.tell("skipped", step)
+        self.changed(step, "skipped")
 
     def fail(self, step: Step, reason: str) -> None:
         reason = reason.removeprefix(f"{step.label}: ")  # workers say it, too
         self.failures[step.ref] = (step.label, reason)
-        self.tell("failed", step, reason)
+        self.changed(step, "failed", text=reason)
 
 
 class Batch:
@@ -83,24 +82,12 @@ class Batch:
 
     def __init__(self, steps: Sequence[Step]) -> None:
         self.steps = steps
-
-    @property
-    def stage(self) -> str:
-        return self.steps[0].stage
-
-    @property
-    def candidate(self) -> str:
-        return str(self.steps[0].hints.get("candidate") or "")
-
-    @property
-    def label(self) -> str:
-        if len(self.steps) == 1:
-            return self.steps[0].label
-        return " ".join(filter(None, [self.stage, self.candidate, f"· {len(self.steps):,} found"]))
-
-    @property
-    def needs(self) -> set[Ref]:
-        return {ref for step in self.steps for ref in step.recipe.upstream.values()}
+        self.stage = steps[0].stage
+        self.candidate = str(steps[0].hints.get("candidate") or "")
+        self.label = steps[0].label
+        if len(steps) > 1:
+            parts = (self.stage, self.candidate, f"· {len(steps):,} found")
+            self.label = " ".join(filter(None, parts))
 
 
 def _perform(run: Run, batch: Batch) -> State[Any]:
@@ -109,36 +96,31 @@ def _perform(run: Run, batch: Batch) -> State[Any]:
     begin = time.perf_counter()
     if all(run.store.has(step.ref) for step in batch.steps):
         for step in batch.steps:
-            run.tell("finished", step, 0.0, cached=True)
-        refs = ", ".join(str(step.ref) for step in batch.steps[:_MOST_NAMED])
-        more = len(batch.steps) - _MOST_NAMED
-        return Completed(name="Cached", message=refs + (f" and {more:,} more" if more > 0 else ""))
+            run.changed(step, "cached")
+        return Completed(name="Cached", message=listing(step.ref for step in batch.steps))
     (step,) = batch.steps
     if run.halted:
         run.skip(step)
         return Failed(message=f"not begun: {run.halted}")
-    run.tell("started", step)
+    run.changed(step, "running")
     try:
         cached = _make(run, step)
-    except DiskFullError as error:  # every later artefact would be made in vain
-        run.halted = str(error)
-        run.fail(step, str(error))
-        return Failed(message=str(error))
-    except Stopped as error:  # with the whole run, which says so
+    except Stopped as error:  # with the whole run, whose end says why
         run.skip(step)
         return Failed(message=str(error))
     except LensError as error:
+        if isinstance(error, DiskFullError):  # every later artefact would be made in vain
+            run.halted = str(error)
         run.fail(step, mask(str(error)))
         return Failed(message=mask(str(error)))
     except Exception as error:
         notes = "\n".join(getattr(error, "__notes__", ()))
         run.fail(step, mask(f"{type(error).__name__}: {error}"))
         return Failed(message=mask(f"{traceback.format_exc()}\n{notes}"))
-    said = "" if cached else note(run.store, step)
-    run.tell("finished", step, time.perf_counter() - begin, cached=cached, note=said)
-    return Completed(
-        message=" · ".join(filter(None, [f"artefact {step.ref}", said])), data=step.ref
-    )
+    text = "" if cached else note(run.store, step)
+    run.changed(step, "cached" if cached else "done", time.perf_counter() - begin, text)
+    message = " · ".join(filter(None, [f"artefact {step.ref}", text]))
+    return Completed(message=message, data=step.ref)
 
 
 def _make(run: Run, step: Step) -> bool:
@@ -155,12 +137,12 @@ def _make(run: Run, step: Step) -> bool:
             memory_bytes=run.peak_bytes(step),
         )
     except WorkerError:
-        if run.store.has(step.ref):  # it died when all was done
+        if run.store.has(step.ref):  # the worker died when all was done
             return True
         raise
 
 
-def stage_task(stage: str) -> Task[..., Any]:
+def _task(stage: str) -> Task[..., Any]:
     """The Prefect task of a stage. Prefect's own result cache stays off: the store is the cache."""
     decorate = task(
         name=stage,
@@ -171,30 +153,34 @@ def stage_task(stage: str) -> Task[..., Any]:
     return decorate(_perform)
 
 
+def _report(done: queue.SimpleQueue[Batch], batch: Batch, _: PrefectFuture[Any]) -> None:
+    done.put(batch)
+
+
 def run_steps(
     run: Run, steps: Sequence[Step], earlier: Mapping[Ref, PrefectFuture[Any]]
 ) -> dict[Ref, PrefectFuture[Any]]:
-    """Submit each step as soon as what it is made of is there; return the futures.
+    """Submit each step as soon as its upstream artefacts are there; return the futures.
 
-    Must be called inside a flow. A step whose upstream failed is not submitted but
-    skipped. ``earlier`` are futures of earlier calls, so that the UI can draw the whole graph.
-    Beside another command steps come in an order of our own, so that both seldom want the same.
-    Raises ``LensError`` when the disk is full.
+    Must be called inside a flow. A step whose upstream failed is skipped. ``earlier`` are futures
+    of earlier calls, so that the UI can draw the whole graph. Beside another command the order is
+    random, so that both seldom want the same artefact. Raises ``LensError`` when the disk is full.
     """
     order = list(steps)
     if run.store.being_made():
         random.shuffle(order)
     waiting = {step.ref: step for step in order if step.ref not in earlier}
-    run.tell("planned", list(waiting.values()))
-    tasks = {stage: stage_task(stage) for stage in {step.stage for step in steps}}
+    run.planned(list(waiting.values()))
+    tasks = {stage: _task(stage) for stage in {step.stage for step in steps}}
     futures = dict(earlier)
     finished = set(earlier)
     done: queue.SimpleQueue[Batch] = queue.SimpleQueue()
     pending = 0
     while waiting or pending:
         for batch in _batches(run.store, _ready(run, waiting, futures.keys() - finished)):
+            upstream = {ref for step in batch.steps for ref in step.recipe.upstream.values()}
             # in a dict, since a batch is the future of several
-            parents = list(dict.fromkeys(futures[ref] for ref in batch.needs if ref in futures))
+            parents = list(dict.fromkeys(futures[ref] for ref in upstream if ref in futures))
             with tags(*filter(None, [batch.stage, batch.candidate])):
                 future = tasks[batch.stage].submit(run, batch, wait_for=parents)
             futures |= dict.fromkeys((step.ref for step in batch.steps), future)
@@ -208,16 +194,12 @@ def run_steps(
     return futures
 
 
-def _report(done: queue.SimpleQueue[Batch], batch: Batch, _: PrefectFuture[Any]) -> None:
-    done.put(batch)
-
-
 def _ready(run: Run, waiting: dict[Ref, Step], under_way: Set[Ref]) -> list[Step]:
-    """Take from ``waiting`` what can begin now, and skip what never can."""
+    """Take from ``waiting`` the steps that can begin now, and skip those that never can."""
     ready = []
     for step in list(waiting.values()):
         needs = step.recipe.upstream.values()
-        if any(run.is_lost(ref) for ref in needs):
+        if any(map(run.is_lost, needs)):
             del waiting[step.ref]
             run.skip(step)
         elif not any(ref in waiting or ref in under_way for ref in needs):
@@ -227,13 +209,14 @@ def _ready(run: Run, waiting: dict[Ref, Step], under_way: Set[Ref]) -> list[Step
 
 
 def _batches(store: Store, steps: Sequence[Step]) -> list[Batch]:
-    """What the store has together, by stage and candidate; each other step by itself."""
+    """Batches of the steps that the store has, by stage and candidate, and one of each other."""
     found, alone = defaultdict[tuple[str, str], list[Step]](list), list[Batch]()
     with ThreadPoolExecutor() as pool:  # to read all checksums of large files takes a while
         there = list(pool.map(store.has, [step.ref for step in steps]))
     for step, is_there in zip(steps, there, strict=True):
+        batch = Batch([step])
         if is_there:
-            found[step.stage, Batch([step]).candidate].append(step)
+            found[batch.stage, batch.candidate].append(step)
         else:
-            alone.append(Batch([step]))
+            alone.append(batch)
     return [*map(Batch, found.values()), *alone]

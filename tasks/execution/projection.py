@@ -1,5 +1,4 @@
-"""MLflow shows what the store holds: a parent run per pipeline run, a child per
-cell, kernel and curvature."""
+"""MLflow shows the store: a parent run per pipeline run, a child per cell, kernel and curvature."""
 
 from __future__ import annotations
 
@@ -26,27 +25,21 @@ _DESCRIBES = {"candidate", "size", "seed", "precision", "attention", "versions",
 class MlflowProjection:
     """Observer that logs each finished artefact of a tracked stage, once.
 
-    A stage is tracked when its ``mlflow`` gives one flat row of an artefact.
+    A stage is tracked when its ``mlflow`` gives one flat row of an artefact. ``settings`` identify
+    the run, and are its parameters in MLflow.
     """
 
     def __init__(
         self, name: str, tracking: Tracking, settings: Mapping[str, Any], store: Store
     ) -> None:
-        """``settings`` are what the run is told apart by, and its parameters in MLflow."""
-        self._tracking = tracking
-        self._settings = settings
         self._store = store
-        self._name = name
         self._tracker: Tracker | None = None
-        self._parent = ""
+        if tracking.enabled:
+            uri = tracking.uri or f"sqlite:///{store.root / 'mlflow.db'}"
+            key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+            self._tracker = Tracker(uri, f"lensllm/{name}", key, name, _flat(settings))
 
     def __enter__(self) -> MlflowProjection:
-        if self._tracking.enabled:
-            uri = self._tracking.uri or f"sqlite:///{self._store.root / 'mlflow.db'}"
-            text = json.dumps(self._settings)
-            key = hashlib.sha256(text.encode()).hexdigest()[:16]
-            self._tracker = Tracker(uri, f"lensllm/{self._name}")
-            self._parent = self._tracker.parent(key, self._name, _flat(self._settings))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -55,26 +48,17 @@ class MlflowProjection:
 
     @property
     def page(self) -> str | None:
-        """Where a tracking server shows the parent run; None without one."""
-        return self._tracker.page(self._parent) if self._tracker else None
+        """The tracking server's page of the parent run; None without one."""
+        return self._tracker.page() if self._tracker else None
 
     def planned(self, steps: Sequence[Step]) -> None:
-        """Nothing to log yet."""
+        """MLflow holds results only."""
 
-    def started(self, step: Step) -> None:
-        """Nothing to log yet."""
-
-    def failed(self, step: Step, reason: str) -> None:
-        """Failures are shown by Prefect; MLflow holds results."""
-
-    def skipped(self, step: Step) -> None:
-        """Nothing to log."""
-
-    def finished(self, step: Step, seconds: float, *, cached: bool, note: str = "") -> None:
+    def changed(self, step: Step, state: str, seconds: float = 0.0, text: str = "") -> None:
         tracked = STAGES[step.stage].mlflow
-        if self._tracker and tracked:
+        if self._tracker and tracked and state in ("done", "cached"):
             read = partial(_row, tracked, self._store, step)
-            self._tracker.child_of_store(self._parent, step.ref.key, step.label, read)
+            self._tracker.child(step.ref.key, step.label, read)
 
     def log_ranking(
         self, ranking: pd.DataFrame, scores: pd.DataFrame, files: Sequence[Path] = ()
@@ -93,7 +77,7 @@ class MlflowProjection:
                 for score, value in row.items()
                 if score not in ("budget", "predictor")
             }
-        self._tracker.finish(self._parent, metrics, files)
+        self._tracker.finish(metrics, files)
 
 
 def _row(tracked: Callable[[Store, Ref], dict[str, Any]], store: Store, step: Step) -> Row:

@@ -1,8 +1,8 @@
 """MLflow as a projection of the store: a parent run per pipeline run, a child per artefact.
 
-Nothing is ever read back from it. Every write is idempotent, keyed by the artefact, so whatever
-MLflow misses (it was off, its server was down, we were killed) is filled in: when it answers again,
-or by the next run.
+Nothing is ever read back from it. Every write is idempotent, keyed by the artefact, so writes that
+MLflow missed (it was off, its server was down, the command was killed) are made when it answers
+again, or by the next run.
 """
 
 import fcntl
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from lensllm.core.sqlite import set_damaged_aside
 
 if TYPE_CHECKING:  # importing MLflow takes 2 s; only the writing thread pays them
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment, Metric, Param, Run
+    from mlflow.entities import Experiment, Run
 
 log = logging.getLogger("lensllm.tracking")
 
@@ -45,7 +46,7 @@ Row = tuple[Mapping[str, Any], Mapping[str, float], int | None]  # params, metri
 
 @dataclass
 class _Parent:
-    """What is known of a parent run: read once when it is opened, kept up to date by the writes."""
+    """The parent run in MLflow: read once when it is opened, kept up to date by the writes."""
 
     run_id: str
     finished: bool  # in MLflow, with the metrics below
@@ -55,70 +56,52 @@ class _Parent:
 
 
 class Tracker:
-    """Writes runs into one MLflow experiment, in a thread of its own.
+    """Writes a run and its artefacts into an MLflow experiment, in a thread of its own.
 
     Calls return at once and writes keep their order, so neither a slow server nor MLflow's import
-    holds up a cell. A failure is one warning; what it missed is written a minute later, or when
-    that fails too, and the tracker is closed, by the next one that comes to it.
+    holds up a cell. A failure is one warning; missing writes are made a minute later, or when that
+    fails too, and the tracker is closed, by the next tracker of the same run.
 
     Args:
         uri: tracking URI. For a ``sqlite:///`` file the database is created, and figures go to
             ``mlflow-artifacts`` beside it.
         experiment: name; created.
+        run_key: tag by which the parent run is found again; it is created if missing.
+        name, params: of the parent run.
     """
 
-    def __init__(self, uri: str, experiment: str) -> None:
-        self._uri = uri
-        self._experiment = experiment
+    def __init__(
+        self, uri: str, experiment: str, run_key: str, name: str, params: Mapping[str, Any]
+    ) -> None:
+        self._uri, self._experiment = uri, experiment
+        self._key, self._name, self._params = run_key, name, params
         self._experiment_id = ""
         self._client: MlflowClient | None = None
+        self._parent: _Parent | None = None
         self._writer = ThreadPoolExecutor(1, "lensllm-mlflow")
-        self._settings: dict[str, tuple[str, Mapping[str, Any]]] = {}  # name and params by run key
-        self._parents: dict[str, _Parent] = {}
-        self._due: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()  # writes, in order
+        self._due: deque[Callable[[], Any]] = deque()  # writes, in order
         self._retry_at = 0.0  # after a failure nothing is tried before this time.monotonic()
+        self._later(self._opened)
 
-    def parent(self, run_key: str, name: str, params: Mapping[str, Any]) -> str:
-        """Find or create the parent run tagged ``run_key``; returns its handle for other calls."""
-        if run_key not in self._settings:
-            self._settings[run_key] = name, params
-            self._later(self._opened, run_key)
-        return run_key
+    def child(self, artefact_key: str, name: str, read: Callable[[], Row]) -> None:
+        """Write a finished artefact, unless it is there; only then it is read, by ``read``.
 
-    def child(
-        self,
-        parent: str,
-        artefact_key: str,
-        name: str,
-        params: Mapping[str, Any],
-        metrics: Mapping[str, float],
-        step: int | None = None,
-    ) -> None:
-        """Write one finished artefact, unless it is there. Values that are not finite are left out.
-
-        Args:
-            step: x of the metrics in MLflow's charts, e.g. the subset's size.
+        Values that are not finite are left out. The row's step is the x of MLflow's charts.
         """
-        self._later(self._write_child, parent, artefact_key, name, params, metrics, step)
+        self._later(partial(self._write_child, artefact_key, name, read))
 
-    def child_of_store(
-        self, parent: str, artefact_key: str, name: str, read: Callable[[], Row]
-    ) -> None:
-        """The same for an artefact that is only read, by ``read``, if it is not there."""
-        self._later(self._read_child, parent, artefact_key, name, read)
-
-    def finish(self, parent: str, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+    def finish(self, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
         """Close the parent run with its results. Nothing new since it was closed: no writes."""
-        self._later(self._finish, parent, metrics, files)
+        self._later(partial(self._finish, metrics, files))
 
-    def page(self, parent: str) -> str | None:
-        """Where the tracking server shows a parent run; None for a file, or when it failed."""
+    def page(self) -> str | None:
+        """The tracking server's page of the parent run; None for a file, or after a failure."""
         if not self._uri.startswith("http"):
             return None
-        opened = self._writer.submit(self._parents.get, parent).result()
-        if opened is None:
+        parent = self._writer.submit(lambda: self._parent).result()
+        if parent is None:
             return None
-        return f"{self._uri.rstrip('/')}/#/experiments/{self._experiment_id}/runs/{opened.run_id}"
+        return f"{self._uri.rstrip('/')}/#/experiments/{self._experiment_id}/runs/{parent.run_id}"
 
     def close(self) -> None:
         """Wait for the writes that are still to be done, tried for the last time."""
@@ -126,42 +109,36 @@ class Tracker:
         self._writer.shutdown()
 
     # --- in the writing thread ----------------------------------------------------------------
-    def _later(self, write: Callable[..., Any], *args: Any) -> None:
-        self._writer.submit(self._add, write, args)
+    def _later(self, write: Callable[[], Any]) -> None:
+        def add() -> None:
+            self._due.append(write)
+            if time.monotonic() >= self._retry_at:
+                self._write()
 
-    def _add(self, write: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self._due.append((write, args))
-        if time.monotonic() >= self._retry_at:
-            self._write()
+        self._writer.submit(add)
 
     def _write(self) -> None:
-        """All that is due. A failure must not cost a sweep, nor a server's timeout for each of its
-        cells."""
+        """Make all due writes. A failure is a warning, and the next try is a minute later."""
         try:
             while self._due:
-                write, args = self._due[0]
-                write(*args)
+                self._due[0]()
                 self._due.popleft()
         except Exception as error:
-            self._fail(error)
+            if not self._retry_at:
+                log.warning(
+                    "MLflow at %s cannot be written (%s: %s); the run goes on without it. What is "
+                    "missing is added when it answers again, or else by the next run.",
+                    mask(self._uri),
+                    type(error).__name__,
+                    mask(str(error).strip().split("\n")[0]),
+                )
+            self._retry_at = time.monotonic() + _RETRY_SECONDS
+            # The failed write may be there by half: before the next write the run is read again.
+            self._client = self._parent = None
             return
         if self._retry_at:
             self._retry_at = 0.0
             log.warning("MLflow at %s is written again, nothing is missing.", mask(self._uri))
-
-    def _fail(self, error: Exception) -> None:
-        if not self._retry_at:
-            log.warning(
-                "MLflow at %s cannot be written (%s: %s); the run goes on without it. What is "
-                "missing is added when it answers again, or else by the next run.",
-                mask(self._uri),
-                type(error).__name__,
-                mask(str(error).strip().split("\n")[0]),
-            )
-        self._retry_at = time.monotonic() + _RETRY_SECONDS
-        # What was being written may be there by half: before the next write it is read again.
-        self._client = None
-        self._parents.clear()
 
     def _connected(self) -> "MlflowClient":
         """The client; the first call creates database and experiment, one process at a time."""
@@ -180,7 +157,7 @@ class Tracker:
         return self._client
 
     def _created(self, client: "MlflowClient") -> "Experiment":
-        """The experiment, made by us or, on a server, at the same moment by somebody else."""
+        """The experiment, made here or, on a server, at the same moment by another process."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -192,32 +169,40 @@ class Tracker:
                 raise
             return found
 
-    def _opened(self, run_key: str) -> _Parent:
-        if run_key not in self._parents:
-            self._parents[run_key] = self._open(run_key, *self._settings[run_key])
-        return self._parents[run_key]
-
-    def _open(self, run_key: str, name: str, params: Mapping[str, Any]) -> _Parent:
+    def _opened(self) -> _Parent:
+        """The parent run, found or created, and its children."""
+        if self._parent is not None:
+            return self._parent
         client = self._connected()
-        run = self._first(run_key)
+        run = self._first()
         if run is None:
-            ours = client.create_run(self._experiment_id, tags={_RUN_KEY: run_key}, run_name=name)
-            run = self._first(run_key) or ours
+            tags = {_RUN_KEY: self._key}
+            ours = client.create_run(self._experiment_id, tags=tags, run_name=self._name)
+            run = self._first() or ours
             if run.info.run_id != ours.info.run_id:  # another process made one at the same moment
                 client.delete_run(ours.info.run_id)
-        if not run.data.params:  # new, or we were killed right here
-            self._log(run.info.run_id, params, {}, None)
+        if not run.data.params:  # new, or its maker was killed right here
+            self._log(run.info.run_id, self._params, {}, None)
         opened = _Parent(run.info.run_id, run.info.status == "FINISHED", dict(run.data.metrics))
         for key, child in self._children(opened.run_id).items():
             if child.info.status == "FINISHED":
                 opened.children.add(key)
             else:
                 opened.broken[key] = child.info.run_id
+        self._parent = opened
         return opened
 
+    def _first(self) -> "Run | None":
+        """The oldest run with the key: processes that open a parent at once agree on it."""
+        there = self._tagged(_RUN_KEY, self._key)
+        return min(there, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
+
     def _children(self, parent_id: str) -> "dict[str, Run]":
-        """The children by artefact. Of several of one artefact, which two commands wrote at once or
-        a killed server had already when it was asked again, one stays: all agree on which."""
+        """The children by artefact; all but one of an artefact's are deleted.
+
+        Two commands may write one at once, and a killed server may have had it already when it was
+        asked again. All processes agree on the one that stays.
+        """
         children: dict[str, Run] = {}
         for run in sorted(
             self._tagged(_PARENT, parent_id),
@@ -228,40 +213,22 @@ class Tracker:
                 self._connected().delete_run(run.info.run_id)
         return children
 
-    def _first(self, run_key: str) -> "Run | None":
-        """Of several processes that open a parent at once all agree on this one."""
-        there = self._tagged(_RUN_KEY, run_key)
-        return min(there, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
-
-    def _read_child(
-        self, parent: str, artefact_key: str, name: str, read: Callable[[], Row]
-    ) -> None:
-        if artefact_key not in self._opened(parent).children:
-            self._write_child(parent, artefact_key, name, *read())
-
-    def _write_child(
-        self,
-        parent: str,
-        artefact_key: str,
-        name: str,
-        params: Mapping[str, Any],
-        metrics: Mapping[str, float],
-        step: int | None,
-    ) -> None:
-        opened, client = self._opened(parent), self._connected()
+    def _write_child(self, artefact_key: str, name: str, read: Callable[[], Row]) -> None:
+        opened, client = self._opened(), self._connected()
         if artefact_key in opened.children:
             return
+        row = read()
         if artefact_key in opened.broken:
             client.delete_run(opened.broken.pop(artefact_key))
         tags = {_PARENT: opened.run_id, _ARTEFACT_KEY: artefact_key}
         run = client.create_run(self._experiment_id, tags=tags, run_name=name)
-        self._log(run.info.run_id, params, metrics, step)
+        self._log(run.info.run_id, *row)
         client.set_terminated(run.info.run_id, "FINISHED")
         opened.children.add(artefact_key)
         opened.finished = False
 
-    def _finish(self, parent: str, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
-        opened, client = self._opened(parent), self._connected()
+    def _finish(self, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+        opened, client = self._opened(), self._connected()
         wanted = {_name(key): value for key, value in metrics.items() if math.isfinite(value)}
         if opened.finished and wanted.items() <= opened.metrics.items():
             return
@@ -291,38 +258,29 @@ class Tracker:
         metrics: Mapping[str, float],
         step: int | None,
     ) -> None:
-        client = self._connected()
-        few, many = _params(params), _metrics(metrics, step)
+        """Write params and finite metrics in batches that MLflow takes."""
+        from mlflow.entities import Metric, Param
+
+        now = int(time.time() * 1000)
+        few = [Param(_name(key), str(value)[:_LONGEST_PARAM]) for key, value in params.items()]
+        finite = {_name(key): float(v) for key, v in metrics.items() if math.isfinite(v)}
+        many = [Metric(key, value, now, step or 0) for key, value in finite.items()]
         batches = max(-(-len(few) // _PARAMS_AT_ONCE), -(-len(many) // _METRICS_AT_ONCE))
         for i in range(batches):
-            client.log_batch(
+            self._connected().log_batch(
                 run_id,
                 metrics=many[i * _METRICS_AT_ONCE : (i + 1) * _METRICS_AT_ONCE],
                 params=few[i * _PARAMS_AT_ONCE : (i + 1) * _PARAMS_AT_ONCE],
             )
 
 
-def _params(values: Mapping[str, Any]) -> "list[Param]":
-    from mlflow.entities import Param
-
-    return [Param(_name(key), str(value)[:_LONGEST_PARAM]) for key, value in values.items()]
-
-
-def _metrics(values: Mapping[str, float], step: int | None) -> "list[Metric]":
-    from mlflow.entities import Metric
-
-    now = int(time.time() * 1000)
-    finite = {_name(key): float(value) for key, value in values.items() if math.isfinite(value)}
-    return [Metric(key, value, now, step or 0) for key, value in finite.items()]
-
-
 def _name(key: str) -> str:
-    """``key`` with what MLflow does not allow in names replaced by ``_``."""
+    """``key`` with ``_`` for every character that MLflow does not allow in names."""
     return re.sub(r"[^\w./: -]", "_", key)
 
 
 def _artifact_location(uri: str) -> str | None:
-    """Where an experiment's files go; None: the tracking server decides."""
+    """The URI of an experiment's files; None: the tracking server decides."""
     if not uri.startswith(_SQLITE):
         return None
     return (Path(uri.removeprefix(_SQLITE)).resolve().parent / "mlflow-artifacts").as_uri()
@@ -330,7 +288,7 @@ def _artifact_location(uri: str) -> str | None:
 
 @contextmanager
 def _sole_creator(uri: str) -> Iterator[None]:
-    """For a SQLite file, a lock beside it: of several processes that create it all but one fail."""
+    """Hold a lock beside a SQLite file: of several processes that create it all but one fail."""
     if not uri.startswith(_SQLITE):
         yield
         return

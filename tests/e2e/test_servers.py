@@ -124,11 +124,11 @@ uri, writer, runs, metrics = sys.argv[1], *map(int, sys.argv[2:])
 from mlflow import MlflowClient  # before the start: it takes seconds
 print("ready", flush=True)
 sys.stdin.readline()
-tracker = Tracker(uri, "at-once")
-parent = tracker.parent("key", "at-once", {"sweep.max": 800})
+tracker = Tracker(uri, "at-once", "key", "at-once", {"sweep.max": 800})
 for number in range(runs):
     values = {f"metric-{i}": float(i) for i in range(metrics)}
-    tracker.child(parent, f"{writer}-{number}", f"cell {writer} {number}", {}, values)
+    row = {}, values, None
+    tracker.child(f"{writer}-{number}", f"cell {writer} {number}", lambda row=row: row)
 tracker.close()
 """
 

@@ -101,13 +101,13 @@ def test_a_journal_is_read_by_others(tmp_path: Path) -> None:
     store = Store(tmp_path)
     steps = [Step(f"cell {n}", Recipe("finetune", 1, {"n": n})) for n in range(4)]
     assert journal.read(store, "demo") is None
-    with Journal(store, "demo", slots=2) as told:
-        told.planned(steps)
-        told.started(steps[0])
-        told.finished(steps[0], 3.0, cached=False)
-        told.finished(steps[1], 0.0, cached=True)
-        told.started(steps[3])
-        told.failed(steps[2], "out of memory")
+    with Journal(store, "demo", slots=2) as writer:
+        writer.planned(steps)
+        writer.changed(steps[0], "running")
+        writer.changed(steps[0], "done", 3.0)
+        writer.changed(steps[1], "cached")
+        writer.changed(steps[3], "running")
+        writer.changed(steps[2], "failed", text="out of memory")
         now = journal.read(store, "demo")
         assert now is not None
         assert now.is_alive
@@ -127,11 +127,11 @@ def test_a_clock_set_back_does_not_silence_the_journal(
 ) -> None:
     store, now = Store(tmp_path), time.time()
     steps = [Step(f"cell {n}", Recipe("finetune", 1, {"n": n})) for n in range(2)]
-    with Journal(store, "demo", slots=1) as told:
-        told.planned(steps)
+    with Journal(store, "demo", slots=1) as writer:
+        writer.planned(steps)
         monkeypatch.setattr(time, "time", lambda: now - 86_400)  # by a day
-        told._last_write -= 2
-        told.finished(steps[0], 3.0, cached=False)
+        writer._last_write -= 2
+        writer.changed(steps[0], "done", 3.0)
         read = journal.read(store, "demo")
     assert read is not None
     assert (read.computed, read.total) == (1, 2)

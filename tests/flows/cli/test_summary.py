@@ -16,7 +16,7 @@ from flows.cli import screens
 from flows.cli.status import grid, screen
 from flows.cli.summary import Summary, as_left, garbage, reread, summarise
 from flows.running.ending import Outcome
-from flows.running.progress import Tally
+from flows.running.terminal import Tally
 from lensllm.config import configfile
 from lensllm.config.sections import Pipeline
 from lensllm.core.errors import LensError

@@ -32,8 +32,8 @@ print("ended")
 
 def test_both_pages_are_served_until_ctrl_c(home: Path) -> None:
     artifacts = home.parent
-    mlflow = Tracker(f"sqlite:///{artifacts / 'mlflow.db'}", "demo")
-    mlflow.finish(mlflow.parent("key", "demo", {}), {"regret": 0.0}, [])
+    mlflow = Tracker(f"sqlite:///{artifacts / 'mlflow.db'}", "demo", "key", "demo", {})
+    mlflow.finish({"regret": 0.0}, [])
     mlflow.close()
     beside = artifacts / "beside"  # a folder whose files have the names of ours
     for name in ("flows", "tasks", "lensllm"):

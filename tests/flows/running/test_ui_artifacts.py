@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.running.progress import Tally
-from flows.running.ui_artifacts import Cells, sentence
+from flows.running.terminal import Tally
+from flows.running.ui_artifacts import cells_table, sentence
 from flows.server.prefect_server import reports_address
 from lensllm.store.artifacts import Recipe
 from tasks.base.step import Step
@@ -17,15 +17,9 @@ def cell(candidate: str, size: int, stage: str = "finetune") -> Step:
 
 
 def test_cells_are_counted_by_candidate() -> None:
-    cells = Cells()
-    assert cells.markdown == ""
-    steps = [cell(name, size) for name in ("a", "c") for size in (1, 2)]
-    cells.count([*steps, cell("c", 0, "kernel")], "to come")
-    cells.move(steps[0], "running")
-    cells.move(steps[0], "done")
-    cells.move(steps[2], "failed")
-    cells.move(cell("c", 0, "kernel"), "done")
-    assert cells.markdown.splitlines() == [
+    assert cells_table([]) == ""
+    cells = [("a", "done"), ("a", "to come"), ("c", "failed"), ("c", "to come")]
+    assert cells_table(cells).splitlines() == [
         "| cells of | done | failed | to come |",
         "| --- | ---: | ---: | ---: |",
         "| a | 1 | 0 | 1 |",
@@ -36,11 +30,11 @@ def test_cells_are_counted_by_candidate() -> None:
 def test_the_sentence_counts_and_says_what_is_left() -> None:
     tally, steps = Tally(), [cell("a", size) for size in (1, 2, 3, 4)]
     tally.plan(steps)
-    tally.finish(steps[0], 30.0, cached=False)
-    tally.finish(steps[1], 0.0, cached=True)
+    tally.change(steps[0], "done", 30.0)
+    tally.change(steps[1], "cached")
     assert sentence(tally, 2) == "2 of 4 artefacts: 1 computed, 1 cached; about 0:30 left"
-    tally.settle(steps[2], tally.failed)
-    tally.settle(steps[3], tally.skipped)
+    tally.change(steps[2], "failed")
+    tally.change(steps[3], "skipped")
     assert sentence(tally, 2) == "4 of 4 artefacts: 1 computed, 1 cached, 1 failed, 1 skipped"
 
 

@@ -7,12 +7,13 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tasks.execution.tracking import Tracker
+from tasks.execution.tracking import Row, Tracker
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +22,21 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tracker(database: Path, request: pytest.FixtureRequest) -> Callable[[], Tracker]:
+def tracker(database: Path, request: pytest.FixtureRequest) -> Callable[..., Tracker]:
     """Opens trackers on an experiment of the test's own, as a command does each time it runs."""
-    return lambda: Tracker(f"sqlite:///{database}", request.node.name)
+
+    def opened(params: dict[str, Any] | None = None, key: str = "key", name: str = "demo"):
+        return Tracker(f"sqlite:///{database}", request.node.name, key, name, params or {})
+
+    return opened
+
+
+def row(
+    metrics: dict[str, float] | None = None,
+    params: dict[str, Any] | None = None,
+    step: int | None = None,
+) -> Callable[[], Row]:
+    return lambda: (params or {}, metrics or {}, step)
 
 
 @pytest.fixture
@@ -39,15 +52,14 @@ def runs(database: Path, request: pytest.FixtureRequest) -> Callable[[], list[Ru
 
 
 def test_a_sweep_is_a_parent_with_a_child_per_artefact(
-    tracker: Callable[[], Tracker], runs: Callable[[], list[Run]], tmp_path: Path
+    tracker: Callable[..., Tracker], runs: Callable[[], list[Run]], tmp_path: Path
 ) -> None:
     figure = tmp_path / "curves.png"
     figure.write_bytes(b"picture")
-    mlflow = tracker()
-    parent = mlflow.parent("key", "demo", {"sweep.max": 3200})
-    mlflow.child(parent, "a1", "gpt2 400", {"candidate": "gpt2"}, {"loss": 2.5}, step=400)
-    mlflow.child(parent, "a2", "opt 400", {"candidate": "opt"}, {"loss": 2.25}, step=400)
-    mlflow.finish(parent, {"regret": 0.0}, [figure])
+    mlflow = tracker({"sweep.max": 3200})
+    mlflow.child("a1", "gpt2 400", row({"loss": 2.5}, {"candidate": "gpt2"}, 400))
+    mlflow.child("a2", "opt 400", row({"loss": 2.25}, {"candidate": "opt"}, 400))
+    mlflow.finish({"regret": 0.0}, [figure])
     mlflow.close()
 
     found = {run.info.run_name: run for run in runs()}
@@ -65,13 +77,12 @@ def test_a_sweep_is_a_parent_with_a_child_per_artefact(
 
 
 def test_metrics_carry_their_step_and_files_lie_beside_the_database(
-    tracker: Callable[[], Tracker], runs: Callable[[], list[Run]], database: Path, tmp_path: Path
+    tracker: Callable[..., Tracker], runs: Callable[[], list[Run]], database: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "report.html").write_text("<p>answer</p>")
     mlflow = tracker()
-    parent = mlflow.parent("key", "demo", {})
-    mlflow.child(parent, "a1", "cell", {}, {"loss": 2.5}, step=400)
-    mlflow.finish(parent, {}, [tmp_path / "report.html"])
+    mlflow.child("a1", "cell", row({"loss": 2.5}, step=400))
+    mlflow.finish({}, [tmp_path / "report.html"])
     mlflow.close()
     run_id = {run.info.run_name: run.info.run_id for run in runs()}
     client = MlflowClient(f"sqlite:///{database}")
@@ -81,14 +92,13 @@ def test_metrics_carry_their_step_and_files_lie_beside_the_database(
 
 
 def test_running_again_writes_nothing(
-    tracker: Callable[[], Tracker], runs: Callable[[], list[Run]], database: Path
+    tracker: Callable[..., Tracker], runs: Callable[[], list[Run]], database: Path
 ) -> None:
     def sweep() -> None:
-        mlflow = tracker()
-        parent = mlflow.parent("key", "demo", {"seed": 0})
+        mlflow = tracker({"seed": 0})
         for i in range(5):
-            mlflow.child(parent, f"a{i}", f"cell {i}", {"i": i}, {"loss": 1.0 / (1 + i)}, step=i)
-        mlflow.finish(parent, {"regret": 0.1}, [])
+            mlflow.child(f"a{i}", f"cell {i}", row({"loss": 1.0 / (1 + i)}, {"i": i}, i))
+        mlflow.finish({"regret": 0.1}, [])
         mlflow.close()
 
     sweep()
@@ -99,32 +109,30 @@ def test_running_again_writes_nothing(
 
 
 def test_another_run_key_is_another_parent_and_what_is_new_is_added(
-    tracker: Callable[[], Tracker], runs: Callable[[], list[Run]]
+    tracker: Callable[..., Tracker], runs: Callable[[], list[Run]]
 ) -> None:
-    mlflow = tracker()
     for key, artefacts in (("k1", "a"), ("k2", "a"), ("k1", "ab")):
-        parent = mlflow.parent(key, key, {})
+        mlflow = tracker(key=key, name=key)
         for artefact in artefacts:
-            mlflow.child(parent, artefact, f"{key} {artefact}", {}, {})
-        mlflow.finish(parent, {"cells": len(artefacts)}, [])
-    mlflow.close()
+            mlflow.child(artefact, f"{key} {artefact}", row())
+        mlflow.finish({"cells": len(artefacts)}, [])
+        mlflow.close()
     found = {run.info.run_name: run for run in runs()}
     assert {"k1", "k1 a", "k1 b", "k2", "k2 a"} == set(found)
     assert found["k1"].data.metrics == {"cells": 2.0}
 
 
 def test_a_half_written_child_is_written_anew(
-    tracker: Callable[[], Tracker], runs: Callable[[], list[Run]], database: Path
+    tracker: Callable[..., Tracker], runs: Callable[[], list[Run]], database: Path
 ) -> None:
     mlflow = tracker()
-    mlflow.child(mlflow.parent("key", "demo", {}), "a1", "cell", {}, {"loss": 9.0})
+    mlflow.child("a1", "cell", row({"loss": 9.0}))
     mlflow.close()
     (whole,) = [run for run in runs() if run.info.run_name == "cell"]
     MlflowClient(f"sqlite:///{database}").update_run(whole.info.run_id, "RUNNING")  # as if killed
 
     mlflow = tracker()
-    parent = mlflow.parent("key", "demo", {})
-    mlflow.child(parent, "a1", "cell", {}, {"loss": 2.5})
+    mlflow.child("a1", "cell", row({"loss": 2.5}))
     mlflow.close()
     (again,) = [run for run in runs() if run.info.run_name == "cell"]
     assert again.info.run_id != whole.info.run_id
@@ -135,21 +143,19 @@ def test_a_half_written_child_is_written_anew(
     "statuses", [["FINISHED"], ["FINISHED", "RUNNING"], ["RUNNING", "RUNNING"]]
 )
 def test_of_a_child_that_others_wrote_too_one_stays(
-    tracker: Callable[[], Tracker],
+    tracker: Callable[..., Tracker],
     runs: Callable[[], list[Run]],
     database: Path,
     statuses: list[str],
 ) -> None:
     """Another command at the same moment, or a server that was killed before it had answered."""
     mlflow = tracker()
-    parent = mlflow.parent("key", "demo", {})
-    mlflow.child(parent, "a1", "cell", {}, {"loss": 2.5})
+    mlflow.child("a1", "cell", row({"loss": 2.5}))
     mlflow.close()
     (first,) = (run for run in runs() if run.info.run_name == "cell")
 
     mlflow = tracker()
-    parent = mlflow.parent("key", "demo", {})
-    mlflow.child(parent, "a2", "cell", {}, {"loss": 2.25})
+    mlflow.child("a2", "cell", row({"loss": 2.25}))
     while len(runs()) < 3:
         time.sleep(0.05)
     client = MlflowClient(f"sqlite:///{database}")
@@ -158,19 +164,18 @@ def test_of_a_child_that_others_wrote_too_one_stays(
         run = client.create_run(first.info.experiment_id, tags=tags, run_name="cell")
         if status == "FINISHED":
             client.set_terminated(run.info.run_id)
-    mlflow.finish(parent, {"regret": 0.0}, [])
+    mlflow.finish({"regret": 0.0}, [])
     mlflow.close()
     assert [run.info.status for run in runs()] == ["FINISHED"] * 3
     assert first.info.run_id in {run.info.run_id for run in runs()}
 
 
 def test_what_mlflow_would_refuse_is_made_to_fit(
-    tracker: Callable[[], Tracker], runs: Callable[[], list[Run]]
+    tracker: Callable[..., Tracker], runs: Callable[[], list[Run]]
 ) -> None:
-    mlflow = tracker()
-    params = {"long": "x" * 10_000} | {f"p{i}": i for i in range(150)}
+    mlflow = tracker({"long": "x" * 10_000} | {f"p{i}": i for i in range(150)})
     metrics = {"nan": math.nan, "inf": math.inf, "p/gpt2@main+x": 1.0}
-    mlflow.child(mlflow.parent("key", "demo", params), "a1", "cell", {}, metrics)
+    mlflow.child("a1", "cell", row(metrics))
     mlflow.close()
     found = {run.info.run_name: run for run in runs()}
     assert found["cell"].data.metrics == {"p/gpt2_main_x": 1.0}
@@ -179,11 +184,10 @@ def test_what_mlflow_would_refuse_is_made_to_fit(
 
 
 def test_a_deleted_experiment_is_restored(
-    tracker: Callable[[], Tracker], runs: Callable[[], list[Run]], database: Path
+    tracker: Callable[..., Tracker], runs: Callable[[], list[Run]], database: Path
 ) -> None:
     for _ in range(2):
         mlflow = tracker()
-        mlflow.parent("key", "demo", {})
         mlflow.close()
         (run,) = runs()
         MlflowClient(f"sqlite:///{database}").delete_experiment(run.info.experiment_id)
@@ -193,12 +197,11 @@ def test_a_failure_is_one_warning_and_the_sweep_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    mlflow = Tracker("http://127.0.0.1:9", "demo")  # nobody listens there
+    mlflow = Tracker("http://127.0.0.1:9", "demo", "key", "demo", {})  # nobody listens there
     with caplog.at_level(logging.WARNING, "lensllm.tracking"):
-        parent = mlflow.parent("key", "demo", {})
         for i in range(3):
-            mlflow.child(parent, f"a{i}", "cell", {}, {"loss": 1.0})
-        mlflow.finish(parent, {}, [])
+            mlflow.child(f"a{i}", "cell", row({"loss": 1.0}))
+        mlflow.finish({}, [])
         mlflow.close()
     ours = [r.getMessage() for r in caplog.records if r.name == "lensllm.tracking"]
     assert len(ours) == 1
@@ -206,25 +209,24 @@ def test_a_failure_is_one_warning_and_the_sweep_goes_on(
 
 
 def test_what_an_outage_missed_is_written_once_when_mlflow_is_back(
-    tracker: Callable[[], Tracker],
+    tracker: Callable[..., Tracker],
     runs: Callable[[], list[Run]],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The outage begins in the middle of a cell, whose run is there by half."""
     mlflow = tracker()
-    parent = mlflow.parent("key", "demo", {})
-    mlflow.child(parent, "a0", "cell 0", {}, {"loss": 1.0})
+    mlflow.child("a0", "cell 0", row({"loss": 1.0}))
     mlflow._writer.submit(lambda: None).result()
     with monkeypatch.context() as outage, caplog.at_level(logging.WARNING, "lensllm.tracking"):
         outage.setattr(MlflowClient, "log_batch", _refuse)
-        mlflow.child(parent, "a1", "cell 1", {}, {"loss": 2.0})
-        mlflow.child(parent, "a2", "cell 2", {}, {"loss": 3.0})
+        mlflow.child("a1", "cell 1", row({"loss": 2.0}))
+        mlflow.child("a2", "cell 2", row({"loss": 3.0}))
         mlflow._writer.submit(lambda: None).result()
     assert len(caplog.records) == 1
     mlflow._retry_at = time.monotonic()  # the minute is over
-    mlflow.child(parent, "a3", "cell 3", {}, {"loss": 4.0})
-    mlflow.finish(parent, {"regret": 0.0}, [])
+    mlflow.child("a3", "cell 3", row({"loss": 4.0}))
+    mlflow.finish({"regret": 0.0}, [])
     mlflow.close()
     losses = {run.info.run_name: run.data.metrics.get("loss") for run in runs()}
     assert losses == {"demo": None, **{f"cell {i}": i + 1.0 for i in range(4)}}
@@ -246,8 +248,8 @@ def test_processes_that_start_at_once_create_one_database(tmp_path: Path) -> Non
 
 
 def _track(uri: str, key: str) -> bool:
-    mlflow = Tracker(uri, "demo")
-    mlflow.finish(mlflow.parent(key, key, {}), {"one": 1.0}, [])
+    mlflow = Tracker(uri, "demo", key, key, {})
+    mlflow.finish({"one": 1.0}, [])
     mlflow.close()
     return not mlflow._due
 
