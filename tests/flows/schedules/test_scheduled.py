@@ -205,13 +205,13 @@ def candidates(folder: Path, cells: set[Ref]) -> list[str]:
 
 def test_a_run_that_made_nothing_but_is_new_is_not_called_unchanged() -> None:
     from flows.running.ending import Outcome
-    from flows.running.progress import Tally
+    from flows.running.terminal import Tally
     from flows.schedules.scheduled import ended
 
     now = datetime(2026, 11, 28, 2, tzinfo=UTC)
     tally = Tally()
     tally.cached["finetune"] = 3
-    fine = Outcome(SimpleNamespace(failed=[]), Path())  # type: ignore[arg-type]
+    fine = Outcome(SimpleNamespace(failed=()), Path())  # type: ignore[arg-type]
     yesterday = now - timedelta(days=1)
     same = ended(fine, tally, yesterday, yesterday)
     assert (same.name, same.message) == (
@@ -220,7 +220,7 @@ def test_a_run_that_made_nothing_but_is_new_is_not_called_unchanged() -> None:
     )
     assert ended(fine, tally, None, now).name == "Completed"
     assert ended(fine, tally, yesterday, now).name == "Completed"  # or another process made it
-    failed = SimpleNamespace(failed=[("finetune a", "out of memory")])
+    failed = SimpleNamespace(failed=(("finetune a", "out of memory"),))
     partly = Outcome(failed, Path())  # type: ignore[arg-type]
     incomplete = ended(partly, tally, now, now)
     assert incomplete.name == "Incomplete"
