@@ -41,6 +41,7 @@ class Kernel:
     matrix: Array  # (n, n) K, symmetric, positive semi-definite
     residual_norms: Array  # (n,) ρ
     spectrum: Spectrum  # spectrum of K/n
+    parameters: int  # trainable weights; tied ones count once
     computation: Computation
     relative_error: float  # expected error of K in the Frobenius norm; 0 for exact products
 
@@ -87,7 +88,7 @@ def residual_kernel(
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     error = expected_error(matrix, parameters) if chosen.method == "sketch" else 0.0
     found = spectrum(matrix, norms.numpy())
-    return Kernel(matrix, norms.numpy(), found, chosen, error)
+    return Kernel(matrix, norms.numpy(), found, parameters, chosen, error)
 
 
 def _check(model: Any, examples: Sequence[Example]) -> None:
