@@ -107,7 +107,9 @@ def plan(
     overrides: Overrides = [],  # noqa: B006 (typer copies it)
     probe: Annotated[
         bool,
-        typer.Option("--probe", help="Measure the candidates' pace here, about 20 steps each."),
+        typer.Option(
+            "--probe", help="Measure the candidates' throughput here, about 20 steps each."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -306,10 +307,11 @@ def _paid(forecast: Forecast) -> str:
 
 def _effort(forecast: Forecast) -> str:
     running = [c for c in forecast.candidates if c.cached < c.cells or c.flops_to_run]
+    sources = {c.throughput_source for c in running}
     text = (
         f"To run: {flops(sum(c.flops_to_run for c in forecast.candidates))} in cells, about "
         f"{clock(60 * forecast.minutes)} (min:s) with {forecast.slots} at a time, "
-        f"{_source({c.pace for c in running})}; up to {forecast.peak_bytes / 1e9:.1f} GB of memory."
+        f"{_source(sources)}; up to {forecast.peak_bytes / 1e9:.1f} GB of memory."
     )
     if forecast.to_pretrain:
         text += f" {forecast.to_pretrain} embedded candidates are pretrained first (minutes)."
@@ -318,12 +320,12 @@ def _effort(forecast: Forecast) -> str:
     return text
 
 
-def _source(paces: set[str]) -> str:
+def _source(sources: Collection[str]) -> str:
     """Where the minutes are from, and what would tell better."""
-    if paces <= {"probe"}:
+    if set(sources) <= {"probe"}:
         return "as probed on this machine"
-    words = "the pace of finished cells" if "cells" in paces else "an assumed pace"
-    return f"at {words}{' where not probed' if 'probe' in paces else ''} (--probe measures it)"
+    words = "the throughput of finished cells" if "cells" in sources else "an assumed throughput"
+    return f"at {words}{' where not probed' if 'probe' in sources else ''} (--probe measures it)"
 
 
 def garbage(found: Garbage, *, deleted: bool) -> RenderableType:

@@ -177,7 +177,9 @@ def _command(name: str, grid: Grid) -> list[Text]:
     if last is None:
         return []
     count = f"{last.settled:,} of {last.total:,} artefacts"
-    pace = f"{last.computed:,} computed ({last.per_minute:.3g} a minute), {last.cached:,} cached"
+    computed = (
+        f"{last.computed:,} computed ({last.per_minute:.3g} a minute), {last.cached:,} cached"
+    )
     where = f"process {last.pid} of {last.host}"
     lines = []
     began, written = _local_time(last.began), _local_time(last.written)
@@ -185,15 +187,15 @@ def _command(name: str, grid: Grid) -> list[Text]:
         left = last.seconds_left
         rest = max(0.0, left - (time.time() - last.written)) if left is not None else None
         ahead = f", about {clock(rest)} left" if rest is not None else ""
-        lines.append(Text(f"Running since {began}: {count}, {pace}{ahead} ({where})."))
+        lines.append(Text(f"Running since {began}: {count}, {computed}{ahead} ({where})."))
         lines += [Text(f"  {label}", style="cyan") for label in last.running]
     elif last.ended:
-        lines.append(Text(f"The last command ended {written}: {count}, {pace}."))
+        lines.append(Text(f"The last command ended {written}: {count}, {computed}."))
     else:
         lines.append(
             Text(
                 f"The last command was killed ({where}; last heard of {written}): "
-                f"{count}, {pace}. Go on with lensllm run {name}"
+                f"{count}, {computed}. Go on with lensllm run {name}"
             )
         )
     failures = list(grid.failures.items())

@@ -178,23 +178,23 @@ def _check(cells: pd.DataFrame, metric: str) -> None:
     """Raises DataError for the first cell that is not positive or stands twice."""
     for kind, wrong in (
         (f"a {metric} that is not positive", cells[metric] <= 0),
-        ("two results", cells.duplicated(["candidate", "size", "seed"])),
+        ("two results", cells.duplicated(["candidate", "size", "repeat"])),
     ):
         if wrong.any():
             cell = cells[wrong].iloc[0]
             raise DataError(
-                f"Cell {cell['candidate']}, D = {cell['size']:,}, seed {cell['seed']} has {kind}: "
-                "run it again or remove it from the table."
+                f"Cell {cell['candidate']}, D = {cell['size']:,}, repeat {cell['repeat']} "
+                f"has {kind}: run it again or remove it from the table."
             )
 
 
 def _cube(cells: pd.DataFrame, column: str, candidates: list[str], sizes: Array) -> Array:
     """(M, S, R) values of ``column``; NaN where there is no finite one."""
-    seeds = np.sort(cells["seed"].unique())
-    cube = np.full((len(candidates), len(sizes), len(seeds)), np.nan)
+    repeats = np.sort(cells["repeat"].unique())
+    cube = np.full((len(candidates), len(sizes), len(repeats)), np.nan)
     values = cells[column].to_numpy(dtype=float, na_value=np.nan)
     row = pd.Index(candidates).get_indexer(pd.Index(cells["candidate"]))
-    place = (row, np.searchsorted(sizes, cells["size"]), np.searchsorted(seeds, cells["seed"]))
+    place = (row, np.searchsorted(sizes, cells["size"]), np.searchsorted(repeats, cells["repeat"]))
     cube[place] = np.where(np.isfinite(values), values, np.nan)
     return cube
 

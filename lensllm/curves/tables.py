@@ -27,19 +27,19 @@ T = TypeVar("T")
 
 # The columns of the stored table curve/cells.
 CELL_COLUMNS = (
-    *("candidate", "family", "tokenizer", "size", "seed", "nats_per_token", "bits_per_byte"),
+    *("candidate", "family", "tokenizer", "size", "repeat", "nats_per_token", "bits_per_byte"),
     *("train_nats_per_token", "validation_nats_per_token", "learning_rate_integral"),
     *("parameters", "train_flops", "evaluation_flops"),
 )
 _NUMBERS = (*CELL_COLUMNS[5:10], *CELL_COLUMNS[11:])
-_OF_ROWS = ("candidate", "seed", "parameters", "family", "tokenizer")  # of a wide table
+_OF_ROWS = ("candidate", "repeat", "parameters", "family", "tokenizer")  # of a wide table
 # Other names that people give to columns, without case, spaces, hyphens and underscores; the first
 # that a table has is taken.
 _OTHER_NAMES = {
     "candidate": "configname config modelname modelid model name checkpoint llm",
     "size": "d n examples numexamples nexamples samples numsamples nsamples trainsize trainingsize "
     "trainexamples trainingexamples ntrain numtrain datasize datasetsize subsetsize",
-    "seed": "randomseed",
+    "repeat": "seed randomseed",
     "parameters": "numparameters nparameters params numparams nparams weights modelsize",
     "family": "modelfamily",
     "bits_per_byte": "bpb",
@@ -375,7 +375,7 @@ def _cells(texts: pd.DataFrame) -> tuple[pd.DataFrame, Metric, list[str]]:
     rows = pd.DataFrame(
         {
             "candidate": pd.Categorical(names, categories=list(dict.fromkeys(names))),
-            "seed": _values(texts, named["seed"], _seed) if "seed" in named else 0,
+            "repeat": _values(texts, named["repeat"], _seed) if "repeat" in named else 0,
             "row": range(len(names)),
         }
     )
@@ -395,7 +395,7 @@ def _cells(texts: pd.DataFrame) -> tuple[pd.DataFrame, Metric, list[str]]:
         metric = next((m for m in metrics if cells[m].notna().any()), metrics[0])
         cells["column"] = named[metric]
     _check_losses(texts, cells, metric)
-    key = ["candidate", "size", "seed"]
+    key = ["candidate", "size", "repeat"]
     measured = cells.dropna(subset=[metric]).sort_values(key, kind="stable", ignore_index=True)
     _check_cells(texts, measured, texts.columns[named["candidate"]])
     omissions = _omissions(measured, len(cells))
@@ -450,13 +450,13 @@ def _check_cells(texts: pd.DataFrame, cells: pd.DataFrame, title: str) -> None:
 
     ``title`` is that of the column of candidates.
     """
-    twice = cells.duplicated(["candidate", "size", "seed"])
+    twice = cells.duplicated(["candidate", "size", "repeat"])
     if twice.any():
         second = int(twice.argmax())
         cell = cells.iloc[second]
         places = f"{texts.index[cells['row'].iloc[second - 1]]} and in {texts.index[cell['row']]}"
         raise DataError(
-            f"{cell['candidate']}, D = {cell['size']:,}, seed {cell['seed']} stands "
+            f"{cell['candidate']}, D = {cell['size']:,}, seed {cell['repeat']} stands "
             f"in {places}: remove one, or tell repeats apart in a column seed"
         )
     found = cells["candidate"].unique()

@@ -129,13 +129,14 @@ def layers(result: Result) -> list[Row]:
     for name in result.candidates if len(result.layers) else []:
         rows = result.layers[result.layers["candidate"] == name]
         rows = rows[rows["size"] == rows["size"].max()]
-        rows = rows[rows["seed"] == rows["seed"].min()]
+        rows = rows[rows["repeat"] == rows["repeat"].min()]
         if rows.empty:
             continue
         rows = rows.sort_values("vhv_positive_max", ascending=False, kind="stable")
         terms = np.sqrt(np.maximum(rows["vhv_positive_max"].to_numpy(dtype=float), 0))
         tables.append({
-            "candidate": name, "size": int(rows["size"].iloc[0]), "seed": int(rows["seed"].iloc[0]),
+            "candidate": name,
+            "size": int(rows["size"].iloc[0]), "repeat": int(rows["repeat"].iloc[0]),
             "shown": rows.head(LAYERS_SHOWN), "hidden": max(0, len(rows) - LAYERS_SHOWN),
             "hidden_share": float(terms[LAYERS_SHOWN:].sum()) / (float(terms.sum()) or 1.0),
         })  # fmt: skip

@@ -19,7 +19,7 @@ from lensllm.selection.ranking import verdict
 from lensllm.spectra.spectrum import Spectrum
 from lensllm.store.artifacts import Ref, Store
 
-_CELL_COSTS = ["candidate", "size", "seed", "seconds", "peak_memory_bytes"]
+_CELL_COSTS = ["candidate", "size", "repeat", "seconds", "peak_memory_bytes"]
 
 
 def report_folder(store: Store, pipeline: str) -> Path:
@@ -149,12 +149,12 @@ class _Reader:
         }
 
     def of_cells(self, table: str) -> pd.DataFrame:
-        """A table of the curvature of every cell, with the cell's candidate, size and seed."""
+        """A table of the curvature of every cell, with the cell's candidate, size and repeat."""
         frames = []
         for label, rows in self.each("curvature", table).items():
-            candidate, size, seed = label.split("|")
+            candidate, size, repeat = label.split("|")
             if len(rows):  # pandas cannot tell what a column without rows holds
-                frames.append(rows.assign(candidate=candidate, size=int(size), seed=int(seed)))
+                frames.append(rows.assign(candidate=candidate, size=int(size), repeat=int(repeat)))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
     def decisions(self) -> pd.DataFrame:

@@ -72,11 +72,11 @@ class Result:
     cost: pd.DataFrame  # ranking/cost; NaN where unknown
     drift: pd.DataFrame  # drift/sizes
     bounds: pd.DataFrame  # curvature/bound of every cell that was examined
-    layers: pd.DataFrame  # curvature/layers of these cells, with their candidate, size and seed
+    layers: pd.DataFrame  # curvature/layers of these cells, with their candidate, size and repeat
     densities: Mapping[str, pd.DataFrame]  # candidate → curvature/density, where it was measured
     crossings: pd.DataFrame  # crossing/candidates; no rows where fewer than two sizes were examined
     agreement: pd.DataFrame  # crossing/agreement
-    cell_costs: pd.DataFrame  # candidate, size, seed, seconds, peak_memory_bytes of finetune/cell
+    cell_costs: pd.DataFrame  # candidate, size, repeat, seconds, peak_memory_bytes of finetune/cell
     forecast: pd.DataFrame  # report/forecast; no rows without a probe
     spectra: Mapping[str, Spectrum]  # candidate → spectrum of its kernel
     kernel_matrices: Mapping[str, pd.DataFrame]  # kernel/matrix of the candidates in ``spectra``

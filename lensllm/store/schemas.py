@@ -102,7 +102,7 @@ TABLES: dict[str, pa.Schema] = {
     "finetune/cell": _schema(
         ("candidate", _s),
         ("size", _i),  # D, training examples; 0 is the pretrained model
-        ("seed", _i),
+        ("repeat", _i),
         *_HELD_OUT_LOSS,
         ("train_nats_per_token", _f),  # on the subset (at most 200 examples), at the best epoch
         ("validation_nats_per_token", _f),
@@ -138,7 +138,7 @@ TABLES: dict[str, pa.Schema] = {
         ("validation_nats_per_token", _f),
         ("learning_rate_integral", _f),
     ),
-    "probe/pace": _schema(  # a few steps of the candidate's recipe on this machine
+    "probe/throughput": _schema(  # a few steps of the candidate on this machine
         ("candidate", _s),
         ("device", _s),
         ("precision", _s),
@@ -223,7 +223,7 @@ TABLES: dict[str, pa.Schema] = {
     "curvature/bound": _schema(
         ("candidate", _s),
         ("size", _i),
-        ("seed", _i),
+        ("repeat", _i),
         ("loss_bound", _f),  # C: the largest loss of a test or training example, nats per token
         ("uniform_nats_per_token", _f),  # loss of guessing: ln(vocabulary)
         ("epsilon", _f),
@@ -265,7 +265,7 @@ TABLES: dict[str, pa.Schema] = {
         ("family", _s),  # architecture, or what a table calls it; empty where unknown
         ("tokenizer", _s),  # equal where the tokenizer is; empty where unknown
         ("size", _i),
-        ("seed", _i),
+        ("repeat", _i),
         *_HELD_OUT_LOSS,
         ("train_nats_per_token", _f),
         ("validation_nats_per_token", _f),

@@ -56,7 +56,7 @@ class Throughput:
 
     @staticmethod
     def from_row(row: Mapping[str, Any]) -> Throughput:
-        """The throughput in a row of the table probe/pace."""
+        """The throughput in a row of the table probe/throughput."""
         return Throughput(**{name: float(row[name]) for name in Throughput.__dataclass_fields__})
 
     def flops(self, trained: float, evaluated: float) -> float:

@@ -18,8 +18,8 @@ from tasks.execution.tracking import Row, Tracker
 from tasks.stages import STAGES
 
 # Columns of a stage's table that describe it; the other numbers are its metrics.
-_DESCRIBES = {"candidate", "size", "seed", "precision", "attention", "versions", "method", "passes",
-              "reason"}  # fmt: skip
+_DESCRIBES = {"candidate", "size", "repeat", "precision", "attention", "versions", "method"}
+_DESCRIBES |= {"passes", "reason"}
 
 
 class MlflowProjection:

@@ -43,7 +43,7 @@ class CandidateForecast:
     runs_with: str  # precision and attention, and why
     seconds_to_run: float  # one cell after the other
     peak_bytes: float  # of a worker with one cell of it
-    pace: Source  # where the seconds are from
+    throughput_source: Source  # where the seconds are from
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class _Outlook:
             runs_with=self._runs_with(),
             seconds_to_run=sum(map(self.seconds, self.to_train.values())),
             peak_bytes=self.throughput.peak_memory_bytes,
-            pace=self.source,
+            throughput_source=self.source,
         )
 
     def flops(self, size: int) -> float:

@@ -35,7 +35,7 @@ def step(plan: Plan, cell: Cell) -> Step | None:
     }
     upstream = {"cell": plan.cells[cell].ref, "delta": moved.ref}
     return STAGE.step(
-        f"curvature {model.name} · D={cell.size} · seed {cell.repeat}",
+        f"curvature {model.name} · D={cell.size} · repeat {cell.repeat}",
         params,
         upstream | plan.training_inputs(model, cell.repeat),
         {"candidate": model.name, "model": str(model.folder), "device": config.engine.device},
@@ -83,7 +83,7 @@ def build(context: BuildContext) -> None:
     bound = {
         "candidate": context.hints["candidate"],
         "size": params["size"],
-        "seed": int(cell["seed"]),
+        "repeat": int(cell["repeat"]),
         "loss_bound": largest,
         "uniform_nats_per_token": math.log(model.get_output_embeddings().weight.shape[0]),
         "epsilon": EPSILON,
@@ -102,7 +102,7 @@ def build(context: BuildContext) -> None:
 
 
 def read(context: BuildContext, table: str) -> pd.DataFrame:
-    """``table`` of every cell upstream, each row with its cell's candidate, size and seed.
+    """``table`` of every cell upstream, each row with its cell's candidate, size and repeat.
 
     Candidates have their names in this pipeline. A frame without rows has no columns.
     """
@@ -110,13 +110,13 @@ def read(context: BuildContext, table: str) -> pd.DataFrame:
     for label, ref in context.each("curvature").items():
         cell, rows = Cell.parse(label), context.store.table(ref, table)
         if len(rows):  # pandas cannot tell what a column without rows holds
-            frames.append(rows.assign(candidate=cell.candidate, size=cell.size, seed=cell.repeat))
+            frames.append(rows.assign(candidate=cell.candidate, size=cell.size, repeat=cell.repeat))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 STAGE = Stage(
     name="curvature",
-    version=2,
+    version=3,
     tables=("curvature/layers", "curvature/bound", "curvature/density"),
     plan=per_cell(step),
     build=build,

@@ -43,7 +43,7 @@ def build(context: BuildContext) -> None:
         candidate = Cell.parse(label).candidate
         facts = context.params["candidates"][candidate]
         frames.append(context.store.table(ref, "cell").assign(candidate=candidate, **facts))
-    cells = pd.concat(frames).sort_values(["candidate", "size", "seed"], kind="stable")
+    cells = pd.concat(frames).sort_values(["candidate", "size", "repeat"], kind="stable")
     context.write("curve/cells", cells[schemas.schema("curve/cells").names])
 
 
@@ -90,7 +90,7 @@ def _by_metric(
 
 STAGE = Stage(
     name="curve",
-    version=2,
+    version=3,
     tables=("curve/cells",),
     plan=per_ranking(planned),
     build=build,

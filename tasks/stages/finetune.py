@@ -45,7 +45,7 @@ def step(plan: Plan, cell: Cell) -> Step:
     content, upstream = model.settings.content, plan.training_inputs(model, cell.repeat)
     if cell.size and (rate := plan["rate"].get(model.name)):
         content, upstream = _without_rate(content), {**upstream, "rate": rate.ref}
-    label = f"finetune {model.name} · D={cell.size} · seed {cell.repeat}"
+    label = f"finetune {model.name} · D={cell.size} · repeat {cell.repeat}"
     return _step(plan, cell, label, content, upstream)
 
 
@@ -145,7 +145,7 @@ def measure_cell(context: BuildContext, ranks: Ranks) -> None:
     row: dict[str, Any] = {
         "candidate": context.hints["candidate"],
         "size": context.params["size"],
-        "seed": context.params["repeat"],
+        "repeat": context.params["repeat"],
         "nats_per_token": test.nats_per_token,
         "bits_per_byte": test.nats / math.log(2) / int(kept["target_bytes"].sum()),
         "train_nats_per_token": train_evaluation.nats_per_token if result else math.nan,
@@ -218,7 +218,7 @@ def note(store: Store, ref: Ref) -> str:
 
 STAGE = Stage(
     name="finetune",
-    version=3,
+    version=4,
     tables=("finetune/cell", "finetune/epochs"),
     plan=Planner("cell", planned),
     build=build,

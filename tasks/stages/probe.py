@@ -1,7 +1,7 @@
 """probe: what a candidate takes on this machine, from about twenty steps of its own recipe.
 
 Key: model, tokens, sample, what of the recipe decides its speed, and the machine: processor, cores,
-GPUs, device and slots. Only the report reads it. Table: ``pace``.
+GPUs, device and slots. Only the report reads it. Table: ``throughput``.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def build(context: BuildContext) -> None:
         "seconds": meter.seconds(),
         "peak_memory_bytes": meter.peak_memory_bytes(),
     }
-    context.write("probe/pace", [row])
+    context.write("probe/throughput", [row])
 
 
 def _load(
@@ -140,7 +140,7 @@ def _load_once(
 
 def read(store: Store, ref: Ref) -> Throughput:
     """The throughput that a finished probe measured."""
-    return Throughput.from_row(first_row("pace")(store, ref))
+    return Throughput.from_row(first_row("throughput")(store, ref))
 
 
 def find_finished(store: Store, wanted: Step) -> Step | None:
@@ -162,14 +162,14 @@ def _anywhere(params: Any) -> dict[str, Any]:
 
 def note(store: Store, ref: Ref) -> str:
     """Seconds per step and FLOPs per second."""
-    row = store.table(ref, "pace").iloc[0]
+    row = store.table(ref, "throughput").iloc[0]
     return f"{row['step_seconds']:.3g} s a step, {row['train_flops_per_second']:.2g} FLOP/s"
 
 
 STAGE = Stage(
     name="probe",
-    version=1,
-    tables=("probe/pace",),
+    version=2,
+    tables=("probe/throughput",),
     plan=per_candidate(planned),
     build=build,
     note=note,

@@ -21,7 +21,7 @@ def step(config: Pipeline, repeat: int, dataset: Ref) -> Step:
         "repeat": repeat,
         "stratified": config.data.stratify is not None,
     }
-    return STAGE.step(f"sample · seed {repeat}", params, {"dataset": dataset})
+    return STAGE.step(f"sample · repeat {repeat}", params, {"dataset": dataset})
 
 
 def build(context: BuildContext) -> None:

@@ -268,7 +268,7 @@ def test_a_run_is_recorded_by_both(
     verdict = next(a for a in artifacts if a["key"] == "verdict-nightly")
     assert f"[its run]({mlflow}/#/experiments/" in verdict["data"]
     names = rows(databases["mlflow"], "SELECT name FROM runs WHERE status = 'FINISHED'")
-    assert {("nightly",), ("finetune narrow · D=4 · seed 0",)} <= set(names)
+    assert {("nightly",), ("finetune narrow · D=4 · repeat 0",)} <= set(names)
     again = json.loads(lensllm(prefect, "run", "nightly", *where, "--json"))
     assert (again["computed"], again["ranking"]) == (0, said["ranking"])
     kept = rows(databases["mlflow"], "SELECT name FROM runs WHERE status = 'FINISHED'")

@@ -119,8 +119,8 @@ def fold(text: str) -> Message:
 
 
 def no_layers() -> pd.DataFrame:
-    """curvature/layers without a row, and the columns candidate, size and seed of their cell."""
-    return empty("curvature/layers").assign(candidate="", size=0, seed=0)
+    """curvature/layers without a row, and the columns candidate, size and repeat of their cell."""
+    return empty("curvature/layers").assign(candidate="", size=0, repeat=0)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from lensllm.diagnostics.checks.check import Issue, RankingEvidence, by_candidate, check
 
-CELL = ["candidate", "size", "seed"]
+CELL = ["candidate", "size", "repeat"]
 # The literal reading compares the curvature term with n^(−3/4) nats, though the theorem leaves that
 # constant open: on six embedded candidates the literal n* is about one example.
 READING = "fitted"
@@ -81,7 +81,7 @@ def sharpening(evidence: RankingEvidence) -> list[Issue] | None:
     details, compared = {}, False
     for name, sums in cells[["trace", "variance"]].sum().groupby("candidate", sort=False):
         low, high = sums["size"].min(), sums["size"].max()
-        ends = (sums[sums["size"] == size].set_index("seed") for size in (low, high))
+        ends = (sums[sums["size"] == size].set_index("repeat") for size in (low, high))
         pairs = pd.concat(ends, axis=1, keys=["first", "last"], join="inner")
         if pairs.empty:  # no seed at both ends
             continue
@@ -115,7 +115,7 @@ def dominant_layer(evidence: RankingEvidence) -> list[Issue] | None:
     details, compared = {}, False
     for name, rows in cells.groupby("candidate", sort=False):
         roots = rows.assign(root=np.sqrt(rows["vhv_positive_max"].clip(lower=0)))
-        table = roots.pivot(index="seed", columns="layer", values="root")
+        table = roots.pivot(index="repeat", columns="layer", values="root")
         shares = table.div(table.sum(axis=1), axis=0).mean()  # NaN where no layer moved
         compared = compared or len(shares) >= FEWEST_LAYERS
         largest = shares.max()

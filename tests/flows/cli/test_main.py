@@ -268,10 +268,10 @@ def _own_pipeline(folder: Path) -> Path:
 
 def test_plan_measures_the_pace_when_asked(command, tmp_path: Path):
     file = _own_pipeline(tmp_path)
-    paces = [c["pace"] for c in _planned(command, file)["candidates"]]
-    assert paces == ["assumed", "assumed"]
+    sources = [c["throughput_source"] for c in _planned(command, file)["candidates"]]
+    assert sources == ["assumed", "assumed"]
     told = _planned(command, file, "--probe")
-    assert [c["pace"] for c in told["candidates"]] == ["probe", "probe"]
+    assert [c["throughput_source"] for c in told["candidates"]] == ["probe", "probe"]
     assert told["stages"]["probe"] == {"artefacts": 2, "cached": 2}
     assert told["stages"]["finetune"]["cached"] == 0
     assert all(c["seconds_to_run"] > 0 for c in told["candidates"])
@@ -297,7 +297,7 @@ def test_weights_on_the_hub_are_downloaded_to_be_probed(
     there = ("--set", "candidates=[org/remote]")
     assert _planned(command, file, *there)["to_download_bytes"] > 0
     told = _planned(command, file, *there, "--probe")
-    assert [c["pace"] for c in told["candidates"]] == ["probe"]
+    assert [c["throughput_source"] for c in told["candidates"]] == ["probe"]
     assert told["to_download_bytes"] == 0
 
 

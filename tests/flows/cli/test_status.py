@@ -50,9 +50,9 @@ def thousand() -> Grid:
     failures = {}
     for repeat in (0, 1):
         states[Cell("mamba-9", 16, repeat)] = "failed"
-        failures[f"finetune mamba-9 · D=16 · seed {repeat}"] = "out of memory"
+        failures[f"finetune mamba-9 · D=16 · repeat {repeat}"] = "out of memory"
     sizes = tuple(4 * (1 + place) for place in range(10))
-    running = ("finetune mamba-2 · D=20 · seed 7",)
+    running = ("finetune mamba-2 · D=20 · repeat 7",)
     return Grid(sizes, 48, states, {"tokens": (1, 1)}, progress(running=running), failures)
 
 
@@ -67,8 +67,8 @@ def test_a_thousand_cells_fit_a_terminal(thousand: Grid) -> None:
     assert nine.split() == ["mamba-9", *"●●●", "✗", "8/10", *["0/10"] * 6, "38/100", "2"]
     text = " ".join(" ".join(lines).split())
     assert "420 of 1,024 artefacts, 400 computed (40 a minute), 20 cached" in text
-    assert "finetune mamba-2 · D=20 · seed 7" in text
-    assert "failed: finetune mamba-9 · D=16 · seed 0: out of memory" in text
+    assert "finetune mamba-2 · D=20 · repeat 7" in text
+    assert "failed: finetune mamba-9 · D=16 · repeat 0: out of memory" in text
 
 
 def test_a_narrow_terminal_gets_a_mark_per_size(thousand: Grid) -> None:
@@ -81,7 +81,9 @@ def test_a_narrow_terminal_gets_a_mark_per_size(thousand: Grid) -> None:
 def test_json_has_every_cell_and_reason(thousand: Grid) -> None:
     said = json.loads(json.dumps(thousand.as_dict, allow_nan=False))
     assert len(said["cells"]) == 1000
-    assert {"step": "finetune mamba-9 · D=16 · seed 1", "reason": "out of memory"} in said["failed"]
+    assert {"step": "finetune mamba-9 · D=16 · repeat 1", "reason": "out of memory"} in said[
+        "failed"
+    ]
     command = said["command"]
     assert (command["alive"], command["per_minute"], command["settled"]) == (True, 40.0, 420)
 

@@ -29,7 +29,7 @@ def terminal(output: io.StringIO) -> Terminal:
 def test_time_left_follows_the_pace_of_the_stage(terminal: Terminal):
     steps = [step(0, 10.0), step(1, 20.0), step(2, 30.0)]
     terminal.planned(steps)
-    assert terminal.tally.seconds_left(2) is None  # no pace yet
+    assert terminal.tally.seconds_left(2) is None  # no speed yet
     terminal.changed(steps[0], "running")
     terminal.changed(steps[0], "done", 5.0)
     assert terminal.tally.seconds_left(2) == pytest.approx(0.5 * 50 / 2)

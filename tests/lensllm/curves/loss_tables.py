@@ -44,7 +44,9 @@ def read_text(folder: Path, text: str | bytes, name: str = "losses.csv") -> Loss
 
 def rows(table: LossTable) -> list[tuple[str, int, int, float]]:
     return list(
-        table.cells[["candidate", "size", "seed", table.metric]].itertuples(index=False, name=None)
+        table.cells[["candidate", "size", "repeat", table.metric]].itertuples(
+            index=False, name=None
+        )
     )
 
 

@@ -12,7 +12,7 @@ NAN = float("nan")
 
 def cells(*rows: tuple[str, int, int, float]) -> pd.DataFrame:
     """Rows of curve/cells from (candidate, size, seed, bits per byte)."""
-    table = pd.DataFrame(rows, columns=["candidate", "size", "seed", "bits_per_byte"])
+    table = pd.DataFrame(rows, columns=["candidate", "size", "repeat", "bits_per_byte"])
     table["nats_per_token"] = 2 * table["bits_per_byte"]
     table["learning_rate_integral"] = table["size"] / 1000
     table["parameters"] = table["candidate"].str.len()
@@ -120,13 +120,13 @@ def test_spectra_are_used_only_when_every_candidate_has_one():
             cells(("a", 1000, 3, 0.0)),
             "bits_per_byte",
             2000,
-            "Cell a, D = 1,000, seed 3 has a bits_per_byte that is not positive",
+            "Cell a, D = 1,000, repeat 3 has a bits_per_byte that is not positive",
         ),
         (
             cells(("a", 100, 0, 1.0), ("a", 100, 0, 2.0)),
             "bits_per_byte",
             200,
-            "Cell a, D = 100, seed 0 has two results",
+            "Cell a, D = 100, repeat 0 has two results",
         ),
     ],
 )

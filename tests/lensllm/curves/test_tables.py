@@ -242,11 +242,11 @@ def test_a_table_of_the_store_is_read_back_whole(tmp_path: Path, kind: str) -> N
         [
             {
                 **{"candidate": name, "family": "F", "tokenizer": name * 2},
-                **{"size": size, "seed": seed, "parameters": 9},
+                **{"size": size, "repeat": repeat, "parameters": 9},
             }
             for name in ("z", "a")
             for size in (0, 100, 200, 400)
-            for seed in ((0, 1) if size else (0,))
+            for repeat in ((0, 1) if size else (0,))
         ]
     )
     names = schemas.schema("curve/cells").names

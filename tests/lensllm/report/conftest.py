@@ -67,14 +67,14 @@ def make(
                 value = loss(size) * float(np.exp(0.006 * noise.standard_normal()))
                 flops = 6.0 * parameters * size * 49 * 3
                 cells.append({
-                    "candidate": name, "family": "", "tokenizer": "", "size": size, "seed": seed,
+                    "candidate": name, "family": "", "tokenizer": "", "size": size, "repeat": seed,
                     "bits_per_byte": value, "nats_per_token": 1.7 * value,
                     "train_nats_per_token": 1.4 * value, "validation_nats_per_token": 1.7 * value,
                     "learning_rate_integral": 1e-3 * size * 3 / 16 / 2, "parameters": parameters,
                     "train_flops": flops, "evaluation_flops": 1e9,
                 })  # fmt: skip
                 machine.append({
-                    "candidate": name, "size": size, "seed": seed,
+                    "candidate": name, "size": size, "repeat": seed,
                     "seconds": 0.4 + size / 300, "peak_memory_bytes": 400_000_000 + size * 1000,
                 })  # fmt: skip
         true = loss(TARGET)
@@ -263,7 +263,7 @@ def _drift() -> list[dict[str, object]]:
 def _bounds(names: Sequence[str]) -> list[dict[str, object]]:
     """Curvature terms (2 + place/4) n^(−.2): at 800 and 3,200 no bound is vacuous."""
     return [
-        {"candidate": name, "size": size, "seed": 0, "loss_bound": 9.0, "epsilon": 0.1,
+        {"candidate": name, "size": size, "repeat": 0, "loss_bound": 9.0, "epsilon": 0.1,
          "uniform_nats_per_token": 7.6, "train_term": train, "curvature_term": term,
          "bound": train + term, "train_nats_per_token": train / 1.1,
          "test_nats_per_token": train / 1.1 + 0.3, "gap": 0.3, "examples": 8, "flops": 3e12,
@@ -285,7 +285,7 @@ def _layers(name: str) -> pd.DataFrame:
         for block in range(12)
         for part in ("attn.c_attn", "mlp.c_fc")
     ]  # fmt: skip
-    return valid("curvature/layers", rows).assign(candidate=name, size=3200, seed=0)
+    return valid("curvature/layers", rows).assign(candidate=name, size=3200, repeat=0)
 
 
 def _density(place: int) -> pd.DataFrame:

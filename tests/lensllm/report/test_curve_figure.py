@@ -85,7 +85,7 @@ def test_a_few_runs_at_a_size_are_dots(make):
     """Every one of them up to the target, and nothing where a size was run once."""
     data = make(seed_count=3)
     name = data.candidates[0]
-    once = (data.cells["size"] == 400) & (data.cells["seed"] > 0)
+    once = (data.cells["size"] == 400) & (data.cells["repeat"] > 0)
     data = replace(data, cells=data.cells[~once])
     drawing = curve_figure.curves(data)
     (dots,) = lines(drawing, style.PALETTE[0], marker=".")
@@ -98,7 +98,7 @@ def test_a_few_runs_at_a_size_are_dots(make):
 def test_very_many_runs_at_a_size_are_one_line(make):
     """From the first to the last decile; a thousand dots would hide each other and fill the page."""
     data = make(seed_count=50)
-    few = (data.cells["size"] == 800) & (data.cells["seed"] >= 20)
+    few = (data.cells["size"] == 800) & (data.cells["repeat"] >= 20)
     data = replace(data, cells=data.cells[~few])
     drawing = curve_figure.curves(data)
     (dots,) = lines(drawing, style.PALETTE[0], marker=".")

@@ -99,10 +99,10 @@ def test_layers_show_the_largest_terms_of_the_largest_cell(data):
     """What is left out is said as its share of Σ √h."""
     name = data.candidates[0]
     mine = data.layers[data.layers["candidate"] == name]
-    others = [mine.iloc[:1].assign(size=100), mine.iloc[:2].assign(seed=1)]
+    others = [mine.iloc[:1].assign(size=100), mine.iloc[:2].assign(repeat=1)]
     both = replace(data, layers=pd.concat([*others, data.layers], ignore_index=True))
     first = diagnostic_tables.layers(both)[0]
-    assert (name, 3200, 0, 12) == tuple(first[k] for k in ("candidate", "size", "seed", "hidden"))
+    assert (name, 3200, 0, 12) == tuple(first[k] for k in ("candidate", "size", "repeat", "hidden"))
     roots = np.sqrt(np.sort(mine["vhv_positive_max"])[::-1])
     assert roots[12:].sum() / roots.sum() == pytest.approx(first["hidden_share"])
     assert first["shown"]["vhv_positive_max"].is_monotonic_decreasing

@@ -24,7 +24,7 @@ def test_memory_is_the_probes_and_unknown_before(tmp_path: Path):
         *plan["probe"].values(),
     ]
     project.make_all(store, upstream)
-    measured = store.table(plan["probe"]["narrow"].ref, "pace")["peak_memory_bytes"][0]
+    measured = store.table(plan["probe"]["narrow"].ref, "throughput")["peak_memory_bytes"][0]
     assert peak_bytes(plan, cell) == measured > 1e8
     assert peak_bytes(plan, plan["tokens"]["narrow"]) is None
     assert peak_bytes(plan, replace(cell, hints={})) is None

@@ -203,7 +203,7 @@ def test_cells_of_another_run_do_not_leak_into_the_ranking(store: Store, config:
     assert all(store.has(made.cells[cell].ref) for cell in unwanted)
     used = store.table(ending.ref("curve"), "cells")
     assert set(played.cells) == {
-        Cell(*row) for row in used[["candidate", "size", "seed"]].itertuples(index=False)
+        Cell(*row) for row in used[["candidate", "size", "repeat"]].itertuples(index=False)
     }
     every = plan(store, config, "all")
     assert project.finish(store, every, project.play(store, every)).ref("ranking") != ending.ref(

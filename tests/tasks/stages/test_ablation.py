@@ -58,7 +58,7 @@ def trained(store: Store, plan: Plan) -> None:
     for cell, step in plan.cells.items():
         loss = law(cell, plan.config.finetune.epochs) * (1 + 1e-4 * (-1) ** (cell.size // 4))
         row = dict.fromkeys(schema("finetune/cell").names, 1)
-        row |= {"candidate": cell.candidate, "size": cell.size, "seed": cell.repeat}
+        row |= {"candidate": cell.candidate, "size": cell.size, "repeat": cell.repeat}
         row |= {
             "nats_per_token": loss,
             "bits_per_byte": loss,

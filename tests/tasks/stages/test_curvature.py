@@ -87,10 +87,15 @@ def work(store: Store, upstream: dict[str, Ref]) -> BuildContext:
 def test_tables_are_read_under_the_names_of_this_pipeline(store: Store, cells: dict[str, Ref]):
     bounds = curvature.read(work(store, cells), "bound")
     assert [(n, s, 0) for n in NAMES for s in SIZES] == list(
-        bounds[["candidate", "size", "seed"]].itertuples(index=False, name=None)
+        bounds[["candidate", "size", "repeat"]].itertuples(index=False, name=None)
     )
     layers = curvature.read(work(store, cells), "layers")
-    assert list(layers.columns) == [*schema("curvature/layers").names, "candidate", "size", "seed"]
+    assert list(layers.columns) == [
+        *schema("curvature/layers").names,
+        "candidate",
+        "size",
+        "repeat",
+    ]
 
 
 def test_cells_without_a_row_are_passed_over(store: Store, cells: dict[str, Ref]):
@@ -112,7 +117,7 @@ def test_a_ranking_without_curvature_says_nothing_of_it(store: Store, ending: Ra
 def examined(store: Store, goal: Goal, ending: RankingPlan, cells: dict[str, Ref]) -> RankingPlan:
     """The same ranking with the curvature of the cells."""
     measured = {role.partition(":")[2]: ref for role, ref in cells.items()}
-    failed = [("curvature facebook/bart-base · D=3200 · seed 0", "not enough memory")]
+    failed = [("curvature facebook/bart-base · D=3200 · repeat 0", "not enough memory")]
     plan = RankingPlan(STAGES, goal, {**ending.given, "curvature": measured}, failed=failed)
     project.make_all(store, plan.steps)
     return plan

@@ -53,7 +53,7 @@ def test_a_candidates_own_recipe_is_probed_and_predicted(config: Pipeline, store
 def test_the_plan_is_by_probes_where_there_are_some(config: Pipeline, store: Store):
     plan = make_plan(config, store)
     guessed = estimate.forecast(plan, 2)
-    assert {c.pace for c in guessed.candidates} == {"assumed"}
+    assert {c.throughput_source for c in guessed.candidates} == {"assumed"}
 
     steps = [
         *plan["dataset"].values(),
@@ -63,7 +63,7 @@ def test_the_plan_is_by_probes_where_there_are_some(config: Pipeline, store: Sto
     ]
     project.make_all(store, steps)
     known = estimate.forecast(plan, 2)
-    assert {c.pace for c in known.candidates} == {"probe"}
+    assert {c.throughput_source for c in known.candidates} == {"probe"}
     for candidate, step in zip(known.candidates, plan["probe"].values(), strict=True):
         found = probe.read(store, step.ref)
         assert candidate.peak_bytes == found.peak_memory_bytes

@@ -72,7 +72,7 @@ def clean(losses: Callable[..., np.ndarray]) -> RankingEvidence:
 
 def _cells() -> list[dict[str, Any]]:
     return [
-        {"candidate": name, "size": size, "seed": seed}
+        {"candidate": name, "size": size, "repeat": seed}
         for name in NAMES
         for size in EXAMINED
         for seed in range(2)

@@ -62,7 +62,7 @@ def scaled(clean, factor, size=25_600, candidate="a", seed=None):
     layers = clean.layers.copy()
     cells = (layers["size"] == size) & (layers["candidate"] == candidate)
     if seed is not None:
-        cells &= layers["seed"] == seed
+        cells &= layers["repeat"] == seed
     layers.loc[cells, "trace"] *= factor
     return replace(clean, layers=layers)
 
@@ -94,7 +94,7 @@ def test_seeds_that_contradict_each_other_are_no_rise(clean):
 def test_one_seed_has_the_probes_errors_alone(clean):
     context = scaled(clean, 2.0)
 
-    (found,) = sharpening.find(replace(context, layers=context.layers.query("seed == 1")))
+    (found,) = sharpening.find(replace(context, layers=context.layers.query("repeat == 1")))
 
     assert "a rise of 100 ± 2.83)" in found.message
 
@@ -108,7 +108,7 @@ def test_a_candidate_with_one_size_is_passed_over(clean):
     assert sharpening.find(replace(clean, layers=clean.layers.query("size == 200"))) == []
     context = scaled(clean, 3.0)
     rows = context.layers
-    apart = rows[(rows["size"] == 200) == (rows["seed"] == 0)]
+    apart = rows[(rows["size"] == 200) == (rows["repeat"] == 0)]
     assert sharpening.find(replace(context, layers=apart)) == []
 
 
@@ -234,7 +234,7 @@ def changed(clean, size=25_600, seed=None, **values):
     bounds = clean.bounds.copy()
     cells = (bounds["candidate"] == "a") & (bounds["size"] == size)
     if seed is not None:
-        cells &= bounds["seed"] == seed
+        cells &= bounds["repeat"] == seed
     bounds.loc[cells, list(values)] = list(values.values())
     return replace(clean, bounds=bounds)
 
