@@ -1,4 +1,4 @@
-"""What the command line tells of an ablation: its effort before, JSON and screen after."""
+"""The ablation on the command line: its cost before, JSON and tables after."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _BETWEEN = 3  # characters from a column to the next
 
 # --- before -------------------------------------------------------------------------------------
 def plans(points: Sequence[Point], store: Store) -> list[Plan]:
-    """What each point would run. Raises ``LensError`` for the first that cannot, naming it."""
+    """The plan of each point. Raises ``LensError`` naming the first that is impossible."""
     made = []
     for point in points:  # all of them before data is made for any
         with _naming(point):
@@ -60,7 +60,7 @@ def _naming(point: Point) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Effort:
-    """What an ablation takes before any of it is made."""
+    """Cost of an ablation before it is run."""
 
     points: int
     cells: int  # different ones

@@ -87,7 +87,7 @@ def _table(result: Result, measured: bool, width: int) -> Table:
 
 
 def _predictors(result: Result) -> Table:
-    """What every predictor would have chosen, and how right it was."""
+    """Choice and scores of every predictor."""
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.title = "Every predictor on the same cells, against the measured truth"
     for column in ("predictor", "predicted lowest"):
@@ -138,7 +138,7 @@ def _budgets(result: Result) -> Table:
 
 
 def _sweep(result: Result) -> list[str]:
-    """What a policy dropped and why it stopped."""
+    """Candidates that a policy dropped, and the reason it stopped."""
     rows = result.decisions
     lines = []
     if result.policy != "all" and rows.empty:
@@ -180,7 +180,7 @@ def _chance(share: float, *, bar: bool) -> str:
 
 
 def _hindsight(rows: pd.DataFrame, choice: str) -> str:
-    """Whether the choice was right, in words."""
+    """A sentence that compares the choice with the measured losses."""
     known = rows.dropna(subset=["measured"])
     chosen = rows.set_index("candidate").loc[choice]
     best = known.nsmallest(1, "measured").iloc[0]
@@ -228,7 +228,7 @@ def _gigabytes(counts: pd.Series) -> str:
 
 
 def plan(name: str, forecast: Forecast, found: Preflight) -> RenderableType:
-    """What a run would do, and what is found in the data."""
+    """The screen of ``plan``: cells, cost, and findings in the data."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
     table.title = f"[bold]{escape(name)}[/bold]: cells to run, target D = {forecast.target:,}"
     headings = ("weights", "cells", "cached", "to run", "time", "memory", "sweep", "full answer")
@@ -270,7 +270,7 @@ def plan(name: str, forecast: Forecast, found: Preflight) -> RenderableType:
 
 
 def _data_findings(found: Preflight) -> list[RenderableType]:
-    """What was found in the data before training."""
+    """Findings of the checks of the data."""
     lines: list[RenderableType] = []
     if found.findings:
         table = Table(box=None, pad_edge=False, show_header=False)
@@ -293,7 +293,7 @@ def _less(share: float) -> str:
 
 
 def _paid(forecast: Forecast) -> str:
-    """What the sweep's FLOPs are of."""
+    """The parts of the sweep's FLOPs."""
     parts = ["cells"]
     parts += ["kernels"] if "kernel" in forecast.steps else []
     parts += ["curvature"] if "curvature" in forecast.steps and not forecast.uncounted else []
@@ -321,7 +321,7 @@ def _effort(forecast: Forecast) -> str:
 
 
 def _source(sources: Collection[str]) -> str:
-    """Where the minutes are from, and what would tell better."""
+    """Source of the predicted minutes, and how to improve them."""
     if set(sources) <= {"probe"}:
         return "as probed on this machine"
     words = "the throughput of finished cells" if "cells" in sources else "an assumed throughput"
@@ -329,7 +329,7 @@ def _source(sources: Collection[str]) -> str:
 
 
 def garbage(found: Garbage, *, deleted: bool) -> RenderableType:
-    """What no pipeline refers to."""
+    """Artefacts that no pipeline refers to."""
     if not found.refs:
         return Text("Nothing to collect: every artefact belongs to a pipeline.")
     lines = [

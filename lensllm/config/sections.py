@@ -51,7 +51,7 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """What the candidates are fine-tuned on."""
+    """The data set that the candidates are fine-tuned on."""
 
     source: Place = "builtin:docstrings"
     """``builtin:docstrings`` or ``builtin:names``; a .jsonl, .json, .csv, .tsv, .parquet, .txt or
@@ -64,15 +64,15 @@ class Data(Section):
     revision: str | None = None
     """Hub data only: branch, tag or commit; nothing: the main branch as it is now."""
     test_source: Place | None = None
-    """Where the test set is, if it is not to be drawn from ``source``: the same kinds."""
+    """A test set of its own, of the same kinds as ``source``; nothing: drawn from ``source``."""
     test_split: str | None = None
     """Hub data only: the split that is the test set."""
     validation_source: Place | None = None
-    """Where the validation set is, if it is not to be drawn from the training examples."""
+    """A validation set of its own; nothing: drawn from the training examples."""
     validation_split: str | None = None
     """Hub data only: the split that is the validation set."""
     form: Literal["auto", "completion", "text", "messages"] = "auto"
-    """What an example is: a prompt with its completion, running text, or a chat. ``auto`` goes by
+    """Form of an example: a prompt with its completion, running text, or a chat. ``auto`` goes by
     the columns: those named below that are there, a chat before a pair before text."""
     prompt: str = "prompt"
     """Column the model reads, or a template over columns: ``"Question: {question}"``."""
@@ -144,7 +144,7 @@ class Candidate(Section):
     transformers checkpoint; a .gguf file; or ``builtin:NAME`` of those that come along. A ``*`` in
     a path stands for every checkpoint that it matches, each a candidate named by its folder."""
     revision: str | None = None
-    """Of a model on the hub: branch, tag or commit. It is resolved to a commit before anything
+    """Branch, tag or commit of a model on the hub. It is resolved to a commit before anything
     runs; nothing: the main branch as it is then."""
     finetune: dict[str, Any] = Field(default_factory=dict)
     """Keys of ``finetune`` that this candidate overrides."""
@@ -182,9 +182,9 @@ class Sweep(Section):
     seeds: int = Field(1, ge=1, le=1_000)
     """Repeats with another permutation of the data and another order of batches."""
     policy: Policy = "all"
-    """Who gets the larger subsets. ``all``: every candidate, up to ``max``. ``adaptive``: from 16
-    times ``min`` on only who may still be the best, until little is left to gain. ``halving``: the
-    better half of each round, by AtS."""
+    """Candidates that get the larger subsets. ``all``: every one, up to ``max``. ``adaptive``: from
+    16 times ``min`` on only those that may still be the best, until little is left to gain.
+    ``halving``: the better half of each round, by AtS."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -222,7 +222,7 @@ class Lora(Section):
     alpha: float = Field(32.0, gt=0, le=1e9)
     """The adapters' output is scaled by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Of the adapters' input."""
+    """Dropout of the adapters' input."""
     learning_rate: float = Field(2e-4, gt=0, le=1e38)
     """Peak of the schedule in place of ``finetune.learning_rate``, which suits full weights."""
 
@@ -230,12 +230,12 @@ class Lora(Section):
 
 
 class FineTune(Section):
-    """How a cell is trained; a candidate may override single settings."""
+    """Training of a cell; a candidate may override single settings."""
 
     method: Literal["full", "lora"] = "full"
     """All weights, or low-rank adapters beside the linear layers."""
     lora: Lora = Lora()
-    """Of the adapters; read with ``method: lora`` only."""
+    """Settings of the adapters; read with ``method: lora`` only."""
 
     learning_rate: float = Field(1e-3, gt=0, le=1e38)
     """Peak of the schedule, of AdamW."""
@@ -245,7 +245,7 @@ class FineTune(Section):
     """Peaks to choose from for each candidate, by the validation loss of its cells of the smallest
     size; of the adapters with ``method: lora``. Takes the place of the one above."""
     weight_decay: float = Field(0.01, ge=0, le=1e6)
-    """Of AdamW, on every weight."""
+    """Weight decay of AdamW, on every weight."""
     batch_size: int = Field(16, ge=1, le=10**6)
     """Examples of an optimiser step."""
     epochs: int = Field(3, ge=1, le=10**6)
@@ -317,7 +317,7 @@ class Kernel(Section):
     """``sketch`` projects the gradients at random: for many probes and large models. ``auto`` takes
     exact products while they are cheap and fit, and says why."""
     memory_gib: float = Field(8.0, gt=0, le=1e6)
-    """What the computation may take beside the model; the allocator may keep a little more."""
+    """Memory of the computation besides the model; the allocator may keep a little more."""
     pretraining_text: Place | None = None
     """Text like what the candidates were pretrained on, a few megabytes, for the overlap of both
     data: a .txt file with blank lines between texts, or a .jsonl, .csv or .parquet file with a
@@ -333,7 +333,7 @@ class Curvature(Section):
     examples: int = Field(8, ge=1, le=10**6)
     """Training examples among which each layer's largest vᵀH⁺v is sought."""
     mean_examples: int = Field(4, ge=1, le=10**6)
-    """Of these, examples of whose mean loss the curvature is measured in full: the cost is in
+    """Examples, out of these, of whose mean loss the full curvature is measured: the cost is in
     proportion."""
     tolerance: float = Field(0.1, gt=0, le=1e6)
     """Error, as a share of vᵀ|H|v, at which a layer needs no further product."""
@@ -351,7 +351,7 @@ class HeavyTails(Section):
 
 
 class Law(Section):
-    """How curves are continued: the kernel's F in the LensLLM law, and AtS's line."""
+    """Extrapolation of curves: the kernel's F in the LensLLM law, and AtS's line."""
 
     scale: Literal["scaled", "literal"] = "scaled"
     """``literal``: F of the probe set, as in the paper; ``scaled``: one factor per data set."""
@@ -363,7 +363,7 @@ class Law(Section):
 
 
 class Ranking(Section):
-    """How curves become a decision."""
+    """From curves to a decision."""
 
     predictor: str = "stack"
     """The predictor whose ranking is the answer; all others are reported beside it."""
@@ -377,16 +377,16 @@ class Ranking(Section):
 
 
 class Engine(Section):
-    """Where cells run."""
+    """Processes, devices and limits of the cells."""
 
     kind: Literal["local", "ray"] = "local"
     """``local``: processes of this machine. ``ray``: a Ray cluster whose machines share the
     artifacts folder; needs the extra ``lensllm[ray]``."""
     ray_address: str = "auto"
-    """Of the cluster, ``host:port``; ``auto``: what RAY_ADDRESS says, or the cluster that this
+    """Address of the cluster, ``host:port``; ``auto``: RAY_ADDRESS, or the cluster that this
     machine belongs to."""
     gpu_share: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
-    """Of a GPU that a cell in a Ray cluster gets; ``auto``: the half, quarter or eighth that holds
+    """Share of a GPU for a cell in a Ray cluster; ``auto``: the half, quarter or eighth that holds
     what the candidate's probe took, else all of it."""
     slots: Annotated[int, Field(ge=1, le=1_024)] | Literal["auto"] = "auto"
     """Cells at a time; ``auto`` is one per core, or one per GPU."""
@@ -398,8 +398,8 @@ class Engine(Section):
     """A cell that takes longer keeps where it is this often, and goes on from there when it was
     interrupted."""
     memory_gib: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    """What the cell of a slot may allocate, on a CPU beside the worker's own; nothing: as much as
-    there is. Batches are taken in parts that fit."""
+    """Memory that a slot's cell may allocate, on a CPU besides the worker's own; nothing: as much
+    as there is. Batches are taken in parts that fit."""
     processes: int = Field(1, ge=1, le=1_024)
     """Processes of one cell, each on a GPU of its own: for models that do not fit on one."""
 
@@ -414,15 +414,15 @@ class Tracking(Section):
 
 
 class Schedule(Section):
-    """When a deployed pipeline runs again, by ``lensllm deploy`` or ``lensllm serve``."""
+    """Times at which a pipeline runs again, by ``lensllm deploy`` or ``lensllm serve``."""
 
     cron: str | None = None
     """Minute, hour, day of month, month, day of week: ``0 2 * * *`` is every night at two. Nothing:
     only by hand."""
     timezone: str = "UTC"
-    """Of the times in ``cron``, as ``Europe/Berlin``."""
+    """Time zone of ``cron``, such as ``Europe/Berlin``."""
     overlap: Literal["wait", "cancel"] = "wait"
-    """When a run is due while the one before still goes on: it waits for it, or is cancelled."""
+    """A run that is due while the previous one is active waits for it, or is cancelled."""
 
     @field_validator("cron")
     @classmethod
@@ -451,7 +451,7 @@ class Pipeline(Section):
     """One pipeline, complete."""
 
     description: str = ""
-    """What the pipeline is for."""
+    """Purpose of the pipeline."""
     seed: int = Field(0, ge=0, le=10**18)
     """The one seed every random stream is derived from."""
     data: Data = Data()
@@ -522,9 +522,9 @@ class Replay(Section):
     all_budgets: bool = False
     """Rank from every budget of at least five sizes up to ``budget``, too."""
     policy: Policy = "all"
-    """As ``sweep.policy``, played on the table, within ``budget``."""
+    """Policy simulated on the table within ``budget``, as ``sweep.policy``."""
     seed: int = Field(0, ge=0, le=10**18)
-    """Of the draws."""
+    """Seed of the draws."""
     law: Law = Law()
     ranking: Ranking = Ranking()
     tracking: Tracking = Tracking()

@@ -117,7 +117,7 @@ def _log_scale(sizes: Array, losses: Array, least: Array, most: Array) -> float:
 
 
 def _parabola(x: Array, y: Array) -> float:
-    """Where the parabola through the lowest point of y and its neighbours is lowest."""
+    """The minimum of the parabola through the lowest point of y and its neighbours."""
     best = int(y.argmin())
     if best in (0, len(y) - 1):
         return float(x[best])

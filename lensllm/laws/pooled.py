@@ -28,7 +28,7 @@ _CURVE = 3  # parameters of a curve beside its offset
 
 @dataclass(frozen=True)
 class Pool:
-    """What the curves have in common, and t of each."""
+    """The shared parameters of the curves, and t of each."""
 
     t: Array  # (M,) NaN without a curve
     scale: Array  # (M,) s, one number unless it was stated
@@ -99,7 +99,7 @@ def pool(
 
 
 def _tables(sizes: Array, losses: Array, spectra: Sequence[Spectrum]) -> tuple[_Tables, Array]:
-    """What is read again and again, and the (N,) grid of ln offset it was made on."""
+    """The tables reused by every evaluation, on an (N,) grid of ln offset."""
     coarse, squares = profile(sizes, losses)
     squares = CubicSpline(coarse, squares)(np.arange(coarse[0], coarse[-1], _FINE))
     log_times = np.arange(*_range(spectra), _STEP)

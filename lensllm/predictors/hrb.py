@@ -53,7 +53,7 @@ DEFAULT_PRIOR = Prior()
 
 @dataclass(frozen=True)
 class Scale:
-    """Where ln D0 is looked for: ``offset + width · ln D0`` of the usual sizes."""
+    """Range of ln D0: ``offset + width · ln D0`` of the usual sizes."""
 
     offset: float
     width: float

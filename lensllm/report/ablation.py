@@ -58,7 +58,7 @@ class AblationResult:
 
     @cached_property
     def looks(self) -> dict[str, style.Look]:
-        """How each is drawn: every point's choice and what was truly best there stand out."""
+        """Drawing styles: each point's choice and its true best candidate stand out."""
         choices = self.points["choice"][self.ranked].unique()
         measured = self.candidates.dropna(subset=["measured"])
         best = measured.sort_values("measured", kind="stable").drop_duplicates("point")

@@ -76,7 +76,7 @@ def incomplete(result: Result) -> list[str]:
 
 @dataclass(frozen=True)
 class Hindsight:
-    """Whether the choice stood the test of the truth."""
+    """A sentence that compares the choice with the measured losses."""
 
     outcome: str  # right | wrong | open
     answer: str
@@ -121,7 +121,7 @@ def was_it_right(result: Result) -> Hindsight:
 
 
 def _agreement(result: Result) -> list[str]:
-    """How many intervals hold, and how far the whole order does."""
+    """A sentence on the coverage of the intervals and the correctness of the order."""
     known = result.ranking.dropna(subset=["measured", "low", "high"])
     details = []
     if len(known):
@@ -173,7 +173,7 @@ def racers(result: Result) -> list[dict[str, Any]]:
 
 # --- predictors compared, at the budget and at every smaller one ------------------------------
 def predictors(result: Result) -> list[dict[str, Any]]:
-    """What each predictor ranks first: the default, then the others by the regret of that.
+    """First choice of each predictor: the default, then the others by their regret.
 
     ``scores`` are by name; ``confidence`` has the rows of ranking/comparison, with a verdict.
     """
@@ -209,7 +209,7 @@ def best_scores(result: Result) -> dict[str, float]:
 
 
 def leads(score: float, best: float) -> bool:
-    """Whether ``score`` is the best as far as its decimals show; equal numbers are marked alike."""
+    """True if ``score`` is the best at the decimals shown; equal numbers are marked alike."""
     return math.isfinite(score) and text.score(score) == text.score(best)
 
 

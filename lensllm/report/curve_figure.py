@@ -164,7 +164,7 @@ def _labels(result: Result, looks: dict[str, style.Look]) -> list[style.Label]:
 def _key(
     figure: Figure, result: Result, layout: style.Layout, named: Sequence[str], left: float
 ) -> None:
-    """What the marks mean, in one line under the axis; candidates are named beside their lines."""
+    """The legend of the marks, a line under the axis; candidates are named beside their lines."""
     law, sizes = result.drawn_law, result.cells["size"]
     dot: Ink = {"linestyle": "none", "marker": "o", "markersize": 5}
     hollow = {**dot, "markerfacecolor": style.PAPER}

@@ -96,7 +96,7 @@ def kernels(result: Result, layout: style.Layout = style.WIDE) -> Figure:
 
 
 def drift(result: Result, layout: style.Layout = style.WIDE) -> Figure:
-    """How far each subset is from the full training set, in lengths and in words."""
+    """Distance of each subset from the full training set, in lengths and in words."""
     shown = (
         ("target_length_ks", "Target lengths, KS distance"),
         ("vocabulary_js_bits", "Target words, JS divergence, bits"),

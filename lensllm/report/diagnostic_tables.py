@@ -85,7 +85,7 @@ def probes(result: Result, candidate: str) -> tuple[Array, Array]:
 
 
 def contributions(result: Result) -> list[Row]:
-    """How each predictor that reads the kernel differs from the rectified law.
+    """Difference of each predictor that reads the kernel from the rectified law.
 
     ``moved`` is the largest change of a predicted loss, as a share of it; ``error_ratio`` that of
     the RMSEs in log loss, NaN where the truth is not known.
@@ -173,7 +173,7 @@ def _size(size: float) -> str:
 
 
 def agreement(result: Result) -> list[str]:
-    """How far the bound's transition is the law's, a sentence for each reading."""
+    """Agreement of the bound's transition with the law's, a sentence for each reading."""
     readings = {
         "literal": "With the remainder as n^(−3/4) nats",
         "fitted": "With its constant fitted to the gaps",
@@ -193,7 +193,7 @@ def agreement(result: Result) -> list[str]:
 
 
 def worth(result: Result) -> str:
-    """How many bounds are vacuous at the sizes examined, and what measuring them took."""
+    """Number of vacuous bounds at the examined sizes, and the cost of measuring them."""
     count = len(result.bounds[["candidate", "size"]].drop_duplicates())
     known = "the largest loss seen, C, or the loss of guessing, ln V"
     words = f"No bound is vacuous: each is lower than {known}."
@@ -228,7 +228,7 @@ def cost(result: Result) -> list[Row]:
 
 
 def forecasts(result: Result) -> list[Row]:
-    """What probes predicted of each candidate's cells and what they took; the last line is of all.
+    """Predicted and actual cost of each candidate's cells; the last line is the total.
 
     No line where no candidate was probed.
     """

@@ -115,7 +115,7 @@ class Result:
 
     @property
     def replayed(self) -> bool:
-        """Whether the losses were measured elsewhere: a table of losses has at least one note."""
+        """True for losses measured elsewhere: a table of losses has at least one note."""
         return len(self.notes) > 0
 
     @cached_property

@@ -94,7 +94,7 @@ NARROW = Layout(width=3.8, font=7.5, mark=3.6, label_characters=14, label_inches
 
 @dataclass(frozen=True)
 class Look:
-    """How one candidate is drawn everywhere; ``index`` is None for those in the grey crowd."""
+    """Drawing style of a candidate in all figures; ``index`` is None for the grey ones."""
 
     index: int | None
     colour: str

@@ -59,7 +59,7 @@ class Backtest:
         self._asked: dict[tuple[str, int], Prediction] = {}
 
     def known(self, budget: float) -> int:
-        """How many sizes do not exceed ``budget``."""
+        """Number of sizes up to ``budget``."""
         return int(np.searchsorted(self.curves.sizes, budget, side="right"))
 
     def ask(self, name: str, known: int) -> Prediction:

@@ -46,7 +46,7 @@ class Decision:
 
 
 def first_round(sizes: Array) -> int:
-    """How many of the ascending ``sizes`` every candidate is trained on; at least three."""
+    """Number of the ascending ``sizes`` that every candidate is trained on; at least three."""
     within = np.searchsorted(sizes, _FIRST_SPAN * sizes[0], side="right")
     return int(min(max(within, 3), len(sizes)))
 
@@ -101,7 +101,7 @@ def decide(policy: Policy, curves: Curves, earlier: pd.DataFrame, question: Ques
 
 
 def _adaptive(rows: pd.DataFrame, predictions: pd.Series[float]) -> tuple[list[str], str]:
-    """Why each candidate is dropped, empty for those kept, and why to stop."""
+    """Reason to drop each candidate, empty for those kept, and reason to stop."""
     chosen = choice(rows.assign(rank=rows["predicted"].rank()))
     range_ = float(np.ptp(predictions.dropna()))
     regret = float(rows.loc[rows["candidate"] == chosen, "expected_regret"].iloc[0])

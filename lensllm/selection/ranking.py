@@ -37,7 +37,7 @@ _SKIPPED = {"budget": np.int64, "predictor": str, "reason": str}
 
 @dataclass(frozen=True)
 class Ranking:
-    """What every predictor says at every budget, and how right it was where the truth is known."""
+    """Answers of every predictor at every budget, with scores where the truth is known."""
 
     predictions: pd.DataFrame  # schema ranking/predictions, by budget, predictor, then rank
     scores: pd.DataFrame  # schema ranking/scores; no rows when the truth is unknown

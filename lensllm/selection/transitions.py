@@ -13,7 +13,7 @@ from lensllm.predictors.ats import AtS
 
 @dataclass(frozen=True)
 class Transitions:
-    """Where the power phase begins, by candidate.
+    """Start of the power phase by candidate.
 
     ``size`` is inf where it never does and NaN where nothing is known. At or below ``low`` it means
     no more than "there or before", at or above ``high`` "there or later". Equal ``source``s have

@@ -51,7 +51,7 @@ def prior(store: Store, refs: Iterable[Ref], metric: Metric, today: pd.DataFrame
 
 
 def _alike(cells: pd.DataFrame, today: pd.DataFrame, metric: Metric) -> bool:
-    """Whether most losses of ``today`` are among the ``cells``."""
+    """True if most losses of ``today`` are among the ``cells``."""
     return bool(today[metric].isin(cells[metric]).mean() > 0.5)
 
 

@@ -49,7 +49,7 @@ class Step:
     label: str
     recipe: Recipe
     hints: Mapping[str, Any] = field(default_factory=dict)
-    """What the build needs but the result does not depend on: where a model lies, which device."""
+    """Inputs of the build that do not change the result: folder of the model, device."""
     timeout_seconds: float | None = None
     weight: float = 1.0
     """Work relative to other steps of the stage, to tell how long is left."""

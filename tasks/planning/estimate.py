@@ -48,7 +48,7 @@ class CandidateForecast:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What ``lensllm plan`` prints."""
+    """Predicted cost of a pipeline, printed by ``lensllm plan``."""
 
     target: int
     steps: Mapping[str, tuple[int, int]]  # stage → (artefacts, of which cached)
@@ -62,7 +62,7 @@ class Forecast:
 
     @property
     def minutes(self) -> float:
-        """Of the cells still to run."""
+        """Time of the cells still to run."""
         return sum(c.seconds_to_run for c in self.candidates) / self.slots / 60
 
     @property

@@ -55,6 +55,6 @@ def preflight(plan: Plan) -> Preflight:
 
 
 def _has_tokenizer(plan: Plan, tokens: Step) -> bool:
-    """Whether the tokenizer is in the store, or a file of the user's."""
+    """True if the tokenizer is in the store, or a file of the user."""
     needed = set(tokens.recipe.upstream.values()) - {plan["dataset"][""].ref}
     return all(plan.store.has(ref) for ref in needed)

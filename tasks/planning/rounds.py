@@ -1,4 +1,4 @@
-"""Where a sweep stands: read from the store alone, so that an interrupted one goes on.
+"""State of a sweep, read from the store alone, so that an interrupted one continues.
 
 With the policy *all* there is one round of every cell. Otherwise each round's cells are followed by
 a decision, an artefact like any other, and that by the next round's cells.

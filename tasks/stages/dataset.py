@@ -25,7 +25,7 @@ def build(context: BuildContext) -> None:
 
 
 def form(store: Store, dataset: Ref) -> str:
-    """What an example is: completion, text or messages."""
+    """The form of an example: completion, text or messages."""
     return str(store.table(dataset, "summary")["form"].iloc[0])
 
 
@@ -37,7 +37,7 @@ def unkept(store: Store, dataset: Ref) -> int:
 
 
 def note(store: Store, ref: Ref) -> str:
-    """What was read, where not all of it was kept."""
+    """Numbers of examples kept and read, if they differ."""
     rows = store.table(ref, "summary")
     kept, distinct = rows["kept"].sum(), rows["distinct"].sum()
     return f"a sample of {kept:,} of {distinct:,} distinct examples" if kept < distinct else ""

@@ -104,7 +104,7 @@ def build(context: BuildContext) -> None:
 def _load(
     context: BuildContext, recipe: FineTune, device: torch.device
 ) -> tuple[Prepared, list[Example], float]:
-    """As a cell does it: the model, its training examples, and the seconds that both take."""
+    """Load as a cell does: the model, its training examples, and the seconds of both."""
     _import_code(Path(context.hints["model"]))
     ready, examples, seconds = _load_once(context, recipe, device)
     if seconds < _QUICK_LOAD_SECONDS:
@@ -115,7 +115,7 @@ def _load(
 
 
 def _import_code(folder: Path) -> None:
-    """Of the architecture, once in a process; on a busy machine it takes longer than all else."""
+    """Import the architecture, once in a process; on a busy machine this dominates."""
     import torch
 
     from lensllm.models import load

@@ -44,7 +44,7 @@ def build(context: BuildContext) -> None:
 
 
 def note(store: Store, ref: Ref) -> str:
-    """How a chat is written for this tokenizer."""
+    """The format of the chats, if no template is used."""
     rendering = str(store.table(ref, "summary")["rendering"].iloc[0])
     return f"written in {rendering} format" if rendering == "plain chat" else ""
 

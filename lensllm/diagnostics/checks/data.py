@@ -178,7 +178,7 @@ def examples_cut_for_all(evidence: DataEvidence) -> list[Issue] | None:
     not_applicable="no candidate's tokens are known yet",
 )
 def different_test_text(evidence: DataEvidence) -> list[Issue] | None:
-    """Whether one candidate is tested on over 1 % more bytes than another."""
+    """Fires if one candidate is tested on over 1 % more bytes than another."""
     tested = evidence.tested
     kept = {n: rows["target_bytes"].to_numpy()[tested] for n, rows in evidence.tokens.items()}
     whole = sum(len(text.encode()) for text in evidence.examples["completion"][tested])

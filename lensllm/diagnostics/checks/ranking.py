@@ -54,7 +54,7 @@ def too_few_sizes(evidence: RankingEvidence) -> list[Issue] | None:
     not_applicable="no size was measured",
 )
 def far_target(evidence: RankingEvidence) -> list[Issue] | None:
-    """Whether the target is more than 5 doublings beyond the largest size measured."""
+    """Fires if the target is more than 5 doublings beyond the largest size measured."""
     curves = evidence.curves
     measured = curves.sizes[np.isfinite(curves.mean_losses).any(0)]
     if len(measured) == 0:
@@ -78,7 +78,7 @@ def far_target(evidence: RankingEvidence) -> list[Issue] | None:
     not_applicable="fewer than two candidates have a prediction with an interval",
 )
 def unresolved(evidence: RankingEvidence) -> list[Issue] | None:
-    """Whether the median interval is wider than the range of the predictions, in log loss."""
+    """Fires if the median interval is wider than the range of the predictions, in log loss."""
     rows = evidence.predictions[["predicted", "low", "high"]].to_numpy(dtype=float)
     predicted, low, high = np.log(rows[np.isfinite(rows).all(1)]).T
     if len(predicted) < 2:
@@ -122,7 +122,7 @@ def kernel_at_its_bound(evidence: RankingEvidence) -> list[Issue] | None:
     not_applicable="losses are per byte, or there is one candidate",
 )
 def different_tokenizers(evidence: RankingEvidence) -> list[Issue] | None:
-    """Whether losses per token are ranked over several tokenizers, or over unknown ones."""
+    """Fires if losses per token are ranked over several tokenizers, or over unknown ones."""
     candidates = evidence.curves.candidates
     if evidence.metric != "nats_per_token" or len(candidates) < 2:
         return None
@@ -146,7 +146,7 @@ def different_tokenizers(evidence: RankingEvidence) -> list[Issue] | None:
     not_applicable="there are no sizes",
 )
 def sizes_outside_priors(evidence: RankingEvidence) -> list[Issue] | None:
-    """Whether hrb moves its prior of the transition far along with the sizes."""
+    """Fires if hrb shifts its prior of the transition far along with the sizes."""
     if not len(evidence.curves.sizes):
         return None
     smallest = evidence.curves.sizes.min()
