@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -15,8 +15,10 @@ from rich.text import Text
 from flows.cli.summary import Garbage, Summary
 from flows.running.terminal import clock
 from lensllm.diagnostics.checks import check
+from lensllm.report.answer_tables import was_it_right
 from lensllm.report.result import Result
-from lensllm.report.text import memory
+from lensllm.report.text import flops, memory
+from lensllm.report.text import short as count
 
 if TYPE_CHECKING:
     from tasks.planning.estimate import Forecast
@@ -36,7 +38,9 @@ def ranking(summary: Summary, width: int) -> RenderableType:
         parts.append(Text(f"… and {len(rows) - _MOST_ROWS} more in the report.\n", style="dim"))
     parts.append(Text(result.verdict))
     if measured:
-        parts += [Text(_hindsight(rows, result.choice)), Text("")]
+        truth = was_it_right(result)
+        words = " ".join([truth.answer, *truth.details])
+        parts += [Text(f"Was it right? {words}"), Text("")]
         budgets = len(result.budgets) > 1
         parts.append(_budgets(result) if budgets else _predictors(result))
     parts += [Text(line) for line in _sweep(result)]
@@ -57,16 +61,13 @@ def _table(result: Result, measured: bool, width: int) -> Table:
         f"({result.unit}), from D ≤ {result.budget:,}, by {result.predictor}"
     )
     known = any(weights > 0 for weights in result.parameters.values())
+    headings = ["weights"] if known else []
+    headings += ["predicted", "80 % interval", "P(best)"]
+    headings += ["measured", "rank"] if measured else []
     table.add_column("", justify="right")
     table.add_column("candidate", overflow="fold")
-    if known:
-        table.add_column("weights", justify="right", no_wrap=True)
-    table.add_column("predicted", justify="right", no_wrap=True)
-    table.add_column("80 % interval", justify="center", no_wrap=True)
-    table.add_column("P(best)", justify="right", no_wrap=True)
-    if measured:
-        table.add_column("measured", justify="right", no_wrap=True)
-        table.add_column("rank", justify="right", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     chosen = result.choice
     row: Any
     for place, row in enumerate(result.ranking.head(_MOST_ROWS).itertuples(index=False), 1):
@@ -125,15 +126,10 @@ def _budgets(result: Result) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for name, rows in result.all_scores.groupby("predictor", sort=False):
         pearson = rows.set_index("budget")["pearson"].reindex(result.budgets)
-        means = [f"{rows['rel_acc'].mean():.3f}", f"{rows['rmse_log'].mean():.3f}"]
-        table.add_row(
-            str(name),
-            *(f"{value:.3f}" for value in pearson),
-            f"{pearson.mean():.3f}",
-            *means,
-            f"{rows['coverage_80'].mean():.0%}",
-            style="bold" if name == result.predictor else "",
-        )
+        numbers = [*pearson, pearson.mean(), rows["rel_acc"].mean(), rows["rmse_log"].mean()]
+        cells = [str(name), *(f"{number:.3f}" for number in numbers)]
+        cells.append(f"{rows['coverage_80'].mean():.0%}")
+        table.add_row(*cells, style="bold" if name == result.predictor else "")
     return table
 
 
@@ -156,12 +152,16 @@ def _sweep(result: Result) -> list[str]:
 
 def _checks(result: Result) -> Table:
     """Numbered findings; docs/checks.md explains them."""
+    rows = zip(result.findings["code"], result.findings["message"], strict=True)
+    return _coded((code, _short(check.fold(message))) for code, message in rows)
+
+
+def _coded(findings: Iterable[tuple[str, str]]) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="yellow", no_wrap=True)
     table.add_column(overflow="fold")
-    row: Any
-    for row in result.findings.itertuples():
-        table.add_row(row.code, escape(_short(check.fold(row.message))))
+    for code, message in findings:
+        table.add_row(code, escape(message))
     return table
 
 
@@ -177,20 +177,6 @@ def _chance(share: float, *, bar: bool) -> str:
     filled = round(12 * share)
     drawn = f"[cyan]{'━' * filled}[/cyan][dim]{'─' * (12 - filled)}[/dim] " if bar else ""
     return f"{drawn}{share:4.0%}"
-
-
-def _hindsight(rows: pd.DataFrame, choice: str) -> str:
-    """A sentence that compares the choice with the measured losses."""
-    known = rows.dropna(subset=["measured"])
-    chosen = rows.set_index("candidate").loc[choice]
-    best = known.nsmallest(1, "measured").iloc[0]
-    if choice == best["candidate"]:
-        return "Was it right? Yes: measured at the target, it is the best."
-    return (
-        f"Was it right? No: measured at the target, {best['candidate']} is better "
-        f"by {chosen['measured'] - best['measured']:.4f}; "
-        f"the choice is number {chosen['measured_rank']} of {len(known)}."
-    )
 
 
 def _money(summary: Summary) -> list[str]:
@@ -258,27 +244,17 @@ def plan(name: str, forecast: Forecast, found: Preflight) -> RenderableType:
         *(f"{', '.join(names)}: {way}." for way, names in ways.items()),
         f"Cached: {stages}.",
         "Everything is cached: a run computes nothing." if not missing else _effort(forecast),
-        *(
-            ["With a sweep policy these are the most a run may ask for."]
-            if forecast.at_most
-            else []
-        ),
         f"The full answer (every candidate on the target) costs {flops(full)}; "
         f"{_paid(forecast)} that predict it {flops(sweep)}, {_less(1 - sweep / full)}.",
     ]
+    if forecast.at_most:
+        lines.insert(-1, "With a sweep policy these are the most a run may ask for.")
     return Group(Text(""), table, *(Text(line) for line in lines), *_data_findings(found))
 
 
 def _data_findings(found: Preflight) -> list[RenderableType]:
     """Findings of the checks of the data."""
-    lines: list[RenderableType] = []
-    if found.findings:
-        table = Table(box=None, pad_edge=False, show_header=False)
-        table.add_column(style="yellow", no_wrap=True)
-        table.add_column(overflow="fold")
-        for code, message in found.findings:
-            table.add_row(code, escape(message))
-        lines.append(table)
+    lines: list[RenderableType] = [_coded(found.findings)] if found.findings else []
     lines += [
         Text(f"{name} cannot read the data: {why}", style="red") for name, why in found.failed
     ]
@@ -298,11 +274,8 @@ def _paid(forecast: Forecast) -> str:
     parts += ["kernels"] if "kernel" in forecast.steps else []
     parts += ["curvature"] if "curvature" in forecast.steps and not forecast.uncounted else []
     said = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
-    return (
-        f"{said} (curvature, known only when it is measured, left out)"
-        if (forecast.uncounted)
-        else said
-    )
+    left_out = " (curvature, known only when it is measured, left out)"
+    return said + (left_out if forecast.uncounted else "")
 
 
 def _effort(forecast: Forecast) -> str:
@@ -339,21 +312,3 @@ def garbage(found: Garbage, *, deleted: bool) -> RenderableType:
     total = f"{len(found.refs)} artefacts, {sum(found.sizes_bytes) / 1e6:.1f} MB"
     lines.append(f"Deleted {total}." if deleted else f"{total}; delete them with --delete.")
     return Text("\n".join(lines))
-
-
-def count(number: float) -> str:
-    """``1240000`` → ``1.24M``."""
-    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            return f"{number / limit:.3g}{unit}"
-    return f"{number:.0f}"
-
-
-def flops(number: float) -> str:
-    """``3.2e12`` → ``3.2 TFLOP``."""
-    for limit, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G")):
-        if number >= limit:
-            return f"{number / limit:.3g} {unit}FLOP"
-    if not number:
-        return "nothing"
-    return f"{number / 1e6:.3g} MFLOP"
