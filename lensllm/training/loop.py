@@ -19,9 +19,10 @@ from lensllm.core import seeds
 from lensllm.core.errors import ModelError
 from lensllm.models.batch import Example
 from lensllm.training import accumulate
-from lensllm.training.evaluate import evaluate, require_finite
+from lensllm.training.evaluate import require_finite
 from lensllm.training.memory import BatchPlan, BatchSizeTuner, explain_out_of_memory
-from lensllm.training.ranks import ALONE, Ranks, local
+from lensllm.training.optimiser import Optimiser
+from lensllm.training.ranks import ALONE, Ranks
 from lensllm.training.resume import Checkpoint, Checkpoints
 
 
@@ -94,49 +95,35 @@ def fine_tune(
         Diverged: the training loss stops being finite.
         ModelError: the loss was never finite, or not one example fits into memory.
     """
-    tuner = tuner or BatchSizeTuner()
-    cell = _Cell(model, train, validation, settings, seed, device, dtype, tuner, checkpoints, ranks)
     with explain_out_of_memory(model, train, device):
-        return cell.run(on_epoch)
+        optimiser = Optimiser(model, settings, device=device, dtype=dtype, tuner=tuner, ranks=ranks)
+        return _Cell(optimiser, train, validation, seed, checkpoints).run(on_epoch)
 
 
-@dataclass
 class _Cell:
-    model: Any
-    train: Sequence[Example]
-    validation: Sequence[Example]
-    settings: FineTune
-    seed: int
-    device: torch.device
-    dtype: torch.dtype
-    tuner: BatchSizeTuner
-    checkpoints: Checkpoints | None
-    ranks: Ranks
-
-    def __post_init__(self) -> None:
-        self.steps = self.settings.epochs * math.ceil(len(self.train) / self.settings.batch_size)
-        self.named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        self.parameters = list(self.named.values())
+    def __init__(
+        self,
+        optimiser: Optimiser,
+        train: Sequence[Example],
+        validation: Sequence[Example],
+        seed: int,
+        checkpoints: Checkpoints | None,
+    ) -> None:
+        self.optimiser, self.train, self.validation = optimiser, train, validation
+        self.settings, self.seed, self.checkpoints = optimiser.settings, seed, checkpoints
+        self.steps = self.settings.epochs * math.ceil(len(train) / self.settings.batch_size)
         self.best: dict[str, Tensor] = {}
         self.losses: list[Tensor] = []  # not yet in the total: reading one waits for the device
-        self.execution: dict[str, Any] = {
-            "device": self.device,
-            "dtype": self.dtype,
-            "tuner": self.tuner,
-            "ranks": self.ranks,
-        }
 
     def run(self, on_epoch: Callable[[Epoch], None]) -> TrainingResult:
         torch.manual_seed(seeds.integer(self.seed, "dropout"))
-        self.optimiser = self._optimiser()
-        accumulate.set_checkpointing(self.model, self.tuner.plan.checkpointing)
         saved = self.checkpoints.load() if self.checkpoints else None
         self.state = self._resume(saved) if saved else self._start()
         while self.state.epoch <= self.settings.epochs:
             self._train_epoch()
             on_epoch(self.state.epochs[-1])
-        self._load_weights(self.best)
-        self.model.eval()
+        self.optimiser.load_weights(self.best)
+        self.optimiser.model.eval()
         return TrainingResult(tuple(self.state.epochs), self.state.best)
 
     def _train_epoch(self) -> None:
@@ -144,47 +131,28 @@ class _Cell:
         state, settings = self.state, self.settings
         draw = seeds.generator(self.seed, "batches", state.epoch)
         order = batches([len(e) for e in self.train], settings.batch_size, draw)
-        self.model.train()
+        self.optimiser.model.train()
         for indices in order[state.batches :]:
-            self.losses.append(self._step([self.train[i] for i in indices]))
+            rate = learning_rate(state.step, self.steps, settings.peak, settings.warmup)
+            self.losses.append(self.optimiser.step([self.train[i] for i in indices], rate))
+            state.step, state.integral = state.step + 1, state.integral + rate
             state.batches += 1
             if self.checkpoints and self.checkpoints.due():
                 self._save(self.checkpoints)
         self._flush_losses()
         mean = state.total / len(order)
         if not math.isfinite(mean):
-            key = "lora.learning_rate" if settings.method == "lora" else "learning_rate"
-            error = Diverged(
-                f"the training loss is not finite in epoch {state.epoch}; "
-                f"lower finetune.{key} ({settings.peak:g})"
-            )
             last = Epoch(state.epoch, state.step, mean, math.inf, state.integral)
-            error.result = TrainingResult((*state.epochs, last), last)
-            raise error
-        self._close_epoch(Epoch(state.epoch, state.step, mean, self._validate(), state.integral))
+            raise diverged(f"in epoch {state.epoch}", settings, (*state.epochs, last))
+        validation = self.optimiser.loss(self.validation)
+        self._close_epoch(Epoch(state.epoch, state.step, mean, validation, state.integral))
         state.epoch, state.batches, state.total = state.epoch + 1, 0, 0.0
-
-    def _step(self, examples: list[Example]) -> Tensor:
-        """Make one optimiser step; the batch's mean loss in nats per token, shape ()."""
-        state, settings = self.state, self.settings
-        rate = learning_rate(state.step, self.steps, settings.peak, settings.warmup)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        loss = accumulate.gradients(self.model, examples, **self.execution)
-        torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        state.step, state.integral = state.step + 1, state.integral + rate
-        return loss
-
-    def _validate(self) -> float:
-        return evaluate(self.model, self.validation, **self.execution).nats_per_token
 
     def _close_epoch(self, epoch: Epoch) -> None:
         self.state.epochs.append(epoch)
         if self.state.best is epoch:
             # Kept on the host: a device has little memory, and these are written rarely.
-            self.best = {n: local(p.detach()).to("cpu", copy=True) for n, p in self.named.items()}
+            self.best = self.optimiser.weights()
 
     def _flush_losses(self) -> None:
         """Add the losses of the last steps to the epoch's total."""
@@ -193,56 +161,46 @@ class _Cell:
                 self.state.total += loss
             self.losses.clear()
 
-    def _optimiser(self) -> torch.optim.AdamW:
-        """AdamW with its moments allocated, so that a step cannot run out of memory halfway."""
-        settings = self.settings
-        optimiser = torch.optim.AdamW(
-            self.parameters, lr=settings.peak, weight_decay=settings.weight_decay, fused=True
-        )
-        for p in self.parameters:
-            optimiser.state[p] = {
-                "step": torch.zeros((), dtype=torch.float32, device=self.device),
-                "exp_avg": torch.zeros_like(p),
-                "exp_avg_sq": torch.zeros_like(p),
-            }
-        return optimiser
-
     def _start(self) -> _Progress:
         self.state = _Progress()
-        loss = require_finite(self._validate(), "the pretrained model")
+        loss = require_finite(self.optimiser.loss(self.validation), "the pretrained model")
         self._close_epoch(Epoch(0, 0, math.nan, loss, 0.0))
         return self.state
 
     def _save(self, checkpoints: Checkpoints) -> None:
         self._flush_losses()
-        tensors = {f"random/{n}": t for n, t in accumulate.random_states(self.device).items()}
-        for name, parameter in self.named.items():
-            tensors[f"weight/{name}"] = local(parameter.detach())
-            tensors[f"best/{name}"] = self.best[name]
-            for moment, value in self.optimiser.state[parameter].items():
-                tensors[f"{moment}/{name}"] = local(value)
-        state = {**asdict(self.state), "fit": asdict(self.tuner.plan)}
+        states = accumulate.random_states(self.optimiser.device)
+        tensors = {
+            **{f"random/{name}": state for name, state in states.items()},
+            **{f"best/{name}": weight for name, weight in self.best.items()},
+            **self.optimiser.state(),
+        }
+        state = {**asdict(self.state), "fit": asdict(self.optimiser.tuner.plan)}
         checkpoints.save(self.state.step, state, tensors)
 
     def _resume(self, saved: Checkpoint) -> _Progress:
         """Put a checkpoint into model, optimiser and random states; the progress it was at."""
         values, tensors = saved
-        self.tuner.plan = BatchPlan(**values.pop("fit"))
-        accumulate.set_checkpointing(self.model, self.tuner.plan.checkpointing)
-        self._load_weights({name: tensors[f"weight/{name}"] for name in self.named})
-        for name, parameter in self.named.items():
-            for moment, value in self.optimiser.state[parameter].items():
-                local(value).copy_(tensors[f"{moment}/{name}"])
-        self.best = {name: tensors[f"best/{name}"] for name in self.named}
-        kinds = {"cpu", self.device.type}
-        accumulate.restore_random_states({k: tensors[f"random/{k}"] for k in kinds}, self.device)
+        optimiser = self.optimiser
+        optimiser.tuner.plan = BatchPlan(**values.pop("fit"))
+        accumulate.set_checkpointing(optimiser.model, optimiser.tuner.plan.checkpointing)
+        optimiser.load_state(tensors)
+        self.best = {name: tensors[f"best/{name}"] for name in optimiser.named}
+        kinds = {"cpu", optimiser.device.type}
+        states = {kind: tensors[f"random/{kind}"] for kind in kinds}
+        accumulate.restore_random_states(states, optimiser.device)
         values["epochs"] = [Epoch(**e) for e in values["epochs"]]
         return _Progress(**values)
 
-    def _load_weights(self, weights: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, parameter in self.named.items():
-                local(parameter).copy_(weights[name])
+
+def diverged(when: str, settings: FineTune, epochs: tuple[Epoch, ...]) -> Diverged:
+    """The error for a loss that is not finite any more; the last of ``epochs`` is the result."""
+    key = "lora.learning_rate" if settings.method == "lora" else "learning_rate"
+    error = Diverged(
+        f"the training loss is not finite {when}; lower finetune.{key} ({settings.peak:g})"
+    )
+    error.result = TrainingResult(epochs, epochs[-1])
+    return error
 
 
 # Batches are cut from pools of this many, each sorted by length: little padding, yet other batches

@@ -108,3 +108,18 @@ def shard(model: Any, ranks: Ranks, device: torch.device) -> Any:
 def local(tensor: Tensor) -> Tensor:
     """This rank's share of a sharded tensor; any other tensor unchanged."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A copy of all ranks' shares together, on the host; every rank must call this."""
+    full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return full.to("cpu", copy=True)
+
+
+def share_of(full: Tensor, like: Any) -> Tensor:
+    """This rank's share of ``full``, sharded as ``like`` is; ``full`` where that is not sharded."""
+    if not hasattr(like, "placements"):
+        return full
+    from torch.distributed.tensor import distribute_tensor
+
+    return local(distribute_tensor(full.to(like.device), like.device_mesh, like.placements))
