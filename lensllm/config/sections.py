@@ -252,6 +252,8 @@ class FineTune(Section):
     """Passes over the subset; the weights of the best one on the validation set are kept."""
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of the steps with a rising learning rate; it then falls linearly to 0."""
+    warmup_steps: int = Field(10, ge=0, le=10**6)
+    """Steps of a trunk with a rising learning rate; it then stays at its peak."""
     clip: float = Field(1.0, gt=0, le=1e12)
     """Largest norm of a gradient."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
