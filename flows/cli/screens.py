@@ -56,8 +56,9 @@ def ranking(summary: Summary, width: int) -> RenderableType:
 def _table(result: Result, measured: bool, width: int) -> Table:
     """The candidates, best first."""
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    epochs = f" for {result.target_epochs} epochs" if result.target_epochs > 1 else ""
     table.title = (
-        f"[bold]{escape(result.pipeline)}[/bold]: predicted loss at D = {result.target:,} "
+        f"[bold]{escape(result.pipeline)}[/bold]: predicted loss at D = {result.target:,}{epochs} "
         f"({result.unit}), from D ≤ {result.budget:,}, by {result.predictor}"
     )
     known = any(weights > 0 for weights in result.parameters.values())

@@ -19,6 +19,7 @@ from lensllm.store.artifacts import Ref, Store
 from tasks.base.plan import Plan
 from tasks.planning.plan import make_plan, plan_ranking
 from tasks.planning.rounds import Sweep, sweep
+from tasks.stages import trunk
 
 if TYPE_CHECKING:
     from flows.running.ending import Outcome
@@ -163,6 +164,7 @@ def _belonging(name: str, settings: Pipeline, store: Store) -> set[Ref]:
     now = as_left(plan)
     ranking = plan_ranking(name, plan, [], now.cells, now.decisions)
     wanted = {step.ref for step in (*plan.steps, *now.steps, *ranking.steps)}
+    wanted |= trunk.belonging(plan)
     # Pages name what failed, and probes of other machines, neither of which is in the plan.
     pages = {ref for ref in store.present() if ref.stage == "report"}
     ranked = ranking.ref("ranking")

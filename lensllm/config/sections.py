@@ -181,6 +181,13 @@ class Sweep(Section):
     """Fine-tune every candidate at the target as well, to see whether the ranking was right."""
     seeds: int = Field(1, ge=1, le=1_000)
     """Repeats with another permutation of the data and another order of batches."""
+    schedule: Literal["separate", "trunk"] = "separate"
+    """Training of the subsets. ``separate``: each from the pretrained model, for
+    ``finetune.epochs``. ``trunk``: one pass over the data that all subsets share, and from it a
+    short branch for each; the target is still predicted for ``finetune.epochs``."""
+    keep_trunks: bool = False
+    """Keep all states of a trunk, so that a size in between can leave it later; else the latest of
+    each candidate. A state takes twelve bytes per trained weight."""
     policy: Policy = "all"
     """Candidates that get the larger subsets. ``all``: every one, up to ``max``. ``adaptive``: from
     16 times ``min`` on only those that may still be the best, until little is left to gain.
@@ -281,8 +288,18 @@ class FineTune(Section):
 
         It has one learning rate, and the settings of adapters only with ``method: lora``.
         """
+        return self._content(trunk=False)
+
+    @property
+    def trunk_content(self) -> dict[str, Any]:
+        """The settings that a trunk and its branches depend on, as ``content``."""
+        return self._content(trunk=True)
+
+    def _content(self, *, trunk: bool) -> dict[str, Any]:
         unread = {"learning_rates", "learning_rate" if self.method == "lora" else "lora"}
-        return {name: value for name, value in _key_content(self).items() if name not in unread}
+        unread |= {"epochs", "warmup"} if trunk else {"warmup_steps"}
+        content = {n: value for n, value in _key_content(self).items() if n not in unread}
+        return {**content, "warmup_steps": self.warmup_steps} if trunk else content
 
     def with_learning_rate(self, rate: float) -> Self:
         """These settings with ``rate`` as the only learning rate."""

@@ -29,7 +29,7 @@ T = TypeVar("T")
 CELL_COLUMNS = (
     *("candidate", "family", "tokenizer", "size", "repeat", "nats_per_token", "bits_per_byte"),
     *("train_nats_per_token", "validation_nats_per_token", "learning_rate_integral"),
-    *("parameters", "train_flops", "evaluation_flops"),
+    *("parameters", "train_flops", "trunk_flops", "evaluation_flops"),
 )
 _NUMBERS = (*CELL_COLUMNS[5:10], *CELL_COLUMNS[11:])
 _OF_ROWS = ("candidate", "repeat", "parameters", "family", "tokenizer")  # of a wide table

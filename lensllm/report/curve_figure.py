@@ -214,7 +214,7 @@ class Scale:
     def of(cls, result: Result, layout: style.Layout) -> Scale:
         """The axis that holds every cell of ``result`` and its target."""
         sizes = result.cells.loc[result.cells["size"] > 0, "size"].unique()
-        budget, target = math.log2(result.budget), math.log2(result.target)
+        budget, target = math.log2(result.budget), math.log2(result.effective_target)
         first = min([*map(math.log2, sizes), budget, target])
         span = max(target - first, 1.0)
         reach = 0.2 if layout is style.WIDE else 0.32
@@ -235,6 +235,8 @@ def _frame(axes: Axes, result: Result, scale: Scale, layout: style.Layout) -> No
     axes.set_xlim((scale.zero if has_zero else scale.first) - margin, scale.end)
     shown = _shown_sizes(axes, result, scale, layout)
     places, names = [math.log2(size) for size in shown], [text.size(size) for size in shown]
+    if result.target_epochs > 1:
+        names[-1] = f"{text.size(result.target)} × {result.target_epochs}"
     if has_zero:
         places, names = [scale.zero, *places], ["0", *names]
         _break(axes, (scale.zero + scale.first) / 2)
@@ -272,7 +274,7 @@ def _shown_sizes(axes: Axes, result: Result, scale: Scale, layout: style.Layout)
     sizes = {int(size) for size in result.cells["size"].unique() if 0 < size < result.target}
     least = (scale.end - scale.zero) * 4.4 * layout.font / 72 / style.inches(axes)[0]
     kept: list[int] = []
-    for size in [result.target, result.budget, *sorted(sizes, reverse=True)]:
+    for size in [result.effective_target, result.budget, *sorted(sizes, reverse=True)]:
         if all(abs(math.log2(size / other)) >= least for other in kept):
             kept.append(size)
     return sorted(kept)

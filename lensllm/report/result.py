@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lensllm.laws.epochs import effective_size
 from lensllm.selection import ranking
 from lensllm.spectra.spectrum import Spectrum
 from lensllm.store.schemas import empty
@@ -107,6 +108,18 @@ class Result:
     def scores(self) -> pd.DataFrame:
         """The rows of ``all_scores`` at ``budget``."""
         return self.all_scores[self.all_scores["budget"] == self.budget]
+
+    @property
+    def target_epochs(self) -> int:
+        """Epochs at the target for each epoch at the other sizes."""
+        if self.config.get("sweep", {}).get("schedule") != "trunk":
+            return 1
+        return int(self.config["finetune"]["epochs"])
+
+    @property
+    def effective_target(self) -> int:
+        """Examples that are worth the target's epochs when they are read once."""
+        return effective_size(self.target, self.target_epochs)
 
     @property
     def budgets(self) -> list[int]:

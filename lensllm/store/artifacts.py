@@ -202,6 +202,14 @@ class Store:
         names = sorted(path.name for path in (self.root / stage).glob(_KEY))
         return [ref for name in names if self.has(ref := Ref(stage, name))]
 
+    def manifests(self, stage: str) -> dict[Ref, dict[str, Any]]:
+        """The manifests of a stage's artefacts, of which no file is verified."""
+        found = {}
+        for path in (self.root / stage).glob(_KEY):
+            with suppress(OSError, ValueError, RecursionError):
+                found[Ref(stage, path.name)] = _manifest(path)
+        return found
+
     def in_progress(self, ref: Ref) -> bool:
         """True if some process holds the artefact's lock now."""
         if not (self.root / ".locks" / f"{ref.stage}-{ref.key}").exists():

@@ -121,6 +121,9 @@ TABLES: dict[str, pa.Schema] = {
         ("parameters", _i),
         ("trainable_parameters", _i),  # all of them, or the adapters'
         ("train_flops", _f),
+        ("trunk_examples", _i),  # of the trunk before the branch, shared by all sizes; 0 without
+        ("evaluated_examples", _i),
+        ("trunk_flops", _f),  # of the trunk before the branch
         ("evaluation_flops", _f),
         ("seconds", _f),  # of all attempts, where earlier ones were interrupted
         ("peak_memory_bytes", _i),
@@ -272,6 +275,7 @@ TABLES: dict[str, pa.Schema] = {
         ("learning_rate_integral", _f),
         ("parameters", _i),
         ("train_flops", _f),
+        ("trunk_flops", _f),  # of the trunk before the branch
         ("evaluation_flops", _f),
     ),
     "sweep/decisions": _schema(  # after each round of a sweep with a policy, those still in it

@@ -97,7 +97,19 @@ def fine_tune(
     """
     with explain_out_of_memory(model, train, device):
         optimiser = Optimiser(model, settings, device=device, dtype=dtype, tuner=tuner, ranks=ranks)
-        return _Cell(optimiser, train, validation, seed, checkpoints).run(on_epoch)
+        return train_epochs(optimiser, train, validation, seed, checkpoints, on_epoch)
+
+
+def train_epochs(
+    optimiser: Optimiser,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    seed: int,
+    checkpoints: Checkpoints | None = None,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+) -> TrainingResult:
+    """``fine_tune`` with an optimiser."""
+    return _Cell(optimiser, train, validation, seed, checkpoints).run(on_epoch)
 
 
 class _Cell:

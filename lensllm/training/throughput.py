@@ -130,29 +130,29 @@ def _evaluated(examples: Sequence[Example], most: int) -> list[Example]:
     return chosen[:: math.ceil(len(chosen) / most)]
 
 
-def compare_with_cells(
-    throughputs: Mapping[str, Throughput],
-    cells: pd.DataFrame,
-    example_counts: Callable[[int, int], tuple[float, float]],
-) -> pd.DataFrame:
+def compare_with_cells(throughputs: Mapping[str, Throughput], cells: pd.DataFrame) -> pd.DataFrame:
     """Table report/forecast: predicted and actual cost of each candidate's ``cells``.
 
-    Candidates without a throughput are left out. ``example_counts`` gives the numbers of examples
-    trained on and evaluated, from epochs and size.
+    Candidates without a throughput are left out. The branches of a repeat share their trunk.
     """
     rows = []
     for name, mine in cells.groupby("candidate", sort=False):
         if (throughput := throughputs.get(str(name))) is None:
             continue
-        counts = [example_counts(*cell) for cell in zip(mine["epochs"], mine["size"], strict=True)]
+        trunks = mine.groupby("repeat")[["trunk_examples", "trunk_flops"]].max().sum()
+        own = mine["epochs"] * mine["size"] - mine["trunk_examples"]
+        trained = float(own.sum() + trunks["trunk_examples"])
+        evaluated = float(mine["evaluated_examples"].sum())
+        loads = (len(mine) - 1) * throughput.load_seconds
         rows.append(
             {
                 "candidate": name,
                 "cells": len(mine),
-                "predicted_seconds": sum(throughput.seconds(*count) for count in counts),
+                "predicted_seconds": throughput.seconds(trained, evaluated) + loads,
                 "seconds": mine["seconds"].sum(),
-                "predicted_flops": sum(throughput.flops(*count) for count in counts),
-                "flops": (mine["train_flops"] + mine["evaluation_flops"]).sum(),
+                "predicted_flops": throughput.flops(trained, evaluated),
+                "flops": mine[["train_flops", "evaluation_flops"]].sum(axis=None)
+                + trunks["trunk_flops"],
                 "predicted_peak_memory_bytes": throughput.peak_memory_bytes,
                 "peak_memory_bytes": mine["peak_memory_bytes"].max(),
             }

@@ -26,8 +26,7 @@ from lensllm.training.loop import Epoch, TrainingResult, diverged
 from lensllm.training.memory import BatchPlan
 from lensllm.training.optimiser import Optimiser
 from lensllm.training.resume import Checkpoints
-
-COOL_DOWN = 0.2  # share of a branch's steps
+from lensllm.training.schedule import learning_rate, trunk_steps
 
 
 @dataclass(frozen=True)
@@ -40,27 +39,6 @@ class Position:
 
 State = tuple[Position, Mapping[str, Tensor]]
 """A place on the trunk with the whole weights and moments there, on the host."""
-
-
-def trunk_steps(size: int, batch_size: int) -> int:
-    """Steps of the trunk before the branch of ``size`` examples leaves it.
-
-    >>> trunk_steps(800, 16), trunk_steps(5, 16)
-    (40, 0)
-    """
-    steps = math.ceil(size / batch_size)
-    return steps - max(1, round(COOL_DOWN * steps))
-
-
-def trunk_examples(size: int, batch_size: int) -> int:
-    """Examples that the trunk takes before the branch of ``size`` examples leaves it."""
-    return trunk_steps(size, batch_size) * batch_size
-
-
-def learning_rate(step: int, leaves: int, steps: int, peak: float, warmup: int) -> float:
-    """Learning rate of ``step`` of a branch of ``steps`` that leaves the trunk at ``leaves``."""
-    rate = peak * min(1.0, (step + 1) / max(1, warmup))
-    return rate if step < leaves else rate * (steps - step) / (steps - leaves)
 
 
 def train_branch(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lensllm.config.sections import Law, Pipeline, Policy, Ranking, public
+from lensllm.laws.epochs import effective_size
 from lensllm.predictors import (
     PREDICTORS,
     LensLLM,
@@ -32,6 +33,7 @@ class Goal:
     seed: int
     policy: Policy
     settings: Mapping[str, Any]  # the whole configuration, for the report, without secrets
+    epochs: int = 1  # at the target for each at the other sizes
 
     @classmethod
     def of(cls, name: str, config: Pipeline, target: int) -> Goal:
@@ -45,7 +47,16 @@ class Goal:
             seed=config.seed,
             policy=config.sweep.policy,
             settings=public(config),
+            epochs=config.finetune.epochs if config.sweep.schedule == "trunk" else 1,
         )
+
+    @property
+    def target_params(self) -> dict[str, int]:
+        """The target, and its worth in examples that are read once where epochs differ."""
+        if self.epochs == 1:
+            return {"target": self.target}
+        effective = effective_size(self.target, self.epochs)
+        return {"target": self.target, "epochs": self.epochs, "effective_target": effective}
 
     @property
     def budget(self) -> int:
@@ -65,7 +76,7 @@ class Goal:
     def question_params(self) -> dict[str, Any]:
         """The parameters of ``read_question`` but for the predictors."""
         return {
-            "target": self.target,
+            **self.target_params,
             "budgets": list(self.budgets),
             "reference": self.ranking.predictor,
             "draws": self.ranking.draws,
@@ -108,7 +119,7 @@ def read_registry(params: Mapping[str, Any], prior: Prior) -> Registry:
 def read_question(params: Mapping[str, Any], registry: Registry) -> Question:
     """The question in the parameters of a stage, asked of its predictors."""
     return Question(
-        target=params["target"],
+        target=params.get("effective_target", params["target"]),
         budgets=tuple(params["budgets"]),
         predictors=tuple(name for name in registry if name in params["predictors"]),
         reference=params["reference"],

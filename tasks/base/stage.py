@@ -54,7 +54,8 @@ class Stage:
         *,
         timeout_seconds: float | None = None,
         weight: float = 1.0,
+        after: tuple[Ref, ...] = (),
     ) -> Step:
         """An artefact of this stage."""
         recipe = Recipe(self.name, self.version, params or {}, upstream or {})
-        return Step(label, recipe, hints or {}, timeout_seconds, weight, self.in_worker)
+        return Step(label, recipe, hints or {}, timeout_seconds, weight, self.in_worker, after)

@@ -55,6 +55,8 @@ class Step:
     """Work relative to other steps of the stage, to tell how long is left."""
     in_worker: bool = True
     """Small tables are made in the command's own process."""
+    after: tuple[Ref, ...] = ()
+    """Artefacts it goes on from where they are there, and waits for where they are to be made."""
 
     @property
     def ref(self) -> Ref:

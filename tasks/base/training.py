@@ -14,6 +14,7 @@ from lensllm.core.meter import versions
 from lensllm.store.artifacts import Ref, Store
 from tasks.base.model import Model
 from tasks.base.step import BuildContext
+from tasks.base.trunk import Trunk
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from lensllm.training.evaluate import EvaluationResult
     from lensllm.training.loop import TrainingResult
     from lensllm.training.memory import BatchSizeTuner
+    from lensllm.training.optimiser import Optimiser
     from lensllm.training.ranks import Ranks
+    from lensllm.training.resume import Checkpoints
 
 SPLITS = ("train", "validation", "test")
 FITS = ".fits"  # folder of the store: what fits where, by candidate; hints, not artefacts
@@ -92,7 +95,8 @@ def train(
     from lensllm.models import load
     from lensllm.models.prepare import prepare
     from lensllm.training import memory, resume
-    from lensllm.training.loop import Diverged, fine_tune
+    from lensllm.training.loop import Diverged
+    from lensllm.training.optimiser import Optimiser
     from lensllm.training.ranks import shard
 
     store, hints = context.store, context.hints
@@ -124,18 +128,13 @@ def train(
         )
         before = checkpoints.seconds_before
         try:
-            result = fine_tune(
-                model,
-                examples["train"],
-                examples["validation"],
-                settings,
-                seed=seed,
-                device=device,
-                dtype=ready.dtype,
-                tuner=tuner,
-                checkpoints=checkpoints,
-                ranks=ranks,
-            )
+            with memory.explain_out_of_memory(model, examples["train"], device):
+                optimiser = Optimiser(
+                    model, settings, device=device, dtype=ready.dtype, tuner=tuner, ranks=ranks
+                )
+                keep_all = hints.get("keep_trunks", False)
+                trunk = Trunk(store, settings, params, upstream, ranks, keep_all=keep_all)
+                result = _train(optimiser, examples, params, trunk, seed, checkpoints)
         except Diverged as error:
             if not params.get("trial"):
                 raise
@@ -144,6 +143,45 @@ def train(
         model, result, diverged, settings, device, ready.dtype, ready.precision, ready.attention,
         tokens, rows, examples, tuner, ranks, before,
     )  # fmt: skip
+
+
+def _train(
+    optimiser: Optimiser,
+    examples: Mapping[str, list[Example]],
+    params: Mapping[str, Any],
+    trunk: Trunk,
+    seed: int,
+    checkpoints: Checkpoints,
+) -> TrainingResult:
+    """Train from the pretrained model, or continue the candidate's trunk and cool down."""
+    from lensllm.training.loop import train_epochs
+    from lensllm.training.schedule import trunk_steps
+    from lensllm.training.trunk import train_branch
+
+    train, validation = examples["train"], examples["validation"]
+    if "schedule" not in params:
+        return train_epochs(optimiser, train, validation, seed, checkpoints)
+    is_trial = "trial" in params  # of a learning rate, chosen by the validation loss
+    leaves = trunk_steps(len(train), optimiser.settings.batch_size)
+    return train_branch(
+        optimiser,
+        train,
+        validation if is_trial else [],
+        seed=seed,
+        start=trunk.latest(leaves),
+        keep=trunk.keep,
+        checkpoints=checkpoints,
+    )
+
+
+def remove_trunk(store: Store, cell: Ref) -> None:
+    """Remove the states of the trunk that ``cell`` is a branch of, if it is one."""
+    from lensllm.training.ranks import ALONE
+
+    manifest = store.manifest(cell)
+    params, upstream = manifest["params"], {r: Ref(*ref) for r, ref in manifest["upstream"].items()}
+    if "schedule" in params:
+        Trunk(store, cell_settings(store, params, upstream), params, upstream, ALONE).remove()
 
 
 def cell_settings(store: Store, params: Mapping[str, Any], upstream: Mapping[str, Ref]) -> FineTune:

@@ -202,7 +202,7 @@ def _ready(run: Run, waiting: dict[Ref, Step], under_way: Set[Ref]) -> list[Step
         if any(map(run.is_lost, needs)):
             del waiting[step.ref]
             run.skip(step)
-        elif not any(ref in waiting or ref in under_way for ref in needs):
+        elif not any(ref in waiting or ref in under_way for ref in (*needs, *step.after)):
             del waiting[step.ref]
             ready.append(step)
     return ready

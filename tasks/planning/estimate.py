@@ -173,7 +173,7 @@ class _Outlook:
         return self.throughput.seconds(*self._example_counts(size))
 
     def _example_counts(self, size: int) -> tuple[int, int]:
-        return finetune.example_counts(self.plan.config.data, self.model.settings.epochs, size)
+        return finetune.example_counts(self.plan.config, self.model.settings, size)
 
     @cached_property
     def to_train(self) -> dict[Ref, int]:

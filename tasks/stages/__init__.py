@@ -17,6 +17,7 @@ _NAMES = (
     "tokens",
     "drift",
     "probe",
+    "trunk",
     "finetune",
     "rate",
     "kernel",

@@ -14,7 +14,7 @@ from tasks.base.plan import Plan, per_cell
 from tasks.base.stage import Stage
 from tasks.base.step import BuildContext, Cell, Step, first_row
 from tasks.base.training import split_rows
-from tasks.stages import delta
+from tasks.stages import delta, finetune
 
 EPSILON = 0.1  # of the bound
 
@@ -45,11 +45,14 @@ def step(plan: Plan, cell: Cell) -> Step | None:
 
 
 def build(context: BuildContext) -> None:
+    import torch
+
     from lensllm.data.tokens import select
     from lensllm.hessian.bound import bound_terms
     from lensllm.hessian.curvature import layers_of, measure_curvature
-    from lensllm.models import load
+    from lensllm.models import cost, load
     from lensllm.models.delta import apply
+    from lensllm.training.evaluate import evaluate
 
     params, cell = context.params, context.table("cell", "cell").iloc[0]
     device = load.choose_device(context.hints["device"])
@@ -59,7 +62,15 @@ def build(context: BuildContext) -> None:
     moved = apply(model, kept, layers_of(model))
     tokens = context.table("tokens", "examples")
     rows = split_rows(context.store, context.upstream["sample"], "train")
-    examples = select(tokens, rows[: min(params["size"], params["examples"])])
+    trained = select(tokens, rows[: params["size"]])
+    examples = trained[: params["examples"]]
+    train, test = (float(cell[f"{role}_example_nats_per_token"]) for role in ("train", "test"))
+    largest, flops = float(cell["largest_example_nats_per_token"]), 0.0
+    if math.isnan(train):  # a branch does not measure it
+        sample = trained[: finetune.TRAIN_SAMPLE]
+        losses = evaluate(model, sample, device=device, dtype=torch.float32).examples
+        train, largest = float(losses.mean()), max(largest, float(losses.max()))
+        flops = cost.forward_flops(cost.shape_of(model), sample)
     found = measure_curvature(
         model,
         moved,
@@ -76,8 +87,6 @@ def build(context: BuildContext) -> None:
     rule = found.density
     pairs = zip(rule.nodes, rule.weights, strict=True) if rule else ()
     context.write("curvature/density", [{"eigenvalue": e, "weight": w} for e, w in pairs])
-    train, test = (float(cell[f"{role}_example_nats_per_token"]) for role in ("train", "test"))
-    largest = float(cell["largest_example_nats_per_token"])
     h = [layer.vhv_positive_max for layer in found.layers]
     terms = bound_terms(train, largest, h, params["size"], EPSILON)
     bound = {
@@ -94,7 +103,7 @@ def build(context: BuildContext) -> None:
         "test_nats_per_token": test,
         "gap": test - train,
         "examples": len(examples),
-        "flops": found.flops,
+        "flops": flops + found.flops,
         "seconds": meter.seconds(),
         "peak_memory_bytes": meter.peak_memory_bytes(),
     }
@@ -116,7 +125,7 @@ def read(context: BuildContext, table: str) -> pd.DataFrame:
 
 STAGE = Stage(
     name="curvature",
-    version=3,
+    version=4,
     tables=("curvature/layers", "curvature/bound", "curvature/density"),
     plan=per_cell(step),
     build=build,

@@ -15,7 +15,8 @@ from lensllm.selection.policy import decide, deciding_predictor, no_decisions
 from lensllm.store.artifacts import Ref, Store
 from tasks.base.goal import Goal, read_question
 from tasks.base.stage import Planner, Stage
-from tasks.base.step import BuildContext, Step, labelled, roles
+from tasks.base.step import BuildContext, Cell, Step, labelled, roles
+from tasks.base.training import remove_trunk
 from tasks.stages import curve
 
 
@@ -55,6 +56,16 @@ def build(context: BuildContext) -> None:
     question = read_question(params, curve.read_predictors(context))
     decision = decide(params["policy"], curves, earlier, question)
     context.write("sweep/decisions", decision.candidates)
+    out = decision.candidates.loc[decision.candidates["dropped"] != "", "candidate"]
+    _discard_trunks(context, set(out))
+
+
+def _discard_trunks(context: BuildContext, candidates: set[str]) -> None:
+    """Remove the trunks of ``candidates``, which no cell will continue."""
+    cells = context.store.manifest(context.upstream["curve"])["upstream"]
+    for label, ref in cells.items():
+        if Cell.parse(label).candidate in candidates:
+            remove_trunk(context.store, Ref(*ref))
 
 
 def read(store: Store, refs: Sequence[Ref]) -> pd.DataFrame:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lensllm.config.sections import Data, FineTune, Pipeline
+from lensllm.config.sections import FineTune, Pipeline
 from lensllm.core.meter import Meter, versions
 from lensllm.store.artifacts import Ref, Store
+from lensllm.training.schedule import trunk_examples
 from tasks.base import processes
 from tasks.base.model import Model
 from tasks.base.plan import Plan
@@ -35,14 +37,19 @@ def planned(plan: Plan) -> Iterator[tuple[Label, Step]]:
     for model in plan.heaviest_first:
         for value, trial in trials(plan, model).items():
             yield Trial(model.name, value), trial
+    before: dict[tuple[str, int], Ref] = {}  # the branch of the next smaller size
     for cell in plan.grid:
-        yield cell, step(plan, cell)
+        made, key = step(plan, cell), (cell.candidate, cell.repeat)
+        if _is_branch(plan, cell):
+            made = replace(made, after=(before[key],) if key in before else ())
+            before[key] = made.ref
+        yield cell, made
 
 
 def step(plan: Plan, cell: Cell) -> Step:
     """The step of one cell."""
     model = plan.by_name[cell.candidate]
-    content, upstream = model.settings.content, plan.training_inputs(model, cell.repeat)
+    content, upstream = _content(plan, model, cell), plan.training_inputs(model, cell.repeat)
     if cell.size and (rate := plan["rate"].get(model.name)):
         content, upstream = _without_rate(content), {**upstream, "rate": rate.ref}
     label = f"finetune {model.name} · D={cell.size} · repeat {cell.repeat}"
@@ -57,7 +64,7 @@ def trials(plan: Plan, model: Model) -> dict[float, Step]:
             plan,
             cell,
             f"finetune {model.name} · D={cell.size} · learning rate {value:g}",
-            model.settings.with_learning_rate(value).content,
+            _content(plan, model, cell, model.settings.with_learning_rate(value)),
             upstream,
             trial=True,
         )
@@ -81,6 +88,7 @@ def _step(
         "seed": config.seed,
         "repeat": cell.repeat,
         **model.params,
+        **({"schedule": "trunk"} if _is_branch(plan, cell) else {}),
         **({"trial": True} if trial else {}),  # then a loss that diverges is a result
     }
     hints = training_hints(model, config.engine, config.data.max_tokens)
@@ -88,10 +96,26 @@ def _step(
         label,
         params,
         upstream,
-        {**hints, "keep_delta": cell.size in config.curvature.sizes and not trial},
+        {
+            **hints,
+            "keep_delta": cell.size in config.curvature.sizes and not trial,
+            "keep_trunks": config.sweep.keep_trunks,
+        },
         timeout_seconds=60 * config.engine.cell_timeout_minutes,
         weight=forward_equivalents(config, model.settings, cell.size) * model.work,
     )
+
+
+def _is_branch(plan: Plan, cell: Cell) -> bool:
+    """True for a subset of a sweep with trunks; the target is trained as the user will."""
+    return plan.config.sweep.schedule == "trunk" and cell.size in plan.observed
+
+
+def _content(
+    plan: Plan, model: Model, cell: Cell, settings: FineTune | None = None
+) -> dict[str, Any]:
+    settings = settings or model.settings
+    return settings.trunk_content if _is_branch(plan, cell) else settings.content
 
 
 def _without_rate(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,15 +126,23 @@ def _without_rate(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, "lora": adapters}
 
 
-def example_counts(data: Data, epochs: int, size: int) -> tuple[int, int]:
-    """Examples that a cell is trained on, counted once per epoch, and those it evaluates."""
+def example_counts(config: Pipeline, settings: FineTune, size: int) -> tuple[int, int]:
+    """Examples that a cell is trained on, counted once per epoch, and those it evaluates.
+
+    A branch counts the part of its trunk behind that of the next smaller size.
+    """
+    data, sizes, epochs = config.data, config.sweep.sizes, settings.epochs
+    if config.sweep.schedule == "trunk" and size in sizes:
+        before = sizes[: sizes.index(size)][-1:]
+        shared = [trunk_examples(smaller, settings.batch_size) for smaller in before]
+        return size - sum(shared), data.test_examples
     validation = data.validation_examples * (epochs + 1 if size else 0)
     return epochs * size, validation + data.test_examples + min(size, TRAIN_SAMPLE)
 
 
 def forward_equivalents(config: Pipeline, settings: FineTune, size: int) -> float:
     """Forward passes of one example that a cell costs; training on one counts as three."""
-    trained, read = example_counts(config.data, settings.epochs, size)
+    trained, read = example_counts(config, settings, size)
     return 3.0 * trained + read
 
 
@@ -121,6 +153,8 @@ def build(context: BuildContext) -> None:
 
 def measure_cell(context: BuildContext, ranks: Ranks) -> None:
     """Train and measure, on each of the ranks; the first writes."""
+    import numpy as np
+
     from lensllm.models import cost, load
     from lensllm.training.evaluate import require_finite
 
@@ -129,17 +163,23 @@ def measure_cell(context: BuildContext, ranks: Ranks) -> None:
     model, result, tokens = trained.model, trained.result, trained.tokens
     if result and context.hints["keep_delta"]:
         delta.keep(context.store, context.ref, model, context.hints)
-    examples = {**trained.examples, "train": trained.examples["train"][:TRAIN_SAMPLE]}
-    test, train_evaluation = (trained.evaluate(examples[role]) for role in ("test", "train"))
+    examples, is_branch = trained.examples, "schedule" in context.params
+    # Where the curvature of a branch is examined, that stage measures the training loss.
+    sample = [] if is_branch else examples["train"][:TRAIN_SAMPLE]
+    test = trained.evaluate(examples["test"])
+    losses = trained.evaluate(sample) if sample else None  # of the training examples
     if not trained.diverged:
-        require_finite(test.nats + train_evaluation.nats, "this cell's model")
+        require_finite(test.nats + (losses.nats if losses else 0.0), "this cell's model")
     if not ranks.first:
         return
     kept = tokens.iloc[trained.rows["test"]]
     shape = cost.shape_of(model)
     settings = trained.settings
-    epochs = settings.epochs if result else 0
-    validated = examples["validation"] * (epochs + 1) if result else []
+    epochs = result.epochs[-1].epoch if result else 0
+    validations = [e.validation_nats_per_token for e in result.epochs] if result else []
+    leaves = trunk_examples(context.params["size"], settings.batch_size) if is_branch else 0
+    read = [*examples["test"], *sample]
+    read += examples["validation"] * int(np.isfinite(validations).sum())
     best = result.best if result else None
     plan = trained.tuner.plan  # of micro-batches
     row: dict[str, Any] = {
@@ -148,13 +188,13 @@ def measure_cell(context: BuildContext, ranks: Ranks) -> None:
         "repeat": context.params["repeat"],
         "nats_per_token": test.nats_per_token,
         "bits_per_byte": test.nats / math.log(2) / int(kept["target_bytes"].sum()),
-        "train_nats_per_token": train_evaluation.nats_per_token if result else math.nan,
+        "train_nats_per_token": losses.nats_per_token if losses else math.nan,
         "validation_nats_per_token": best.validation_nats_per_token if best else math.nan,
         "test_example_nats_per_token": float(test.examples.mean()),
-        "train_example_nats_per_token": float(train_evaluation.examples.mean())
-        if result
-        else math.nan,
-        "largest_example_nats_per_token": float(max(*test.examples, *train_evaluation.examples)),
+        "train_example_nats_per_token": float(losses.examples.mean()) if losses else math.nan,
+        "largest_example_nats_per_token": float(
+            max(*test.examples, *(losses.examples if losses else ()))
+        ),
         "test_tokens": test.tokens,
         "test_bytes": int(kept["target_bytes"].sum()),
         "truncated_examples": int(
@@ -168,9 +208,17 @@ def measure_cell(context: BuildContext, ranks: Ranks) -> None:
         "learning_rate_integral": best.learning_rate_integral if best else 0.0,
         "parameters": load.count_parameters(model),
         "trainable_parameters": load.count_trainable(model),
-        "train_flops": cost.train_flops(shape, trained.examples["train"], epochs),
+        "train_flops": cost.train_flops(shape, examples["train"][leaves:], epochs),
+        "trunk_examples": leaves,
+        "evaluated_examples": len(read),
+        "trunk_flops": cost.train_flops(shape, examples["train"][:leaves], 1),
         "evaluation_flops": cost.forward_flops(
-            shape, [*examples["test"], *examples["train"], *validated]
+            shape,
+            [
+                *examples["test"],
+                *sample,
+                *examples["validation"] * int(np.isfinite(validations).sum()),
+            ],
         ),
         "seconds": trained.seconds_before + meter.seconds(),
         "peak_memory_bytes": meter.peak_memory_bytes(),
@@ -193,7 +241,8 @@ def _copied_from_trial(context: BuildContext) -> bool:
     if "rate" not in context.upstream or context.hints["keep_delta"]:
         return False
     settings = cell_settings(context.store, context.params, context.upstream)
-    params = {**context.params, "recipe": settings.content, "trial": True}
+    content = settings.trunk_content if "schedule" in context.params else settings.content
+    params = {**context.params, "recipe": content, "trial": True}
     upstream = {role: ref for role, ref in context.upstream.items() if role != "rate"}
     same = STAGE.step("", params, upstream).ref
     if not context.store.has(same):
@@ -218,7 +267,7 @@ def note(store: Store, ref: Ref) -> str:
 
 STAGE = Stage(
     name="finetune",
-    version=4,
+    version=5,
     tables=("finetune/cell", "finetune/epochs"),
     plan=Planner("cell", planned),
     build=build,

@@ -21,7 +21,7 @@ def step(plan: RankingPlan, name: str) -> Step:
     goal = plan.goal
     params = {
         **goal.curve_params,
-        "target": goal.target,
+        **goal.target_params,
         "budgets": list(goal.budgets),
         "seed": goal.seed,
         "predictors": goal.predictor_params([name]),
@@ -34,7 +34,7 @@ def build(context: BuildContext) -> None:
     params = context.params
     (name,) = params["predictors"]
     curves, registry = curve.read(context), curve.read_predictors(context)
-    target, budgets = params["target"], tuple(params["budgets"])
+    target, budgets = params.get("effective_target", params["target"]), tuple(params["budgets"])
     question = Question(target, budgets, (name,), name, params["seed"], registry=registry)
     truth = curve.read_truth(context, curves)
     scored = truth is not None and bool(np.isfinite(truth).any())

@@ -79,21 +79,28 @@ def build(context: BuildContext) -> None:
 
 
 def _cost(context: BuildContext, candidates: Sequence[str], cells: pd.DataFrame) -> pd.DataFrame:
-    """FLOPs spent up to the budget against fine-tuning on the target once, per candidate."""
-    total = cells["train_flops"] + cells["evaluation_flops"]
-    costs = cells[["candidate", "size"]].assign(flops=total)
-    means = costs[costs["size"] > 0].groupby(["candidate", "size"])["flops"].mean()
+    """FLOPs spent up to the budget against fine-tuning on the target once, per candidate.
+
+    The branches of a candidate and repeat share a trunk, that of the largest.
+    """
+    own, trunk = cells["train_flops"] + cells["evaluation_flops"], cells["trunk_flops"]
+    whole = cells.assign(flops=own + trunk)
+    means = whole[whole["size"] > 0].groupby(["candidate", "size"])["flops"].mean()
     of = {name: flops.droplevel(0) for name, flops in means.groupby(level=0)}
-    paid = costs["flops"].where(costs["size"] <= context.params["budget"], 0.0)
-    spent = paid.groupby(costs["candidate"]).sum(skipna=False).to_dict()
+    paid = cells.assign(own=own)[cells["size"] <= context.params["budget"]]
+    runs = paid.groupby(["candidate", "repeat"]).agg(
+        own=("own", lambda flops: flops.sum(skipna=False)), trunk=("trunk_flops", "max")
+    )
+    spent = runs.sum(axis=1, skipna=False).groupby("candidate").sum(min_count=1).to_dict()
     for name, flops in _other_flops(context):
         if name in spent:  # a candidate without any cell is not ranked
             spent[name] += flops
+    params = context.params
     rows = [
         {
             "candidate": name,
             "spent_flops": spent[name],
-            "full_flops": _full_flops(of.get(name), context.params["target"]),
+            "full_flops": _full_flops(of.get(name), params["target"], params.get("epochs", 1)),
         }
         for name in candidates
     ]
@@ -110,17 +117,20 @@ def _other_flops(context: BuildContext) -> Iterator[tuple[str, float]]:
                 yield label.partition("|")[0], stage.flops(context.store, ref)
 
 
-def _full_flops(flops: pd.Series | None, target: int) -> float:
-    """FLOPs at ``target``, on the line through a candidate's means by size D > 0; NaN without."""
+def _full_flops(flops: pd.Series | None, target: int, epochs: int) -> float:
+    """FLOPs at ``target``, on the line through a candidate's means by size D > 0; NaN without.
+
+    ``epochs`` is how often the target is read for each time that the other sizes are.
+    """
     if flops is None:
         return math.nan
     if target in flops.index:
         return float(flops[target])
     largest, smallest = flops.index.max(), flops.index.min()
     if largest == smallest:
-        return float(flops[largest] * target / largest)
+        return float(flops[largest] * epochs * target / largest)
     slope = (flops[largest] - flops[smallest]) / (largest - smallest)
-    return float(flops[largest] + slope * (target - largest))
+    return float(flops[largest] + slope * (epochs * target - largest))
 
 
 STAGE = Stage(

@@ -18,7 +18,7 @@ from tasks.base.model import Model
 from tasks.base.plan import Plan, per_candidate
 from tasks.base.stage import Stage
 from tasks.base.step import BuildContext, Step
-from tasks.base.training import chosen_rate
+from tasks.base.training import chosen_rate, remove_trunk
 from tasks.stages import finetune
 
 
@@ -41,7 +41,7 @@ def build(context: BuildContext) -> None:
                 "validation_nats_per_token": float(cell["validation_nats_per_token"]),
                 "best_epoch": int(cell["best_epoch"]),
                 "seconds": float(cell["seconds"]),
-                "flops": float(cell["train_flops"] + cell["evaluation_flops"]),
+                "flops": float(cell[["train_flops", "trunk_flops", "evaluation_flops"]].sum()),
             }
         )
     table = pd.DataFrame(rows)
@@ -50,6 +50,8 @@ def build(context: BuildContext) -> None:
         raise ModelError(f"all of {tried} diverge; add smaller ones to finetune.learning_rates")
     best = table["validation_nats_per_token"].idxmin()
     table["chosen"] = table.index == best
+    for value in table.loc[~table["chosen"], "learning_rate"]:
+        remove_trunk(context.store, context.upstream[f"{value:.17g}"])
     context.write("rate/rates", table)
 
 

@@ -6,13 +6,12 @@ Tables: ``forecast``, ``measurements``.
 
 import pandas as pd
 
-from lensllm.config.sections import Data
 from lensllm.store.schemas import empty
 from lensllm.training.throughput import compare_with_cells
 from tasks.base.plan import RankingPlan, per_ranking
 from tasks.base.stage import Stage
 from tasks.base.step import BuildContext, Cell, Step, roles_of
-from tasks.stages import finetune, probe
+from tasks.stages import probe
 
 
 def step(plan: RankingPlan) -> Step:
@@ -67,18 +66,13 @@ def _forecast(context: BuildContext) -> pd.DataFrame:
     throughputs = {name: probe.read(context.store, ref) for name, ref in probes.items()}
     if not (throughputs and cells):
         return empty("report/forecast")
-    data = Data.model_validate(context.params["config"]["data"])
     named = [t.assign(candidate=Cell.parse(label).candidate) for label, t in cells.items()]
-
-    def example_counts(epochs: int, size: int) -> tuple[int, int]:
-        return finetune.example_counts(data, epochs, size)
-
-    return compare_with_cells(throughputs, pd.concat(named, ignore_index=True), example_counts)
+    return compare_with_cells(throughputs, pd.concat(named, ignore_index=True))
 
 
 STAGE = Stage(
     name="report",
-    version=6,
+    version=7,
     tables=("report/forecast", "report/measurements"),
     plan=per_ranking(step),
     build=build,

@@ -89,6 +89,7 @@ def test_a_cell_is_its_load_its_training_and_what_it_reads():
 
 def test_predicted_and_measured_side_by_side():
     row = {"candidate": "a", "train_flops": 3e3, "evaluation_flops": 1e3, "peak_memory_bytes": 7}
+    row |= {"repeat": 0, "trunk_examples": 0, "trunk_flops": 0.0, "evaluated_examples": 20}
     cells = pd.DataFrame(
         [
             {**row, "size": 0, "epochs": 0, "seconds": 1.0},
@@ -97,9 +98,7 @@ def test_predicted_and_measured_side_by_side():
         ]
     )
     mine = Throughput(30.0, 10.0, 60.0, 5.0, load_seconds=2.0, peak_memory_bytes=6)
-    found = throughput.compare_with_cells(
-        {"a": mine}, cells, lambda epochs, size: (epochs * size, 20)
-    )
+    found = throughput.compare_with_cells({"a": mine}, cells)
     assert list(found.columns) == schema("report/forecast").names
     (line,) = found.to_dict("records")
     assert line["cells"] == 2
@@ -108,7 +107,22 @@ def test_predicted_and_measured_side_by_side():
     assert line["predicted_flops"] == 200 * 30 + 2 * 20 * 10
     assert line["flops"] == 8e3
     assert (line["predicted_peak_memory_bytes"], line["peak_memory_bytes"]) == (6, 8)
-    assert throughput.compare_with_cells({}, cells, lambda epochs, size: (0, 0)).empty
+    assert throughput.compare_with_cells({}, cells).empty
+
+
+def test_branches_share_the_trunk_of_the_largest():
+    row = {"candidate": "a", "repeat": 0, "epochs": 1, "seconds": 1.0, "peak_memory_bytes": 7}
+    row |= {"evaluation_flops": 0.0, "evaluated_examples": 0}
+    cells = pd.DataFrame(
+        [
+            {**row, "size": 100, "trunk_examples": 80, "train_flops": 6e2, "trunk_flops": 24e2},
+            {**row, "size": 200, "trunk_examples": 160, "train_flops": 12e2, "trunk_flops": 48e2},
+        ]
+    )
+    mine = Throughput(30.0, 10.0, 60.0, 5.0, load_seconds=2.0, peak_memory_bytes=6)
+    (line,) = throughput.compare_with_cells({"a": mine}, cells).to_dict("records")
+    assert line["flops"] == line["predicted_flops"] == (160 + 20 + 40) * 30
+    assert line["predicted_seconds"] == 2 * 2 + (160 + 20 + 40) * 30 / 60
 
 
 def test_the_machine_is_named():

@@ -15,7 +15,8 @@ from lensllm.training.evaluate import evaluate
 from lensllm.training.loop import Diverged
 from lensllm.training.optimiser import Optimiser
 from lensllm.training.resume import Checkpoints
-from lensllm.training.trunk import learning_rate, train_branch, trunk_examples, trunk_steps
+from lensllm.training.schedule import learning_rate, trunk_examples, trunk_steps
+from lensllm.training.trunk import train_branch
 from tests.lensllm.training.cells import CPU, FLOAT, TRAIN, VALIDATION, tiny
 
 SETTINGS = FineTune(batch_size=4, learning_rate=1e-2, warmup_steps=3)
