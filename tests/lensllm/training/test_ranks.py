@@ -33,7 +33,9 @@ from lensllm.training.evaluate import evaluate
 from lensllm.training.loop import fine_tune
 from lensllm.config.sections import FineTune
 from lensllm.training import memory
+from lensllm.training.optimiser import Optimiser
 from lensllm.training.ranks import joined, shard
+from lensllm.training.trunk import train_branch
 from lensllm.training.resume import Checkpoints
 from tests.lensllm.training.cells import CPU, FLOAT, TRAIN, VALIDATION, tiny
 
@@ -64,6 +66,18 @@ with joined(rank, size, folder / f"meeting-{size}-{micro}", CPU) as ranks:
             found[kind] = [[e.train_nats_per_token for e in tuned.epochs[1:]],
                            [e.validation_nats_per_token for e in tuned.epochs],
                            [test.nats], test.examples.tolist()]
+    for kind in ("gpt2", "t5"):
+        kept = []  # the branch of 39 examples continues the trunk that the one of 20 left
+        for count in (20, 39):
+            settings = FineTune(batch_size=13, learning_rate=1e-3, warmup_steps=1)
+            model = shard(tiny(kind, dropout=0.0), ranks, CPU)
+            optimiser = Optimiser(model, settings, device=CPU, dtype=FLOAT, ranks=ranks)
+            branch = train_branch(
+                optimiser, TRAIN[:count], VALIDATION[:11], seed=3, start=kept[-1] if kept else None,
+                keep=lambda place, state: kept.append((place, state())))
+            found[f"{kind} {count}"] = [[branch.best.validation_nats_per_token]]
+        sums = [float(tensor.double().sum()) for _, state in kept for tensor in state.values()]
+        found[f"{kind} states"] = [[len(sums), sum(sums)]]
     if ranks.first:
         print(json.dumps(found), flush=True)
 os._exit(0)  # as workers and ranks do: torch's threads do not always survive Python's end
