@@ -248,9 +248,21 @@ def plan(name: str, forecast: Forecast, found: Preflight) -> RenderableType:
         f"The full answer (every candidate on the target) costs {flops(full)}; "
         f"{_paid(forecast)} that predict it {flops(sweep)}, {_less(1 - sweep / full)}.",
     ]
+    if forecast.trunk_bytes:
+        lines += _trunks(forecast)
     if forecast.at_most:
         lines.insert(-1, "With a sweep policy these are the most a run may ask for.")
     return Group(Text(""), table, *(Text(line) for line in lines), *_data_findings(found))
+
+
+def _trunks(forecast: Forecast) -> list[str]:
+    """The states of trunks on the disk, and the reading of epochs."""
+    states = f"The states of the trunks take {memory(forecast.trunk_bytes)} on the disk"
+    if forecast.trunk_bytes > forecast.free_bytes:
+        states += f", which has {memory(forecast.free_bytes)} left: free some, or name another "
+        states += "folder with --artifacts"
+    epochs = f"Subsets are read once; the target is predicted for {forecast.epochs} epochs."
+    return [f"{states}.", *([epochs] if forecast.epochs > 1 else [])]
 
 
 def _data_findings(found: Preflight) -> list[RenderableType]:

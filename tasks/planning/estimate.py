@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from lensllm.models.batch import Example
 from lensllm.models.zoo.pretrain import model_config
 from lensllm.store.artifacts import Ref
 from lensllm.training.throughput import Throughput
+from tasks.base.goal import Goal
 from tasks.base.model import Model
 from tasks.base.plan import Plan
 from tasks.base.step import Cell, Label, Step, Trial
@@ -44,6 +46,7 @@ class CandidateForecast:
     seconds_to_run: float  # one cell after the other
     peak_bytes: float  # of a worker with one cell of it
     throughput_source: Source  # where the seconds are from
+    trunk_bytes: float  # of the trunk states kept on the disk
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class Forecast:
     peak_bytes: float  # of all slots together
     to_pretrain: int  # embedded candidates that must be made first
     to_download_bytes: float  # of models on the hub
+    free_bytes: float  # on the disk of the artifacts folder
+    epochs: int  # at the target, for one at the sizes of a trunk
     at_most: bool  # a sweep policy will ask for fewer cells
     uncounted: int  # cells whose curvature is not in ``flops_sweep``: it is known when measured
 
@@ -64,6 +69,11 @@ class Forecast:
     def minutes(self) -> float:
         """Time of the cells still to run."""
         return sum(c.seconds_to_run for c in self.candidates) / self.slots / 60
+
+    @property
+    def trunk_bytes(self) -> float:
+        """Bytes of all trunk states on the disk."""
+        return sum(c.trunk_bytes for c in self.candidates)
 
     @property
     def as_dict(self) -> dict[str, Any]:
@@ -79,6 +89,7 @@ class Forecast:
             "expected_minutes": self.minutes,
             "expected_peak_bytes": self.peak_bytes,
             "to_download_bytes": self.to_download_bytes,
+            "trunk_bytes": self.trunk_bytes,
             "slots": self.slots,
             "at_most": self.at_most,
         }
@@ -105,6 +116,8 @@ def forecast(plan: Plan, slots: int) -> Forecast:
         to_download_bytes=sum(
             s.weight for s in _to_make("download", plan) if s.weight > download.THERE
         ),
+        free_bytes=shutil.disk_usage(store.root).free,
+        epochs=Goal.of("", plan.config, plan.target).epochs,
         at_most=plan.config.sweep.policy != "all",
         uncounted=sum(not store.has(step.ref) for step in plan["curvature"].values()),
     )
@@ -162,6 +175,7 @@ class _Outlook:
             seconds_to_run=sum(map(self.seconds, self.to_train.values())),
             peak_bytes=self.throughput.peak_memory_bytes,
             throughput_source=self.source,
+            trunk_bytes=self._trunk_bytes(),
         )
 
     def flops(self, size: int) -> float:
@@ -216,6 +230,14 @@ class _Outlook:
         if not self.model.steps:  # its weights are there
             checkpoint.check_weights(self.model.folder, count)
         return count
+
+    def _trunk_bytes(self) -> float:
+        """Weights and two moments in float32, one state a repeat; where all are kept, all sizes."""
+        sweep = self.plan.config.sweep
+        if sweep.schedule != "trunk":
+            return 0.0
+        states = sweep.seeds * (len(sweep.sizes) if sweep.keep_trunks else 1)
+        return 12.0 * states * load.count_trainable(self.empty)
 
     def _runs_with(self) -> str:
         """Method, precision and attention, with reasons."""

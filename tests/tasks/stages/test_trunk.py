@@ -1,11 +1,15 @@
 """A sweep with trunks: what is continued, kept, lost and counted."""
 
+import io
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console, RenderableType
 
+from flows.cli import screens
 from lensllm.config.sections import Pipeline
 from lensllm.laws.epochs import effective_size
 from lensllm.models import cost, load
@@ -14,7 +18,9 @@ from lensllm.training.optimiser import Optimiser
 from lensllm.training.schedule import trunk_steps
 from tasks.base.plan import Plan
 from tasks.base.step import Cell
+from tasks.planning import estimate
 from tasks.planning.plan import make_plan
+from tasks.planning.preflight import Preflight
 from tasks.stages import trunk
 from tests.tasks import project
 
@@ -164,6 +170,32 @@ def test_spent_is_one_trunk_and_every_branch(store: Store, config: Pipeline, tmp
     )
     truth = store.table(plan.cells[Cell("narrow", 64, 0)].ref, "cell").iloc[0]
     assert truth["epochs"] == 3
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_forecast_counts_the_trunk_once_and_its_states(
+    store: Store, config: Pipeline, tmp_path: Path, keep: bool
+):
+    config = project.changed(config, sweep={"keep_trunks": keep, "seeds": 2})
+    plan = make_plan(config, store)
+    project.make_all(store, [s for s in plan.preparation if s.stage != "probe"])
+    forecast = estimate.forecast(plan, 1)
+    ending = project.finish(store, plan, project.play(store, plan.without("probe")))
+    spent = store.table(ending.ref("ranking"), "cost")["spent_flops"].item()
+    assert forecast.candidates[0].flops_sweep == pytest.approx(spent, rel=0.05)
+    weights = load.count_parameters(load.load_model(tmp_path / "narrow"))
+    assert forecast.trunk_bytes == 12 * weights * 2 * (len(SIZES) if keep else 1)
+    assert forecast.epochs == 3
+    said = screens.plan("tiny", forecast, Preflight((), (), ()))
+    assert "trunks take" in shown(said)
+    full = screens.plan("tiny", replace(forecast, free_bytes=10.0), Preflight((), (), ()))
+    assert "which has 0 MB left: free some" in shown(full)
+
+
+def shown(screen: RenderableType) -> str:
+    console = Console(width=200, file=io.StringIO())
+    console.print(screen)
+    return console.file.getvalue()
 
 
 def test_dropped_candidates_leave_no_trunk(store: Store, tmp_path: Path, config: Pipeline):
