@@ -212,14 +212,7 @@ def measure_cell(context: BuildContext, ranks: Ranks) -> None:
         "trunk_examples": leaves,
         "evaluated_examples": len(read),
         "trunk_flops": cost.train_flops(shape, examples["train"][:leaves], 1),
-        "evaluation_flops": cost.forward_flops(
-            shape,
-            [
-                *examples["test"],
-                *sample,
-                *examples["validation"] * int(np.isfinite(validations).sum()),
-            ],
-        ),
+        "evaluation_flops": cost.forward_flops(shape, read),
         "seconds": trained.seconds_before + meter.seconds(),
         "peak_memory_bytes": meter.peak_memory_bytes(),
         "micro_batch": min(plan.micro_batch or settings.batch_size, settings.batch_size)
