@@ -90,7 +90,7 @@ def _by_metric(
 
 STAGE = Stage(
     name="curve",
-    version=3,
+    version=4,
     tables=("curve/cells",),
     plan=per_ranking(planned),
     build=build,

@@ -23,7 +23,7 @@ def build(context: BuildContext) -> None:
 
 STAGE = Stage(
     name="losses",
-    version=2,
+    version=3,
     tables=("curve/cells", "losses/notes"),
     plan=Planner("replay"),
     build=build,

@@ -44,7 +44,7 @@ def build(context: BuildContext) -> None:
 
 STAGE = Stage(
     name="simulation",
-    version=1,
+    version=2,
     tables=("curve/cells", "sweep/decisions", "simulation/cost"),
     plan=Planner("replay"),
     build=build,

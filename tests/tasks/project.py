@@ -15,12 +15,12 @@ from lensllm.models.zoo import tokenizer
 from lensllm.models.zoo.specs import ZooSpec
 from lensllm.store.artifacts import Recipe, Ref, Store, write_table
 from tasks.base.plan import Plan, RankingPlan
-from tasks.base.step import Step
+from tasks.base.step import Cell, Step
 from tasks.planning import replay
 from tasks.planning.make import make
 from tasks.planning.plan import make_plan, plan_ranking
 from tasks.planning.rounds import Sweep, sweep
-from tasks.stages import ablation, losses, pretrain, simulation
+from tasks.stages import ablation, losses, pretrain, simulation, trunk
 from tasks.stages import tokenizer as tokenizer_stage
 
 WORDS = ["red", "green", "blue", "small", "large", "round"]
@@ -111,6 +111,7 @@ def run(store: Store, config: Pipeline) -> tuple[Plan, list[Step]]:
     ending = finish(store, plan, play(store, plan))
     others = [*_embedded(store), *_decisions(store, config), *_replayed(store)]
     others += [*_ablated(store, config, ending), *_rated(store, config)]
+    others += _branched(store, config)
     return plan, [*plan.steps, *ending.steps, *others]
 
 
@@ -140,6 +141,21 @@ def _rated(store: Store, config: Pipeline) -> list[Step]:
     make_all(store, plan.trials(name).values())
     make_all(store, [plan["rate"][name]])
     return [plan["rate"][name]]
+
+
+def _branched(store: Store, config: Pipeline) -> list[Step]:
+    """Two branches of a trunk, and the state that the larger one left."""
+    branches = changed(
+        config, sweep={"schedule": "trunk", "measure_target": False}, curvature={"sizes": []}
+    )
+    plan = make_plan(branches, store)
+    cells = [plan.cells[Cell(plan.models[0].name, size, 0)] for size in (8, 16)]
+    make_all(store, cells)
+    (kept,) = trunk.belonging(plan)
+    manifest = store.manifest(kept)
+    upstream = {role: Ref(*ref) for role, ref in manifest["upstream"].items()}
+    recipe = Recipe(kept.stage, manifest["version"], manifest["params"], upstream)
+    return [*cells, Step("trunk", recipe)]
 
 
 def _ablated(store: Store, config: Pipeline, ending: RankingPlan) -> list[Step]:
