@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lensllm.core.errors import DataError
@@ -36,7 +36,7 @@ def whole(tokenizer, turns: Sequence[dict[str, str]], answer: str) -> list[int]:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(st.lists(st.tuples(answers, answers), max_size=2), answers, answers)
 def test_prompt_and_completion_are_the_templates_own_tokens(name, before, question, answer):
     """Up to and with the first token after the answer, where the end of the turn stands."""

@@ -16,7 +16,7 @@ TOKENIZER = tokenizer.train(["the cat sat on the mat and the dog sat too"] * 3, 
 words = st.text(st.sampled_from("the cat sé\n"), min_size=1, max_size=60)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(words, words), min_size=1, max_size=5), st.integers(8, 40))
 def test_every_example_fits_and_ends_well(pairs: list[tuple[str, str]], longest: int):
     frame = pd.DataFrame(pairs, columns=["prompt", "completion"])

@@ -82,7 +82,7 @@ def test_a_long_valley_is_walked_to_its_end():
     np.testing.assert_allclose(found.sum_squares, 0, atol=1e-15)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(factor=st.floats(0.01, 100), seed=st.integers(0, 50))
 def test_scaling_the_losses_scales_b_and_e_alone(factor, seed):
     losses = family(2, noise=0.003, seed=seed)

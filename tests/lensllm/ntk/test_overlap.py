@@ -58,7 +58,7 @@ def brute_force(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
 
 
 @given(some_seed)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_against_all_tuples_of_different_probes(seed: int):
     ours, theirs = gradients(seed, 7, 30), gradients(seed + 1, 6, 30)
     expected = np.clip(brute_force(ours, theirs), (0, -1), 1)
@@ -93,7 +93,7 @@ def test_against_the_gradients_of_a_model():
 
 
 @given(some_seed, st.floats(0.01, 100), st.floats(0.01, 100))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_scale_order_and_rotation_do_not_matter(seed: int, scale: float, other: float):
     draw = np.random.default_rng(seed)
     ours, theirs = gradients(seed, 12, 20), gradients(seed + 1, 9, 20)
@@ -177,7 +177,7 @@ def test_too_few_probes_for_an_error_have_no_alignment(ours: int, theirs: int):
 
 
 @given(some_seed)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_mean_that_is_zero_gives_no_cosine_or_one_with_a_large_error(seed: int):
     found = overlap(gradients(seed, 12, 400, mean=0.0), gradients(seed + 1, 12, 400, mean=0.0))
     error = found.mean_gradient_cosine_standard_error

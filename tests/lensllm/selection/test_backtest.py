@@ -121,7 +121,7 @@ def answers(backtest, known):
         yield from (beyond.sd_log, np.array(beyond.common_sd_log))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data(), known=st.integers(3, 6))
 def test_losses_beyond_the_budget_change_nothing(curves, backtest, data, known):
     other = curves.losses.copy()

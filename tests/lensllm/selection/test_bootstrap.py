@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lensllm.selection import bootstrap, scores
@@ -24,7 +24,6 @@ def one(table, predictor, score):
     return table.set_index(["predictor", "score"]).loc[(predictor, score)]
 
 
-@settings(deadline=None)
 @given(
     data=st.lists(
         st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(0, 3)), min_size=1, max_size=7

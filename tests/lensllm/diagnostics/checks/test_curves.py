@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lensllm.curves.curve import Curves, curves_from_cells
@@ -105,7 +105,6 @@ def test_an_outlier_at_an_end_may_be_a_jump(with_losses, losses, place):
     assert "(jump or outlier from " in messages(with_losses(values))["e"]
 
 
-@settings(deadline=None)
 @given(
     beta=st.floats(0.05, 1.0),
     log_start=st.floats(0, 16),

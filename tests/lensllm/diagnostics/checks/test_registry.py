@@ -197,9 +197,7 @@ def test_the_order_of_the_candidates_does_not_matter(clean, losses):
     assert single[0]
 
 
-@settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     missing=st.sets(st.tuples(st.integers(0, 5), st.integers(0, 7)), max_size=48),
     factors=st.lists(st.floats(0.5, 2), min_size=48, max_size=48),
